@@ -1,0 +1,26 @@
+# `make demo` and `make test` make their own environment in .venv; nothing else is needed.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+
+.PHONY: demo test lint install clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python -m rejuvenet demo --output $(DEMO)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q $(PYTEST)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	VENV=$(VENV) bash .ci/types
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist rejuvenet.egg-info $(DEMO)
