@@ -1,0 +1,626 @@
+"""One pass over the nodes: equations and partitions between atoms.
+
+Every axis of every weight starts with an atom for each position; these are its *places*.  Each
+node then says what must move together:
+
+- an **equation** ``a = b``: the two atoms are one channel;
+- a **partition** ``a | k``: atoms of one array may be exchanged only where their keys ``k`` agree
+  (channels summed together, channels of one group of a grouped convolution, ...);
+- a **freeze**: the atom keeps its place, for a reason.
+
+All three are arrays, recorded now and solved at once by :mod:`rejuvenet.graph.solve`.  When in
+doubt a rule ties or freezes more than necessary: that loses freedom and never exactness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .labels import Component, is_distinct, occurrence, reshaped
+from .nodes import (
+    Concat,
+    Contraction,
+    Elementwise,
+    Expand,
+    Gather,
+    Graph,
+    Node,
+    Opaque,
+    Pad,
+    PerChannel,
+    Positional,
+    Reduce,
+    Reshape,
+    Shape,
+    Transpose,
+    input_names,
+    output_names,
+)
+
+FIXED_ORDER = "meets a tensor whose order is fixed"
+BY_POSITION = "its axis is read position by position"
+
+
+@dataclass
+class Places:
+    """The positions along one axis (or one joint axis) of one weight."""
+
+    weight: str
+    view: Shape
+    axes: tuple[int, ...]
+    atoms: np.ndarray
+    kind: str = ""
+    role: str = ""
+    origin: str = ""
+    read: str = ""  # tensor that a consumer reads, the last one where there are several
+
+
+@dataclass
+class Constraints:
+    """All that a pass over a graph recorded."""
+
+    size: int = 0
+    places: list[Places] = field(default_factory=list)
+    origins: list[tuple[int, int]] = field(default_factory=list)  # (first atom, places or -1)
+    equations: list[tuple[Component, Component]] = field(default_factory=list)
+    partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    labels: dict[str, list[Component]] = field(default_factory=dict)
+
+    def fresh(self, shape: Shape, places: int = -1) -> np.ndarray:
+        """New atoms; ``places`` is the index of the places that they are, if any."""
+        count = int(np.prod(shape, dtype=np.int64))
+        atoms = np.arange(self.size, self.size + count).reshape(shape)
+        self.origins.append((self.size, places))
+        self.size += count
+        return atoms
+
+    def equate(self, a: Component, b: Component) -> None:
+        """``a`` and ``b`` over the same axes are the same channels."""
+        if a.atoms is not b.atoms:
+            self.equations.append((a, b))
+
+    def tie(self, fine: Component, coarse: np.ndarray) -> None:
+        """Every atom of ``fine`` is the channel ``coarse`` (broadcast to it) at its position."""
+        coarse = np.broadcast_to(coarse, fine.atoms.shape)
+        self.equate(fine, Component(fine.axes, coarse, occurrence(coarse)))
+
+    def divide(self, fine: np.ndarray, keys: np.ndarray | None) -> None:
+        """Atoms of ``fine`` may be exchanged where ``keys`` agree; None: all belong together.
+
+        Keys are atoms, or negative numbers that stand for themselves.
+        """
+        keys = np.broadcast_to(-1 if keys is None else keys, fine.shape)
+        self.partitions.append((fine, keys))
+
+    def freeze(self, components: Sequence[Component], reason: str) -> None:
+        """Nothing in ``components`` may move."""
+        self.frozen += [(c.atoms, reason) for c in components]
+
+    def origin(self, atom: int) -> int:
+        """Index of the places that an atom was made for, or -1."""
+        low, high = 0, len(self.origins)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.origins[middle][0] <= atom else (low, middle)
+        return self.origins[low][1]
+
+    def collapse(self, component: Component, drop: set[int], reason: str) -> list[Component]:
+        """The component without the axes ``drop``, whose positions are told apart from now on."""
+        if not drop & set(component.axes):
+            return [component]
+        rest = tuple(a for a in component.axes if a not in drop)
+        if not rest or component.coarse:
+            self.freeze([component], reason)
+            return []
+        sizes = dict(zip(component.axes, component.atoms.shape, strict=True))
+        atoms = self.fresh(tuple(sizes[a] for a in rest))
+        view = atoms.reshape([sizes[a] if a in rest else 1 for a in component.axes])
+        self.tie(component, view)
+        return [Component(rest, atoms)]
+
+    def fix(self, component: Component, fixed: set[int]) -> list[Component]:
+        """The component where positions along the axes ``fixed`` keep their places."""
+        axes = [i for i, a in enumerate(component.axes) if a in fixed]
+        if not axes:
+            return [component]
+        if len(axes) == len(component.axes) or component.coarse:
+            self.freeze([component], FIXED_ORDER)
+            return []
+        shape = [n if i in axes else 1 for i, n in enumerate(component.atoms.shape)]
+        self.divide(component.atoms, -1 - np.arange(int(np.prod(shape))).reshape(shape))
+        return [component]
+
+    def without(self, component: Component, drop: set[int]) -> list[Component]:
+        """The component after its axes ``drop`` were summed: order free, membership kept."""
+        if not drop & set(component.axes):
+            return [component]
+        rest = tuple(a for a in component.axes if a not in drop)
+        if not rest:
+            self.divide(component.atoms, None)
+            return []
+        order = [component.axes.index(a) for a in rest]
+        order += [i for i, a in enumerate(component.axes) if a in drop]
+        shape = tuple(component.atoms.shape[i] for i in order[: len(rest)])
+        rows = component.atoms.transpose(order).reshape(int(np.prod(shape)), -1)
+        distinct, row = np.unique(rows, axis=0, return_inverse=True)
+        atoms = self.fresh((len(distinct),))[row.reshape(shape)]
+        view = atoms.reshape([shape[rest.index(a)] if a in rest else 1 for a in component.axes])
+        self.divide(component.atoms, view)
+        keys = None if len(distinct) == len(rows) else occurrence(atoms)
+        return [Component(rest, atoms, keys, coarse=True)]
+
+    def settle(self, component: Component) -> list[Component]:
+        """The component in its simplest form; a single atom picked out keeps its place."""
+        component = component.simplified()
+        if component.axes:
+            return [component]
+        self.divide(component.atoms.reshape(1), None)
+        return []
+
+
+def join(
+    state: Constraints,
+    left: list[Component],
+    right: list[Component],
+    shape: Shape,
+    shared: set[int],
+) -> list[Component]:
+    """Labels of a tensor that ``left`` and ``right`` both describe.
+
+    ``shared`` are the axes that both tensors run along.
+    """
+    merged = list(left)
+    for other in right:
+        same = next((c for c in merged if c.axes == other.axes), None)
+        if same is not None:
+            if same.coarse == other.coarse:
+                state.equate(same, other)
+                if same.keys is None and other.keys is not None:
+                    merged[merged.index(same)] = other
+            else:
+                fine, coarse = (other, same) if same.coarse else (same, other)
+                state.divide(fine.atoms, coarse.atoms)
+                merged[merged.index(same)] = fine
+            continue
+        merged = _relate(state, merged, other, shape, shared)
+    return merged
+
+
+def _relate(
+    state: Constraints, merged: list[Component], other: Component, shape: Shape, shared: set[int]
+) -> list[Component]:
+    """Add ``other``, whose axes are those of no component in ``merged``."""
+    for i, component in enumerate(merged):
+        common = set(component.axes) & set(other.axes) & shared
+        if not common:
+            continue
+        rest = [*merged[:i], *merged[i + 1 :]]
+        if common == set(component.axes):
+            inner, outer = component, other
+        elif common == set(other.axes):
+            inner, outer = other, component
+        else:  # they share some axes only: what they share is one component
+            for half in (component, other):
+                left = state.collapse(half, set(half.axes) - common, BY_POSITION)
+                rest = join(state, rest, left, shape, shared)
+            return rest
+        if inner.coarse:
+            state.divide(outer.atoms, inner.over(outer.axes, shape))
+        elif outer.coarse:
+            state.freeze([inner, outer], FIXED_ORDER)
+        else:
+            state.tie(outer, inner.over(outer.axes, shape))
+        return join(state, rest, [outer], shape, shared)
+    return [*merged, other]
+
+
+class Propagation:
+    """Labels of all tensors of a graph, in one pass."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.state = Constraints()
+        self.labels = self.state.labels
+        self.weight_labels: dict[str, list[Component]] = {}
+        self.weight_only: set[str] = set(graph.weights)  # depends on weights only
+        self.groups = _grouped_weights(graph)
+        self.rules: dict[type, Callable] = {
+            Elementwise: self.elementwise,
+            PerChannel: self.per_channel,
+            Contraction: self.contraction,
+            Positional: self.positional,
+            Reduce: self.reduce,
+            Reshape: self.reshape,
+            Transpose: self.transpose,
+            Concat: self.concat,
+            Gather: self.gather,
+            Pad: self.pad,
+            Expand: self.expand,
+            Opaque: self.opaque,
+        }
+
+    def run(self) -> Constraints:
+        """Visit every node once."""
+        computed = set(self.graph.inputs)  # depends on the data
+        for node in self.graph.nodes:
+            for name in input_names(node):
+                if name not in self.labels:
+                    self.labels[name] = self.boundary(name)
+            self.rules[type(node)](node)
+            computed.update(output_names(node))
+            if not computed.intersection(input_names(node)):
+                computed.difference_update(output_names(node))
+                self.weight_only.update(output_names(node))
+        for name in self.graph.outputs:
+            self.state.freeze(self.labels.get(name, []), "reaches an output of the model")
+        return self.state
+
+    def boundary(self, name: str) -> list[Component]:
+        """Labels of a tensor that no node makes."""
+        weight = self.graph.weights.get(name)
+        if weight is None:
+            return []
+        if weight in self.weight_labels:
+            return self.weight_labels[weight]
+        shape, state = self.graph.shapes[name], self.state
+        groups = self.groups.get(weight, 1)
+        components = []
+        for axis, size in enumerate(shape):
+            if size == 1:
+                continue
+            index = len(state.places)
+            if axis == 1 and groups > 1:
+                view = (groups, shape[0] // groups, *shape[1:])
+                atoms = state.fresh((groups, size), index)
+                state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
+                atoms = np.repeat(atoms, shape[0] // groups, axis=0)
+                component = Component((0, 1), atoms, occurrence(atoms))
+            else:
+                atoms = state.fresh((size,), index)
+                state.places.append(Places(weight, shape, (axis,), atoms))
+                component = Component((axis,), atoms)
+            components.append(component)
+        self.weight_labels[weight] = components
+        return components
+
+    def places_of(self, component: Component) -> list[Places]:
+        """Places whose atoms occur in a component."""
+        flat = component.atoms.ravel()
+        if flat[-1] - flat[0] == flat.size - 1:  # as made: one origin
+            found = {self.state.origin(int(flat[0])), self.state.origin(int(flat[-1]))}
+        else:
+            starts = np.array([start for start, _ in self.state.origins])
+            rows = np.unique(np.searchsorted(starts, flat, side="right") - 1)
+            found = {self.state.origins[row][1] for row in rows}
+        return [self.state.places[i] for i in sorted(found) if i >= 0]
+
+    def describe(self, components: list[Component], kind: str, role: str, met: str) -> None:
+        """Record what a weight is to the operator that uses it; a contraction has the last word."""
+        for component in components:
+            for places in self.places_of(component):
+                if places.kind in ("", "per_channel"):
+                    places.kind, places.role = kind, role
+                    places.origin = places.origin or met
+
+    def met(self, components: list[Component]) -> str:
+        """Name of the weight that made the channels in ``components``."""
+        for component in components:
+            for places in self.places_of(component):
+                return places.weight
+        return ""
+
+    # --- one rule for each kind of node ---------------------------------------------------
+
+    def align(self, name: str, output: str) -> tuple[list[Component], set[int], set[int]]:
+        """Labels of an operand in the axes of the output; axes it runs along; axes of fixed order."""
+        shape, out = self.graph.shapes[name], self.graph.shapes[output]
+        shift = len(out) - len(shape)
+        components = [
+            replace(c, axes=tuple(a + shift for a in c.axes)) for c in self.labels[name]
+        ]
+        uniform = self.graph.uniform.get(name, frozenset())
+        along = {a + shift for a, n in enumerate(shape) if n > 1 and a not in uniform}
+        covered = {a for c in components for a in c.axes}
+        return components, along, along - covered
+
+    def elementwise(self, node: Elementwise | PerChannel) -> None:
+        """Equal positions are equal channels."""
+        operands = [(name, *self.align(name, node.output)) for name in node.inputs]
+        op = node.op if isinstance(node, Elementwise) else "other"
+        self._combine(node.output, operands)
+        data = [o for o in operands if o[0] not in self.weight_only and o[1]]
+        if len(data) > 1 and op != "add":
+            for _, components, _, _ in data:
+                self.state.inexact += [
+                    (c.atoms, "multiplied by another tensor") for c in components
+                ]
+        role = {"mul": "scale", "add": "shift"}.get(op, "parameter")
+        met = self.met([c for o in data for c in o[1]])
+        if data:
+            for name, components, _, _ in operands:
+                if name in self.weight_only:
+                    self.describe(components, "per_channel", role, met)
+
+    def _combine(
+        self, output: str, operands: list[tuple[str, list[Component], set[int], set[int]]]
+    ) -> None:
+        shape, state = self.graph.shapes[output], self.state
+        fixed = set().union(*(o[3] for o in operands))
+        merged: list[Component] = []
+        along: set[int] = set()
+        for _, components, axes, _ in operands:
+            kept = []
+            for component in components:
+                kept += state.fix(component, fixed)
+            merged = join(state, merged, kept, shape, along & axes)
+            along |= axes
+        self.labels[output] = merged
+
+    def per_channel(self, node: PerChannel) -> None:
+        """Parameters along one axis."""
+        x = node.inputs[0]
+        operands = [(x, *self.align(x, node.output))]
+        for name in node.inputs[1:]:
+            if self.graph.shapes[name][0] == 1:
+                continue
+            components = [replace(c, axes=(node.axis,)) for c in self.labels[name]]
+            uniform = 0 in self.graph.uniform.get(name, frozenset())
+            along = set() if uniform else {node.axis}
+            operands.append((name, components, along, along if not components else set()))
+        met = self.met(operands[0][1])
+        self._combine(node.output, operands)
+        for name, role in zip(node.inputs[1:], node.roles, strict=True):
+            if name in self.weight_only:
+                kind = "producer" if role == "bias" else "per_channel"
+                self.describe(self.labels[name], kind, role, met)
+
+    def contraction(self, node: Contraction) -> None:
+        """A product summed over the axes that only the inputs share."""
+        state, graph = self.state, self.graph
+        letters = list(dict.fromkeys((*node.out_axes, *node.a_axes, *node.b_axes)))
+        index = {letter: i for i, letter in enumerate(letters)}
+        a_set, b_set, out_set = set(node.a_axes), set(node.b_axes), set(node.out_axes)
+        alone = {index[v] for v in (a_set ^ b_set) - out_set}
+        shared = {index[v] for v in a_set & b_set}
+        summed = {index[v] for v in (a_set & b_set) - out_set}
+        sizes = [1] * len(letters)
+        sides, fixed = [], set()
+        for name, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
+            for letter, size in zip(axes, graph.shapes[name], strict=True):
+                sizes[index[letter]] = max(sizes[index[letter]], size)
+            uniform = graph.uniform.get(name, frozenset())
+            along = {index[v] for i, v in enumerate(axes) if graph.shapes[name][i] > 1} - {
+                index[axes[i]] for i in uniform
+            }
+            components = [c.moved(tuple(index[axes[a]] for a in c.axes)) for c in self.labels[name]]
+            fixed |= (along & shared) - {a for c in components for a in c.axes}
+            sides.append(components)
+        shape = tuple(sizes)
+        for k, name in enumerate(node.inputs):
+            kept = []
+            for component in sides[k]:
+                for part in state.collapse(component, alone, BY_POSITION):
+                    kept += state.fix(part, fixed)
+            sides[k] = kept
+        self._describe_contraction(node, sides, index, shared, summed)
+        merged: list[Component] = []
+        for component in join_contraction(state, sides, shape, shared):
+            merged = join(state, merged, state.without(component, summed), shape, set(range(len(shape))))
+        place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
+        self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+
+    def _describe_contraction(
+        self,
+        node: Contraction,
+        sides: list[list[Component]],
+        index: dict[str, int],
+        shared: set[int],
+        summed: set[int],
+    ) -> None:
+        weights = [name in self.weight_only for name in node.inputs]
+        if all(weights):
+            return
+        if not any(weights):
+            for components in sides:
+                self.state.inexact += [
+                    (c.atoms, "multiplied by another tensor") for c in components
+                ]
+            return
+        k = weights.index(True)
+        tensor = node.inputs[1 - k]
+        met = self.met([c for c in sides[1 - k] if set(c.axes) & shared])
+        for component in sides[k]:
+            axes = set(component.axes)
+            kind = (
+                "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
+            )
+            self.describe([component], kind, "weight", "" if kind == "producer" else met)
+            if kind == "consumer":
+                for places in self.places_of(component):
+                    places.read = tensor
+
+    def positional(self, node: Positional) -> None:
+        """Axes whose positions are told apart."""
+        drop = set(node.axes)
+        self.labels[node.output] = [
+            part
+            for c in self.labels[node.input]
+            for part in self.state.collapse(c, drop, BY_POSITION)
+        ]
+
+    def reduce(self, node: Reduce) -> None:
+        """Sums forget the order and keep the membership."""
+        drop, merged = set(node.axes), []
+        shape = self.graph.shapes[node.input]
+        for component in self.labels[node.input]:
+            if drop & set(component.axes):
+                self.state.inexact.append((component.atoms, "reduced over its channels"))
+            parts = self.state.without(component, drop)
+            merged = join(self.state, merged, parts, shape, set(range(len(shape))))
+        if not node.keepdims:
+            place = {a: i for i, a in enumerate(a for a in range(len(shape)) if a not in drop)}
+            merged = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+        self.labels[node.output] = merged
+
+    def reshape(self, node: Reshape) -> None:
+        """Atoms are reshaped like the data."""
+        before, after = self.graph.shapes[node.input], self.graph.shapes[node.output]
+        if before == after:
+            self.labels[node.output] = self.labels[node.input]
+        elif 0 in before:
+            self.opaque(Opaque((node.input,), (node.output,), "an empty tensor"))
+        else:
+            self.labels[node.output] = [
+                part
+                for c in self.labels[node.input]
+                for part in self.state.settle(reshaped(c, before, after))
+            ]
+
+    def transpose(self, node: Transpose) -> None:
+        """Axes change places."""
+        place = {old: new for new, old in enumerate(node.order)}
+        self.labels[node.output] = [
+            c.moved(tuple(place[a] for a in c.axes)) for c in self.labels[node.input]
+        ]
+
+    def concat(self, node: Concat) -> None:
+        """Arrays of atoms one after the other; on the other axes the inputs agree."""
+        state, graph, k = self.state, self.graph, node.axis
+        shape = graph.shapes[node.output]
+        along, across, others = [], [], []
+        for name in node.inputs:
+            components, runs, fixed = self.align(name, node.output)
+            mine = [c for c in components if k in c.axes]
+            if len(mine) > 1:
+                for extra in mine[1:]:
+                    state.collapse(extra, {k}, FIXED_ORDER)
+            along.append(mine[0] if mine else None)
+            others.append((name, [c for c in components if k not in c.axes], runs - {k}, fixed - {k}))
+        if any(c is not None for c in along):
+            axes = {c.axes for c in along if c is not None}
+            coarse = any(c.coarse for c in along if c is not None)
+            target = axes.pop() if len(axes) == 1 and not coarse else (k,)
+            for name, component in zip(node.inputs, along, strict=True):
+                size = graph.shapes[name][k]
+                if component is not None and component.axes != target:
+                    kept = state.collapse(component, set(component.axes) - {k}, FIXED_ORDER)
+                    component = kept[0] if kept else None
+                if component is None:
+                    lead = tuple(size if a == k else shape[a] for a in target)
+                    component = Component(target, state.fresh(lead))
+                    state.freeze([component], FIXED_ORDER)
+                across.append(component)
+            place = target.index(k)
+            atoms = np.concatenate([c.atoms for c in across], axis=place)
+            keyed = any(c.keys is not None for c in across)
+            keys = occurrence(atoms) if keyed or not is_distinct(atoms) else None
+        self._combine(node.output, others)
+        if across:
+            self.labels[node.output].append(Component(target, atoms, keys))
+
+    def gather(self, node: Gather) -> None:
+        """Some positions of one axis."""
+        parts = []
+        for c in self.labels[node.input]:
+            if node.axis not in c.axes:
+                parts.append(c)
+                continue
+            i = c.axes.index(node.axis)
+            atoms = c.atoms.take(node.indices, axis=i)
+            keyed = c.keys is not None or len(np.unique(node.indices)) < len(node.indices)
+            taken = Component(c.axes, atoms, occurrence(atoms) if keyed else None, c.coarse)
+            parts += self.state.settle(taken)
+        self.labels[node.output] = parts
+
+    def pad(self, node: Pad) -> None:
+        """Padding makes positions that can be exchanged with each other only."""
+        parts = []
+        for c in self.labels[node.input]:
+            before = [node.before[a] for a in c.axes]
+            after = [node.after[a] for a in c.axes]
+            if not any(before) and not any(after):
+                parts.append(c)
+                continue
+            crop = tuple(
+                slice(max(-b, 0), n - max(-a, 0))
+                for b, a, n in zip(before, after, c.atoms.shape, strict=True)
+            )
+            grow = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
+            atoms = np.pad(c.atoms[crop], grow, constant_values=-1)
+            hole = atoms < 0
+            made = self.state.fresh((int(hole.sum()),))
+            self.state.divide(made, None)
+            atoms[hole] = made
+            keys = None if c.keys is None else occurrence(atoms)
+            parts += self.state.settle(Component(c.axes, atoms, keys, c.coarse))
+        self.labels[node.output] = parts
+
+    def expand(self, node: Expand) -> None:
+        """Copies carry the labels of what they copy."""
+        self.labels[node.output] = self.align(node.input, node.output)[0]
+
+    def opaque(self, node: Opaque) -> None:
+        """What is not understood does not move."""
+        for name in node.inputs:
+            self.state.freeze(self.labels[name], node.reason)
+        for name in node.outputs:
+            self.labels[name] = []
+
+
+def join_contraction(
+    state: Constraints, sides: list[list[Component]], shape: Shape, shared: set[int]
+) -> list[Component]:
+    """Labels over all axes of a contraction, before anything is summed.
+
+    Components with equal axes are equal.  A component that has met its equal needs no comparison
+    with others: a grouped convolution's output atoms share the axis of groups with its input
+    atoms and are divided by them only once these are summed.
+    """
+    left, right = sides
+    matched: list[Component] = []
+    loose: list[list[Component]] = [[], []]
+    for component in left:
+        same = next((c for c in right if c.axes == component.axes), None)
+        if same is None:
+            loose[0].append(component)
+        else:
+            matched += join(state, [component], [same], shape, shared)
+    loose[1] = [c for c in right if all(c.axes != m.axes for m in matched)]
+    return matched + join(state, loose[0], loose[1], shape, shared)
+
+
+def _grouped_weights(graph: Graph) -> dict[str, int]:
+    """Weights of grouped convolutions and their number of groups.
+
+    Their input axis has places for each group of its own, which has to be known before the
+    weight's labels are made, however it is normalized on its way to the convolution.
+    """
+    if not any(isinstance(n, Contraction) and "g" in n.b_axes for n in graph.nodes):
+        return {}
+    made_by: dict[str, Node] = {}
+    split: dict[str, int] = {}
+    for node in graph.nodes:
+        for name in output_names(node):
+            made_by[name] = node
+        if isinstance(node, Contraction) and "g" in node.b_axes:
+            reshape = made_by.get(node.inputs[1])
+            if isinstance(reshape, Reshape):
+                split[reshape.input] = graph.shapes[reshape.output][0]
+    found: dict[str, int] = {}
+    for start, groups in split.items():
+        pending, shape = [start], graph.shapes[start]
+        while pending:
+            name = pending.pop()
+            if name in graph.weights:
+                if graph.shapes[name] == shape and len(shape) > 1 and shape[1] > 1:
+                    found[graph.weights[name]] = groups
+            elif isinstance(made_by.get(name), (Elementwise, PerChannel)):
+                pending += input_names(made_by[name])
+            elif isinstance(made_by.get(name), Reshape):  # weights flattened and restored
+                pending += input_names(made_by[name])
+    return found

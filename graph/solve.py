@@ -1,0 +1,317 @@
+"""Channel groups from the recorded constraints, solved once.
+
+1. The connected components of all equations are *classes*: one channel and everything that moves
+   with it.
+2. The signature of a class is the multiset of the weight axes on which it has places, the roles of
+   these places, and its keys in the partitions.  Classes with equal signatures may be exchanged.
+3. Classes that have places on the same weight axes, equally many on each, form a channel group.
+
+Multisets are compared by the sum of 64-bit hashes of their elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .channels import ChannelGroup, Member, Tap
+from .labels import Component
+from .nodes import Graph, Opaque, output_names
+from .propagate import Constraints, Places, Propagation
+
+
+def find_groups(graph: Graph) -> list[ChannelGroup]:
+    """All channel groups of a network, in the order of execution.
+
+    Parameters
+    ----------
+    graph : Graph
+        The network as structural nodes.
+
+    Returns
+    -------
+    list of ChannelGroup
+        One for every set of weights whose channels change together; those that cannot move at
+        all have ``frozen`` set to the reason.
+
+    Examples
+    --------
+    >>> from rejuvenet.graph.nodes import Elementwise
+    >>> graph = Graph(inputs=["x"], outputs=["y"])
+    >>> for name, shape in {"x": (1, 3, 8, 8), "a": (1, 4, 8, 8), "r": (1, 4, 8, 8),
+    ...                     "y": (1, 2, 8, 8), "v": (4, 3, 3, 3), "w": (2, 4, 3, 3)}.items():
+    ...     _ = graph.add_tensor(name, shape)
+    >>> graph.weights = {"v": "first.weight", "w": "second.weight"}
+    >>> graph.add_convolution("x", "v", "a")
+    >>> graph.nodes.append(Elementwise(("a",), "r"))
+    >>> graph.add_convolution("r", "w", "y")
+    >>> for group in find_groups(graph):
+    ...     print(group.name, group.channels, [m.weight for m in group.members], group.frozen)
+    first.weight 4 ['first.weight', 'second.weight'] None
+    second.weight 2 ['second.weight'] reaches an output of the model
+    """
+    state = Propagation(graph).run()
+    return _Solution(graph, state).groups()
+
+
+@dataclass
+class _Table:
+    """All places of all weights, one row each."""
+
+    label: np.ndarray  # class
+    places: np.ndarray  # index into Constraints.places
+    position: np.ndarray  # row of the member
+    atom: np.ndarray
+
+
+class _Solution:
+    def __init__(self, graph: Graph, state: Constraints):
+        self.graph, self.state = graph, state
+        self.label = _classes(state)
+        self.count = int(self.label.max()) + 1 if state.size else 0
+        self.reason = np.full(self.count, -1)
+        for i in reversed(range(len(state.frozen))):
+            self.reason[self.label[state.frozen[i][0].ravel()]] = i
+        self.inexact = np.full(self.count, -1)
+        for i in reversed(range(len(state.inexact))):
+            self.inexact[self.label[state.inexact[i][0].ravel()]] = i
+
+    def groups(self) -> list[ChannelGroup]:
+        state, label = self.state, self.label
+        if not state.places:
+            return []
+        sizes = [places.atoms.size for places in state.places]
+        table = _Table(
+            label[np.concatenate([places.atoms for places in state.places])],
+            np.repeat(np.arange(len(sizes)), sizes),
+            np.concatenate([np.arange(size) for size in sizes]),
+            np.concatenate([places.atoms for places in state.places]),
+        )
+        made = np.array([p.kind == "producer" and p.role == "weight" for p in state.places])
+        produced = np.zeros(self.count, bool)
+        produced[table.label[made[table.places]]] = True
+        keep = produced[table.label]
+        table = _Table(*(column[keep] for column in vars(table).values()))
+        members = _sum_by(table.label, _mix(table.places, 1), self.count)
+        roles = self._roles(table)
+        signature = members + _sum_by(table.label, _mix(roles, _mix(table.places, 2)), self.count)
+        for i, (fine, keys) in enumerate(state.partitions):
+            keys = np.where(keys < 0, keys, label[np.maximum(keys, 0)])
+            pairs = np.unique(np.stack([label[fine].ravel(), keys.ravel()]), axis=1)
+            np.add.at(signature, pairs[0], _mix(pairs[1], _mix(np.array([i]), 3)))
+        return self._assemble(table, members, signature, roles)
+
+    def _roles(self, table: _Table) -> np.ndarray:
+        """What tells several places of one class on one weight axis apart; zero where alone."""
+        roles = np.zeros(len(table.label), np.uint64)
+        pair = table.label * (len(self.state.places) + 1) + table.places
+        _, inverse, counts = np.unique(pair, return_inverse=True, return_counts=True)
+        several = counts[inverse] > 1
+        if not several.any():
+            return roles
+        wanted = np.zeros(self.state.size, bool)
+        wanted[table.atom[several]] = True
+        role = np.zeros(self.state.size, np.uint64)
+        starts = np.array([start for start, _ in self.state.origins])
+        for i, (a, b) in enumerate(self.state.equations):
+            for mine, other in ((a, b), (b, a)):
+                atoms = mine.atoms.ravel()
+                if not wanted[atoms[0]] and not wanted[atoms].any():
+                    continue
+                source = np.searchsorted(starts, other.atoms.ravel(), side="right")
+                keys = 0 if other.keys is None else other.keys.ravel()
+                np.add.at(role, atoms, _mix(keys + np.zeros_like(source), _mix(source, 7 + i)))
+        roles[several] = role[table.atom[several]]
+        return roles
+
+    def _assemble(
+        self, table: _Table, members: np.ndarray, signature: np.ndarray, roles: np.ndarray
+    ) -> list[ChannelGroup]:
+        order = np.lexsort((table.position, roles, table.label, table.places))
+        label, places, position = table.label[order], table.places[order], table.position[order]
+        group_of = members[label]
+        # Rows by group, then by member, then by class; a stable sort keeps the rest.
+        by_group = np.argsort(group_of, kind="stable")
+        label, places, position = label[by_group], places[by_group], position[by_group]
+        group_of = group_of[by_group]
+        cuts = np.flatnonzero(np.r_[True, group_of[1:] != group_of[:-1], True])
+        groups = []
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            groups.append(
+                self._group(
+                    label[start:stop], places[start:stop], position[start:stop], signature
+                )
+            )
+        groups.sort(key=lambda item: item[0])
+        return _with_unique_names([group for _, group in groups])
+
+    def _group(
+        self, label: np.ndarray, places: np.ndarray, position: np.ndarray, signature: np.ndarray
+    ) -> tuple[int, ChannelGroup]:
+        state = self.state
+        cuts = np.flatnonzero(np.r_[True, places[1:] != places[:-1], True])
+        spans = [(int(places[a]), slice(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        first = next(
+            i for i, (p, _) in enumerate(spans)
+            if state.places[p].kind == "producer" and state.places[p].role == "weight"
+        )
+        index, span = spans[first]
+        repeats = {p: (s.stop - s.start) // len(np.unique(label[s])) for p, s in spans}
+        # Channels in the order of their first place in the first producer.
+        classes = label[span][:: repeats[index]]
+        classes = classes[np.argsort(position[span][:: repeats[index]], kind="stable")]
+        rank = np.empty(self.count, np.int64)
+        rank[classes] = np.arange(len(classes))
+        built = []
+        for p, s in spans:
+            rows = position[s].reshape(-1, repeats[p])
+            ordered = np.empty_like(rows)
+            ordered[rank[label[s][:: repeats[p]]]] = rows
+            built.append(self._member(state.places[p], ordered))
+        movable = self.reason[classes] < 0
+        sets = []
+        if movable.any():
+            _, inverse = np.unique(signature[classes], return_inverse=True)
+            for value in dict.fromkeys(inverse[movable].tolist()):
+                channels = np.flatnonzero((inverse == value) & movable)
+                if len(channels) > 1:
+                    sets.append(channels)
+        frozen = None
+        if not sets:
+            stuck = self.reason[classes[~movable]]
+            frozen = (
+                state.frozen[int(stuck.min())][1]
+                if len(stuck)
+                else "no two of its channels have the same connections"
+            )
+        inexact = self.inexact[classes]
+        inexact = inexact[inexact >= 0]
+        return index, ChannelGroup(
+            name=state.places[index].weight,
+            channels=len(classes),
+            members=tuple(built),
+            tap=self._tap([state.places[p] for p, _ in spans], classes),
+            exchangeable=tuple(sets),
+            frozen=frozen,
+            exact_merge=state.inexact[int(inexact.min())][1] if len(inexact) else None,
+        )
+
+    def _member(self, places: Places, positions: np.ndarray) -> Member:
+        return Member(
+            weight=places.weight,
+            kind=places.kind or "per_channel",
+            role=places.role or "parameter",
+            view=places.view,
+            axes=places.axes,
+            positions=positions,
+            origin=places.origin or places.weight,
+            trained=places.weight not in self.graph.buffers,
+        )
+
+    def _tap(self, places: list[Places], classes: np.ndarray) -> Tap | None:
+        """The tensor that the last consumer reads, or the one before its spatial axes vanished."""
+        read = [p.read for p in places if p.kind == "consumer" and p.read]
+        if not read:
+            return None
+        position = {name: i for i, name in enumerate(self.state.labels)}
+        name = max(read, key=position.__getitem__)
+        found = None
+        while name is not None:
+            axis_and_index = self._channel_axis(name, classes)
+            if axis_and_index is None:
+                break
+            axis, index = axis_and_index
+            if axis >= 0:
+                found = Tap(name, axis, index)
+                shape = self.graph.shapes[name]
+                if any(n > 1 for a, n in enumerate(shape) if a not in (0, axis)):
+                    break
+            name = self._source(name)
+        return found
+
+    def _source(self, name: str) -> str | None:
+        """First input of the node that made a tensor."""
+        if not hasattr(self, "_made_by"):
+            self._made_by = {
+                out: node
+                for node in self.graph.nodes
+                if not isinstance(node, Opaque)
+                for out in output_names(node)
+            }
+        node = self._made_by.get(name)
+        if node is None:
+            return None
+        return node.inputs[0] if hasattr(node, "inputs") else node.input
+
+    def _channel_axis(self, name: str, classes: np.ndarray) -> tuple[int, np.ndarray] | None:
+        """Axis on which a tensor carries the classes and their places there; axis -1 if joint."""
+        for component in self.state.labels.get(name, []):
+            atoms = component.atoms.ravel()
+            here = self.label[atoms]
+            order = np.argsort(here, kind="stable")
+            at = np.searchsorted(here, classes, sorter=order)
+            at = np.minimum(at, len(here) - 1)
+            if (here[order[at]] == classes).all():
+                if _is_plain(component):
+                    return component.axes[0], order[at]
+                return -1, order[at]
+        return None
+
+
+def _is_plain(component: Component) -> bool:
+    return len(component.axes) == 1 and component.keys is None
+
+
+def _classes(state: Constraints) -> np.ndarray:
+    """Class of every atom: connected components of the equations."""
+    if not state.equations:
+        return np.arange(state.size)
+    rows = np.concatenate([a.atoms.ravel() for a, _ in state.equations])
+    cols = np.concatenate([b.atoms.ravel() for _, b in state.equations])
+    edges = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(state.size, state.size))
+    return connected_components(edges, directed=False)[1].astype(np.int64)
+
+
+def _with_unique_names(groups: list[ChannelGroup]) -> list[ChannelGroup]:
+    """Groups that share a first producer are told apart by the rows that they own there."""
+    from dataclasses import replace
+
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group.name] = counts.get(group.name, 0) + 1
+    named = []
+    for group in groups:
+        if counts[group.name] > 1:
+            member = next(m for m in group.members if m.weight == group.name)
+            rows = np.sort(member.positions.ravel())
+            step = rows[1] - rows[0] if len(rows) > 1 else 1
+            regular = len(rows) < 2 or bool((np.diff(rows) == step).all())
+            stride = f":{step}" if step != 1 else ""
+            name = (
+                f"{group.name}[{rows[0]}:{rows[-1] + 1}{stride}]"
+                if regular
+                else f"{group.name}[{rows[0]},...,{rows[-1]}]"
+            )
+            group = replace(group, name=name)
+        named.append(group)
+    return named
+
+
+def _mix(values: np.ndarray, salt: np.ndarray | int) -> np.ndarray:
+    """SplitMix64 of ``values`` and ``salt``: equal inputs only give equal hashes."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(values).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = z + np.asarray(salt).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def _sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    total = np.zeros(size, np.uint64)
+    np.add.at(total, index, values)
+    return total
