@@ -1,0 +1,90 @@
+r"""Where the nodes of a map are, and how far apart.
+
+Node ``k`` of a map of ``(rows, columns)`` sits in row ``k // columns`` and column
+``k % columns``; a 1-D map is one row.  Its coordinates ``v_k`` enter the neighbourhood (eq. 7)
+through ``|v_b - v_k|``.  On a hexagonal map odd rows are shifted by half a column and rows are
+``sqrt(3)/2`` apart, so that all six neighbours are at distance 1.  A periodic map has no border:
+each axis wraps, and the distance is the shortest way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Topology = Literal["rectangular", "hexagonal"]
+ROW_STEP = {"rectangular": 1.0, "hexagonal": np.sqrt(3) / 2}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The nodes' places on a map.
+
+    Parameters
+    ----------
+    rows, columns : int
+        One row is a 1-D map.
+    topology : {"rectangular", "hexagonal"}
+    periodic : bool
+        Whether the borders are joined (a ring, or a torus).
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm.grid import Grid
+    >>> Grid(2, 2).distances()[0]
+    array([0.        , 1.        , 1.        , 1.41421356])
+    >>> Grid(1, 4, periodic=True).distances()[0]
+    array([0., 1., 2., 1.])
+    """
+
+    rows: int
+    columns: int
+    topology: Topology = "rectangular"
+    periodic: bool = False
+
+    @property
+    def n_nodes(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def is_line(self) -> bool:
+        """Whether the map is 1-D, and its topology therefore of no consequence."""
+        return self.rows == 1
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether squared distances are a sum over rows and columns."""
+        return self.topology == "rectangular" or self.is_line
+
+    @cached_property
+    def coordinates(self) -> NDArray[np.float64]:
+        """``v`` of shape (K, 2): vertical and horizontal place of every node."""
+        row, column = np.divmod(np.arange(self.n_nodes), self.columns)
+        shift = 0.5 * (row % 2) if self.topology == "hexagonal" else 0.0
+        return np.stack([row * ROW_STEP[self.topology], column + shift], axis=1)
+
+    def distances(self, nodes: slice = slice(None)) -> NDArray[np.float64]:
+        """Distances ``|v_b - v_k|`` from some nodes to all, of shape (n, K)."""
+        v = self.coordinates
+        apart = np.abs(v[nodes, None, :] - v[None, :, :])
+        if self.periodic:
+            around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
+            apart = np.minimum(apart, np.abs(around - apart))
+        return np.hypot(apart[..., 0], apart[..., 1])
+
+    def adjacent(self, a: NDArray, b: NDArray) -> NDArray[np.bool_]:
+        """Whether the nodes ``a`` and ``b`` touch.
+
+        Six neighbours on a hexagonal map, eight on a rectangular one (diagonals touch, as in
+        MiniSom), two on a line.
+        """
+        apart = np.abs(self.coordinates[a] - self.coordinates[b])
+        if self.periodic:
+            around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
+            apart = np.minimum(apart, np.abs(around - apart))
+        reach = 1.0 if self.topology == "hexagonal" or self.is_line else np.sqrt(2)
+        return np.hypot(apart[..., 0], apart[..., 1]) <= reach + 1e-9

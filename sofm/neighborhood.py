@@ -1,0 +1,162 @@
+r"""Neighbourhoods (eq. 7), their decay, and the update of the batch rule (eq. 8).
+
+``h(d, sigma)`` says how much a node at distance ``d`` on the map learns from a sample that another
+node wins:
+
+========================  ==========================================  =============================
+``"gaussian"``            ``exp(-d^2 / (2 sigma^2))``                 Kohonen 1982
+``"exponential"``         ``exp(-d / sigma)``                         eq. 7 as printed
+``"bubble"``              ``1 if d <= sigma else 0``                  Kohonen 2001, section 3.1
+``"epanechnikov"``        ``max(0, 1 - (d / sigma)^2)``               SOM Toolbox (Vesanto 2000)
+``"cut_gaussian"``        the Gaussian where ``d <= sigma``, else 0   SOM Toolbox (Vesanto 2000)
+``"mexican_hat"``         ``(1 - d^2/sigma^2) exp(-d^2/(2 sigma^2))`` Kohonen 1982; online rule only
+========================  ==========================================  =============================
+
+With ``S_b`` and ``n_b`` the sum and the number of the samples that node ``b`` wins and
+``H[k, b] = h(|v_k - v_b|)``, the weighted means of eq. 8 are
+
+.. math::  codebook = (H S) / (H n) ,
+
+row by row.  Where a neighbourhood leaves a node without any sample (``H n = 0``), the node stays.
+``mexican_hat`` has negative values, its ``H n`` can vanish or turn negative: the batch rule is
+undefined for it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .grid import Grid
+
+Neighborhood = Literal[
+    "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
+]
+Decay = Literal["geometric", "linear", "asymptotic"]
+ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
+
+
+def gaussian(d: NDArray, sigma: float) -> NDArray:
+    return np.exp(-(d * d) / (2 * sigma * sigma))
+
+
+def exponential(d: NDArray, sigma: float) -> NDArray:
+    return np.exp(-d / sigma)
+
+
+def bubble(d: NDArray, sigma: float) -> NDArray:
+    return (d <= sigma).astype(np.float64)
+
+
+def epanechnikov(d: NDArray, sigma: float) -> NDArray:
+    return np.maximum(0.0, 1 - (d / sigma) ** 2)
+
+
+def cut_gaussian(d: NDArray, sigma: float) -> NDArray:
+    return gaussian(d, sigma) * (d <= sigma)
+
+
+def mexican_hat(d: NDArray, sigma: float) -> NDArray:
+    ratio = (d / sigma) ** 2
+    return (1 - ratio) * np.exp(-ratio / 2)
+
+
+NEIGHBORHOODS = {
+    "gaussian": gaussian,
+    "exponential": exponential,
+    "bubble": bubble,
+    "epanechnikov": epanechnikov,
+    "cut_gaussian": cut_gaussian,
+    "mexican_hat": mexican_hat,
+}
+
+
+def decayed(start: float, end: float, epoch: int, n_epochs: int, decay: Decay) -> float:
+    """The value of a quantity that falls from ``start`` to ``end`` over the epochs.
+
+    Parameters
+    ----------
+    decay : {"geometric", "linear", "asymptotic"}
+        With ``t`` from 0 (first epoch) to 1 (last): ``start (end/start)^t``,
+        ``start + (end - start) t``, or ``start / (1 + t (start/end - 1))``
+        (MiniSom's asymptotic decay, made to meet ``end``).
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm.neighborhood import decayed
+    >>> [decayed(8.0, 0.5, t, 5, "geometric") for t in range(5)]
+    [8.0, 4.0, 2.0, 1.0, 0.5]
+    """
+    t = epoch / (n_epochs - 1) if n_epochs > 1 else 1.0
+    if decay == "geometric":
+        return float(start * (end / start) ** t)
+    if decay == "linear":
+        return float(start + (end - start) * t)
+    return float(start / (1 + t * (start / end - 1)))
+
+
+def profile(grid: Grid, axis: int, h, sigma: float, rows: slice = slice(None)) -> NDArray:
+    """``h`` between rows (axis 0) or columns (axis 1) of a map, as a matrix, or some rows of it.
+
+    The matrix depends on differences alone: ``h`` is evaluated once for each.
+    """
+    n = grid.rows if axis == 0 else grid.columns
+    step = np.arange(n, dtype=np.float64)
+    values = h(np.minimum(step, n - step) if grid.periodic else step, sigma)
+    mirrored = np.concatenate([values[:0:-1], values])
+    return np.lib.stride_tricks.sliding_window_view(mirrored, n)[::-1][rows]
+
+
+def smooth(
+    grid: Grid, neighborhood: Neighborhood, sigma: float, sums: NDArray, counts: NDArray
+) -> tuple[NDArray, NDArray]:
+    """``H S`` and ``H n`` (numerator and denominator of eq. 8).
+
+    A Gaussian on a rectangular map is a product of two profiles and is applied as two small matrix
+    products; otherwise ``H`` is made ``ROWS_OF_H`` rows at a time, for occupied nodes only.
+
+    Parameters
+    ----------
+    sums : float64 array of shape (K, D)
+    counts : float64 array of shape (K,), or (K, D) with missing values
+
+    Returns
+    -------
+    numerator, denominator : float64 arrays of the shapes of ``sums`` and ``counts``
+    """
+    h = NEIGHBORHOODS[neighborhood]
+    by_feature = counts.ndim == 2
+    both = np.concatenate([sums, counts if by_feature else counts[:, None]], axis=1)
+    if neighborhood == "gaussian" and grid.is_separable and not grid.is_line:
+        maps = both.reshape(grid.rows, grid.columns, -1)
+        result = profile(grid, 1, h, sigma) @ maps
+        result = profile(grid, 0, h, sigma) @ result.reshape(grid.rows, -1)
+        result = result.reshape(both.shape)
+    else:
+        result = np.empty_like(both)
+        occupied = np.flatnonzero((counts != 0).any(axis=1) if by_feature else counts)
+        both = both[occupied]
+        for first in range(0, grid.n_nodes, ROWS_OF_H):
+            rows = slice(first, first + ROWS_OF_H)
+            H = (
+                profile(grid, 1, h, sigma, rows)[:, occupied]
+                if grid.is_line
+                else h(grid.distances(rows)[:, occupied], sigma)
+            )
+            result[rows] = H @ both
+    D = sums.shape[1]
+    return result[:, :D], result[:, D:] if by_feature else result[:, D]
+
+
+def updated(codebook: NDArray, numerator: NDArray, denominator: NDArray) -> NDArray:
+    """Eq. 8: the weighted means, where anything has a weight; other nodes stay.
+
+    A denominator below 2^-1000 of the largest is nothing: its quotient would have lost its digits.
+    """
+    if denominator.ndim == 1:
+        denominator = denominator[:, None]
+    alive = denominator > np.ldexp(denominator.max(initial=0.0), -1000)
+    means = np.divide(numerator, denominator, where=alive, out=np.zeros_like(numerator))
+    return np.where(alive, means, codebook).astype(codebook.dtype, copy=False)
