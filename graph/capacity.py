@@ -1,0 +1,119 @@
+"""How much of its capacity a group of channels uses.
+
+- *Occupied nodes*: best matching units that the channels' fingerprints take on a map; channels
+  that respond alike share one.
+- *Effective rank* (Roy and Vetterli 2007) of the channel-by-slice matrix: the exponential of the
+  entropy of its singular values, each divided by their sum.
+- *Dormant channels* (Sokar et al. 2023): those whose mean absolute activation is at most ``tau``
+  times the mean of the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .mapping import best_matching_units, fingerprints
+from .recipe import Recipe
+
+DORMANT_TAU = 0.025  # Sokar et al. 2023 use 0.025 for convolutional networks
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Figures of one group at one time.
+
+    Attributes
+    ----------
+    channels : int
+    nodes : int
+        Nodes of the map.
+    occupied : int
+        Nodes that at least one channel maps to.
+    effective_rank : float
+        Between 1 and ``channels``; 0 where every activation is zero.
+    dormant : float
+        Share of dormant channels, 0 to 1.
+    """
+
+    channels: int
+    nodes: int
+    occupied: int
+    effective_rank: float
+    dormant: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Figures by name, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.occupied} of {self.nodes} nodes, effective rank {self.effective_rank:.1f} of "
+            f"{self.channels}, {self.dormant:.0%} dormant"
+        )
+
+
+def capacity(
+    Q: np.ndarray, n_nodes: int | None = None, activity: np.ndarray | None = None, seed: int = 0
+) -> Capacity:
+    """Measure a group from its class-representative activations.
+
+    Parameters
+    ----------
+    Q : ndarray, shape (C, o, h, w)
+        Class-representative activations (:attr:`ClassMeans.Q`).
+    n_nodes : int, optional
+        Nodes of the map; as many as channels by default.
+    activity : ndarray, shape (o,), optional
+        Mean absolute activations (:attr:`ClassMeans.activity`); from ``Q`` by default.
+    seed : int
+    """
+    if Q.ndim != 4:
+        raise ValueError(f"expected Q of shape (classes, channels, h, w), got {Q.shape}")
+    K = Q.shape[1] if n_nodes is None else int(n_nodes)
+    if K < 1:
+        raise ValueError(f"expected at least one node, got {n_nodes!r}")
+    units, _ = best_matching_units(fingerprints(Q), K, Recipe(), seed)
+    return figures(Q, K, len(np.unique(units)), activity)
+
+
+def figures(
+    Q: np.ndarray, nodes: int, occupied: int, activity: np.ndarray | None = None
+) -> Capacity:
+    """The figures where the occupied nodes are already known."""
+    if activity is None:
+        activity = np.abs(Q).mean(axis=(0, 2, 3), dtype=np.float64)
+    return Capacity(
+        Q.shape[1], nodes, occupied, effective_rank(fingerprints(Q)), dormant_share(activity)
+    )
+
+
+def effective_rank(X: np.ndarray) -> float:
+    """Exponential of the entropy of the normalized singular values of ``X``.
+
+    >>> effective_rank(np.eye(4))
+    4.0
+    """
+    if X.shape[0] > X.shape[1]:
+        X = X.T
+    gram = np.zeros((X.shape[0], X.shape[0]))
+    for start in range(0, X.shape[1], 4096):
+        block = X[:, start : start + 4096].astype(np.float64)
+        gram += block @ block.T
+    values = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None))
+    # Below the rounding of the Gram matrix a singular value is noise.
+    values = values[values > values.max(initial=0.0) * 1e-7]
+    if values.size == 0:
+        return 0.0
+    p = values / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def dormant_share(activity: np.ndarray, tau: float = DORMANT_TAU) -> float:
+    """Share of channels with an activity of at most ``tau`` times the mean activity.
+
+    >>> dormant_share(np.array([1.0, 1.0, 0.0, 1.0]))
+    0.25
+    """
+    return float(np.mean(activity <= tau * np.mean(activity)))

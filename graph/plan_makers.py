@@ -1,0 +1,374 @@
+"""How plans are made: arrange, reorganize, and the refit of the consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from .capacity import figures
+from .channels import ChannelGroup, Member
+from .class_means import ClassMeans
+from .mapping import averages, map_channels, order_along_map, shares
+from .new_channels import named_seed
+from .plan import GroupPlan, Plan
+from .recipe import Recipe
+from .surgery import check
+
+RIDGE = 1e-3
+
+
+def arrange_plan(
+    groups: Sequence[ChannelGroup],
+    order: Literal["sofm", "random"] | Mapping[str, np.ndarray] = "sofm",
+    means: Mapping[str, ClassMeans] | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+) -> Plan:
+    """Permute channels within their exchangeable sets.
+
+    Parameters
+    ----------
+    groups : sequence of ChannelGroup
+    order : {"sofm", "random"} or mapping of group name to ndarray of int, shape (channels,)
+        By place on a map with one node a channel, at random, or as given: place ``p`` takes
+        channel ``order[p]``.  With a mapping, only the groups that it names are planned.
+    means : mapping of group name to ClassMeans, optional
+        Needed for ``"sofm"``.
+    seed : int
+    recipe : Recipe, optional
+        Options of the map; ``Recipe.preserving()`` by default.
+
+    Returns
+    -------
+    Plan
+        Frozen groups, groups in which nothing can be exchanged and, for ``"sofm"``, groups
+        without a tap are in ``Plan.skipped`` with the reason.
+
+    Raises
+    ------
+    ValueError
+        Where an order is asked for a frozen or unknown group or is not a permutation within the
+        exchangeable sets; where ``"sofm"`` lacks the means of a group.
+    """
+    if not isinstance(order, Mapping) and order not in ("sofm", "random"):
+        raise ValueError(
+            f"expected order to be 'sofm', 'random' or a mapping of group name to array, "
+            f"got {order!r}"
+        )
+    if isinstance(order, Mapping):
+        known = {group.name: group for group in groups}
+        for name in order:
+            if name not in known:
+                raise ValueError(f"expected the name of a group, got {name!r}")
+            if known[name].frozen is not None:
+                raise ValueError(f"group {name!r} cannot be arranged: {known[name].frozen}")
+        groups = [known[name] for name in order]
+    recipe = recipe or Recipe.preserving(seed=seed)
+    plans, skipped = [], {}
+    for group in groups:
+        reason = _unmovable(group)
+        if reason is None and order == "sofm" and group.tap is None:
+            reason = "no activations describe it: nothing downstream reads it"
+        if reason is not None and not isinstance(order, Mapping):
+            skipped[group.name] = reason
+            continue
+        if isinstance(order, Mapping):
+            places = _checked_order(group, np.asarray(order[group.name]))
+        elif order == "random":
+            places = _random_order(group, seed)
+        else:
+            places = _map_order(group, _q(group, means), recipe, seed)
+        plans.append(
+            GroupPlan(
+                group=group.name,
+                kind="arrange",
+                channels=group.channels,
+                members=group.members,
+                sets=tuple(group.exchangeable),
+                order=places,
+                method="given" if isinstance(order, Mapping) else order,
+                seed=seed,
+            )
+        )
+    return Plan(plans, None, skipped)
+
+
+def _unmovable(group: ChannelGroup) -> str | None:
+    if group.frozen is not None:
+        return group.frozen
+    if not any(len(indices) > 1 for indices in group.exchangeable):
+        return "no two of its channels may be exchanged"
+    return None
+
+
+def _q(group: ChannelGroup, means: Mapping[str, ClassMeans] | ClassMeans | None) -> np.ndarray:
+    """Class-representative activations of a group, checked against its channels."""
+    own = means if isinstance(means, ClassMeans) else (means or {}).get(group.name)
+    if own is None:
+        raise ValueError(
+            f"expected class means of group {group.name!r}, got none; collect them from "
+            "labelled data first"
+        )
+    Q = own.Q
+    if Q.shape[1] != group.channels:
+        raise ValueError(
+            f"expected class means of {group.channels} channels for group {group.name!r}, "
+            f"got {Q.shape[1]}"
+        )
+    return Q
+
+
+def _random_order(group: ChannelGroup, seed: int) -> np.ndarray:
+    places = np.arange(group.channels)
+    rng = np.random.default_rng(named_seed(seed, group.name, "order"))
+    for indices in group.exchangeable:
+        places[indices] = rng.permutation(indices)
+    return places
+
+
+def _map_order(group: ChannelGroup, Q: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
+    places = np.arange(group.channels)
+    for number, indices in enumerate(group.exchangeable):
+        if len(indices) > 1:
+            indices = np.sort(indices)
+            own = named_seed(seed, group.name, str(number))
+            places[indices] = indices[order_along_map(Q[:, indices], recipe, own)]
+    return places
+
+
+def _checked_order(group: ChannelGroup, order: np.ndarray) -> np.ndarray:
+    o = group.channels
+    if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order, axis=None), np.arange(o)):
+        raise ValueError(
+            f"expected a permutation of the {o} channels of group {group.name!r}, "
+            f"got an array of {order.dtype} with shape {order.shape}"
+        )
+    label = -1 - np.arange(o)  # channels outside of the sets may not move
+    for number, indices in enumerate(group.exchangeable):
+        label[indices] = number
+    wrong = np.flatnonzero(label[order] != label)
+    if wrong.size:
+        p = int(wrong[0])
+        raise ValueError(
+            f"channels {p} and {int(order[p])} of group {group.name!r} may not be exchanged: "
+            "move channels within the sets of group.exchangeable only"
+        )
+    return order.astype(np.int64)
+
+
+def reorganize_plan(
+    group: ChannelGroup,
+    weights: Mapping[str, np.ndarray],
+    recipe: Recipe | None = None,
+    means: ClassMeans | None = None,
+    layer: str | None = None,
+) -> GroupPlan:
+    """Merge the channels of a group and name those to re-initialize.
+
+    Every exchangeable set is mapped on its own, to ``K = round(ratio * channels of the set)``
+    nodes, at least one.
+
+    Parameters
+    ----------
+    group : ChannelGroup
+    weights : mapping of str to ndarray
+        Read by ``"l1"`` and ``"l2"``, and checked for all methods.
+    recipe : Recipe, optional
+        ``Recipe.preserving()`` by default.
+    means : ClassMeans, optional
+        Needed for ``"sofm"`` and ``"kmeans"``.
+    layer : str, optional
+        With ``scope="layer"``, the producer to change; the last one by default.
+
+    Returns
+    -------
+    GroupPlan
+        With ``outgoing="least_squares"`` the consumers add up until :func:`refit`.
+
+    Raises
+    ------
+    ValueError
+        Where the group is frozen or has nothing to exchange, means are missing or incomplete, a
+        weight is missing, of another shape or quantized, or ``"l1"`` finds no scale.
+    """
+    recipe = recipe or Recipe.preserving()
+    reason = _unmovable(group)
+    if reason is not None:
+        raise ValueError(f"group {group.name!r} cannot be reorganized: {reason}")
+    o = group.channels
+    maps = recipe.method in ("sofm", "kmeans")
+    Q = _q(group, means) if maps or means is not None else None
+    score = None if maps else _importance(group, weights, recipe)
+    A, B = np.eye(o), np.eye(o)
+    new: list[np.ndarray] = []
+    nodes = occupied = merged = 0
+    for number, indices in enumerate(group.exchangeable):
+        S = np.sort(indices)
+        K = max(1, round(recipe.ratio * len(S)))
+        A[S], B[S] = 0.0, 0.0
+        if maps:
+            assert Q is not None
+            own = named_seed(recipe.seed, group.name, str(number))
+            places, A_set, B_set, shared = _merge_set(Q[:, S], K, recipe, own)
+            merged += shared
+        else:
+            assert score is not None
+            places = np.sort(np.argsort(-score[S], kind="stable")[:K])
+            A_set = B_set = np.eye(len(S))[places]
+        A[np.ix_(S[places], S)] = A_set
+        B[np.ix_(S[places], S)] = B_set
+        new.append(np.setdiff1d(S, S[places]))
+        nodes += K
+        occupied += len(places)
+    activity = None if means is None else means.activity
+    members, note = _members_in_scope(group, recipe, layer)
+    plan = GroupPlan(
+        group=group.name,
+        kind="reorganize",
+        channels=o,
+        members=members,
+        sets=tuple(np.sort(indices) for indices in group.exchangeable),
+        A=A,
+        B=B,
+        new=np.sort(np.concatenate(new)),
+        method=recipe.method,
+        init=recipe.init,
+        new_outgoing=recipe.new_outgoing,
+        outgoing=recipe.outgoing,
+        batchnorm=recipe.batchnorm,
+        seed=recipe.seed,
+        nodes=nodes,
+        occupied=occupied,
+        merged=merged,
+        capacity=None if Q is None else figures(Q, nodes, occupied, activity),
+        note=note,
+    )
+    check([plan], weights)
+    return plan
+
+
+def _merge_set(
+    Q: np.ndarray, K: int, recipe: Recipe, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Places of the survivors within one set, their rows of ``A`` and ``B``, channels merged."""
+    mapping = map_channels(Q, K, recipe, seed)
+    kept = mapping.occupied
+    A = averages(mapping.N)[kept]
+    B = A if recipe.outgoing == "mean" else shares(mapping.N)[kept]
+    if recipe.merge == "medoid":
+        A = np.eye(Q.shape[1])[np.argmin(mapping.distance[kept], axis=1)]
+    votes = mapping.N > 0
+    merged = int(np.any(votes[votes.sum(axis=1) > 1], axis=0).sum())
+    return (mapping.medoids if recipe.placement == "in_place" else kept), A, B, merged
+
+
+def _importance(
+    group: ChannelGroup, weights: Mapping[str, np.ndarray], recipe: Recipe
+) -> np.ndarray:
+    """Score of every channel; the highest survive."""
+    if recipe.method == "random":
+        rng = np.random.default_rng(named_seed(recipe.seed, group.name, "survivors"))
+        return rng.permutation(group.channels).astype(np.float64)
+    if recipe.method == "l1":
+        members = [m for m in group.per_channel if m.role == "scale"]
+        if not members:
+            raise ValueError(
+                f"group {group.name!r} has no normalization with a scale, which method 'l1' "
+                "ranks channels by; use 'l2'"
+            )
+    else:
+        members = [m for m in group.producers if m.role == "weight"]
+        if not members:
+            raise ValueError(
+                f"group {group.name!r} has no producer with a weight, which method 'l2' ranks "
+                "channels by; use 'random'"
+            )
+    total = np.zeros(group.channels)
+    for member in members:
+        if member.weight not in weights:
+            raise ValueError(f"expected the weight {member.weight!r} of group {group.name!r}")
+        rows = member.rows(np.asarray(weights[member.weight]).astype(np.float64))
+        values = rows[member.positions].reshape(group.channels, -1)
+        total += np.abs(values).sum(axis=1) if recipe.method == "l1" else (values**2).sum(axis=1)
+    return total
+
+
+def _members_in_scope(
+    group: ChannelGroup, recipe: Recipe, layer: str | None
+) -> tuple[tuple[Member, ...], str]:
+    """Members that the plan changes, and what to say about it."""
+    note = "" if group.exact_merge is None else f"approximate: {group.exact_merge}"
+    layers = [m.weight for m in group.producers if m.role == "weight"]
+    if recipe.scope == "group" or len(set(layers)) < 2:
+        return group.members, note
+    chosen = layers[-1] if layer is None else layer
+    if chosen not in layers:
+        raise ValueError(
+            f"expected a producer of group {group.name!r} ({', '.join(layers)}), got {layer!r}"
+        )
+    start = max(i for i, m in enumerate(group.members) if m.weight == chosen)
+    members = tuple(
+        member
+        for i, member in enumerate(group.members)
+        if (member.kind == "consumer" and i > start)
+        or (member.kind != "consumer" and chosen in (member.weight, member.origin))
+    )
+    literal = f"only {chosen} changes, the other producers of its sum do not"
+    return members, f"{note}; {literal}" if note else literal
+
+
+def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = RIDGE) -> GroupPlan:
+    """Let the consumers reproduce what they read before, by least squares.
+
+    With ``x`` the tap before and ``x'`` after the producers changed, the consumers ``V`` read
+    ``V x``; ``V' = V P`` with ``P = E[x x'^T] (E[x' x'^T])^-1`` comes nearest to it, and
+    ``B = P^T``.  The ridge pulls towards the ``B`` of the plan, so that channels that merged
+    exactly stay exact, however collinear the survivors are.  Every exchangeable set is solved on
+    its own; new channels contribute nothing.
+
+    Parameters
+    ----------
+    plan : GroupPlan
+        Of kind ``"reorganize"``.
+    cross : ndarray, shape (o, o)
+        ``E[x x'^T]`` over samples and positions (a sum does as well as a mean).
+    gram : ndarray, shape (o, o)
+        ``E[x' x'^T]``, with the same factor.
+    ridge : float
+        Relative to the mean of the survivors' ``E[x'^2]``.
+
+    Raises
+    ------
+    ValueError
+        Where the plan only permutes, or the matrices have another shape or are not finite.
+    """
+    if plan.A is None or plan.B is None:
+        raise ValueError(f"expected a plan that reorganizes, got one that arranges {plan.group!r}")
+    shape = (plan.channels, plan.channels)
+    cross = np.asarray(cross, dtype=np.float64)
+    gram = np.asarray(gram, dtype=np.float64)
+    if cross.shape != shape or gram.shape != shape:
+        raise ValueError(
+            f"expected two matrices of shape {shape} for group {plan.group!r}, got "
+            f"{cross.shape} and {gram.shape}"
+        )
+    if not ridge > 0:
+        raise ValueError(f"expected a positive ridge, got {ridge!r}")
+    if not (np.isfinite(cross).all() and np.isfinite(gram).all()):
+        raise ValueError(
+            f"expected finite activations of group {plan.group!r}, got NaN or infinity"
+        )
+    B = plan.B.copy()
+    for S in plan.sets:
+        kept = np.setdiff1d(S, plan.new)
+        G = gram[np.ix_(kept, kept)]
+        if not np.trace(G) > 0.0:
+            continue  # the survivors are silent: there is nothing to fit
+        strength = ridge * np.trace(G) / len(kept)
+        prior = B[np.ix_(kept, S)]
+        target = cross[np.ix_(S, kept)].T + strength * prior
+        B[np.ix_(kept, S)] = np.linalg.solve(G + strength * np.eye(len(kept)), target)
+    return replace(plan, B=B, outgoing="least_squares")

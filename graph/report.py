@@ -1,0 +1,158 @@
+"""What happened to a model: one line and one set of figures for every group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .capacity import Capacity
+from .plan import GroupPlan, Plan
+
+
+@dataclass
+class GroupReport:
+    """What happened to one group.
+
+    Attributes
+    ----------
+    group : str
+    kind : {"arrange", "reorganize"}
+    channels : int
+    moved : int
+        Channels at another place (arrange).
+    survivors, merged, new : int
+        Places with a surviving channel, old channels that share a place, re-initialized places.
+    nodes, occupied : int
+        Nodes of the map, and those with channels.
+    before, after : Capacity or None
+        Use of the group's capacity.
+    output_change : float or None
+        Change of the model's outputs on the calibration data, relative to their size.
+    seconds : float
+    note : str
+    """
+
+    group: str
+    kind: str
+    channels: int
+    moved: int = 0
+    survivors: int = 0
+    merged: int = 0
+    new: int = 0
+    nodes: int = 0
+    occupied: int = 0
+    before: Capacity | None = None
+    after: Capacity | None = None
+    output_change: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        plan: GroupPlan,
+        after: Capacity | None = None,
+        output_change: float | None = None,
+        seconds: float = 0.0,
+    ) -> GroupReport:
+        """The report of a plan that was applied."""
+        reorganized = plan.kind == "reorganize"
+        return cls(
+            group=plan.group,
+            kind=plan.kind,
+            channels=plan.channels,
+            moved=plan.moved,
+            survivors=len(plan.survivors) if reorganized else plan.channels,
+            merged=plan.merged,
+            new=len(plan.new),
+            nodes=plan.nodes,
+            occupied=plan.occupied,
+            before=plan.capacity,
+            after=after,
+            output_change=output_change,
+            seconds=seconds,
+            note=plan.note,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures by name, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.kind == "arrange":
+            text = f"{self.group}: {self.moved} of {self.channels} channels moved"
+        else:
+            text = (
+                f"{self.group}: {self.channels} channels, {self.survivors} survive, "
+                f"{self.merged} merged, {self.new} new; {self.occupied} of {self.nodes} nodes"
+            )
+        if self.before is not None:
+            text += f"; before: {self.before}"
+        if self.after is not None:
+            text += f"; after: {self.after}"
+        if self.output_change is not None:
+            text += f"; outputs changed by {self.output_change:.2e}"
+        text += f"; {self.seconds:.2f} s"
+        return f"{text} ({self.note})" if self.note else text
+
+
+@dataclass
+class Report:
+    """What happened to a model.
+
+    Attributes
+    ----------
+    groups : list of GroupReport
+    skipped : dict of str to str
+        Groups that were left as they are, and why.
+    plan : Plan or None
+        The plan that was applied.
+    output_change : float or None
+        Of the whole model, where several groups changed together.
+    seconds : float
+    """
+
+    groups: list[GroupReport] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+    output_change: float | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        after: Mapping[str, Capacity] | None = None,
+        output_change: float | None = None,
+        seconds: float = 0.0,
+    ) -> Report:
+        """The report of a plan that was applied."""
+        groups = [
+            GroupReport.of(group_plan, (after or {}).get(group_plan.group))
+            for group_plan in plan.groups
+        ]
+        return cls(groups, dict(plan.skipped), plan, output_change, seconds)
+
+    def __getitem__(self, group: str) -> GroupReport:
+        for report in self.groups:
+            if report.group == group:
+                return report
+        raise KeyError(group)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures by name, ready for JSON; the plan is saved on its own."""
+        return {
+            "groups": [report.to_dict() for report in self.groups],
+            "skipped": dict(self.skipped),
+            "output_change": self.output_change,
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        lines = [str(report) for report in self.groups]
+        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        if self.output_change is not None:
+            lines.append(f"outputs changed by {self.output_change:.2e}")
+        lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
+        return "\n".join(lines)
