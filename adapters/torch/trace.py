@@ -1,0 +1,400 @@
+"""A PyTorch module as structural nodes, by recording one forward pass.
+
+The model runs once in evaluation mode under a dispatch mode that sees every ATen call, so that
+whatever the module's Python does (control flow, functional calls, hooks, parametrizations) is
+seen as it happens.  Parameters and buffers are known by identity.  Calls are numbered; tensor
+``"v12"`` is the twelfth tensor that a call returned, in this and in every later pass, which is how
+:func:`observe` finds it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fnmatch
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from ...graph.channels import ChannelGroup
+from ...graph.nodes import Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.solve import find_groups
+from .operators import RULES, Rule, Value, elementwise
+
+CONSTANT_LIMIT = 1 << 20  # elements; larger constants are taken as having a fixed order
+# Operators whose result does not depend on the values of their tensor arguments.
+FACTORIES = frozenset(
+    ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+     "new_ones", "new_full", "new_empty", "new_empty_strided")
+)  # fmt: skip
+
+
+class TracedModel:
+    """A model, its structural graph and its channel groups.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The module itself (what a compiled or data-parallel wrapper holds inside).
+    graph : rejuvenet.graph.Graph
+    example_inputs : tuple
+        Inputs of the recorded pass.
+    """
+
+    def __init__(self, model: torch.nn.Module, graph: Graph, example_inputs: tuple[Any, ...]):
+        self.model = model
+        self.graph = graph
+        self.example_inputs = example_inputs
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers by name, without copies."""
+        return _named_tensors(self.model)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Name to array for every weight of the graph; half precision is widened to float32."""
+        used = set(self.graph.weights.values())
+        return {name: to_numpy(t) for name, t in self.tensors.items() if name in used}
+
+    @functools.cached_property
+    def groups(self) -> list[ChannelGroup]:
+        """Channel groups in the order of execution."""
+        return find_groups(self.graph)
+
+    def group(self, name: str) -> ChannelGroup:
+        """The channel group that a layer makes; see :func:`find_group`."""
+        return find_group(self.groups, name)
+
+
+def find_group(groups: list[ChannelGroup], name: str) -> ChannelGroup:
+    """The first group named ``name`` or made by a layer or weight of that name.
+
+    Raises
+    ------
+    ValueError
+        No such group; near matches are named.
+    """
+    for group in groups:
+        if group.name == name:
+            return group
+    names: dict[str, ChannelGroup] = {}
+    for group in groups:
+        for member in group.producers:
+            names.setdefault(member.weight, group)
+            names.setdefault(member.weight.rsplit(".", 1)[0], group)
+    if name in names:
+        return names[name]
+    matches = [key for key in names if fnmatch.fnmatch(key, name)]
+    if matches:
+        return names[matches[0]]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
+    raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
+
+
+def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
+    """Record one forward pass of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module that runs; compiled and data-parallel wrappers are looked through.  Its mode,
+        its statistics and its random state are left as they were.
+    example_inputs : tensor, tuple, or dict of tensors
+        Positional (or keyword) arguments of the forward pass; a small batch is enough.
+
+    Returns
+    -------
+    TracedModel
+
+    Raises
+    ------
+    TypeError
+        ``model`` is no module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import trace
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+    ...     torch.nn.Conv2d(8, 4, 3))
+    >>> traced = trace(net, torch.zeros(1, 3, 8, 8))
+    >>> for group in traced.groups:
+    ...     print(group.name, group.channels, group.frozen)
+    0.weight 8 None
+    3.weight 4 reaches an output of the model
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrap(model)
+    args, kwargs = _as_arguments(example_inputs)
+    recorder = _GraphRecorder(model)
+    for tensor in tree_flatten((args, kwargs))[0]:
+        if isinstance(tensor, torch.Tensor):
+            recorder.graph.inputs.append(recorder.name_of(tensor, computed=True))
+    with evaluation(model), recorder:
+        result = model(*args, **kwargs)
+    return TracedModel(model, recorder.finish(result), (args, kwargs))
+
+
+def observe(
+    traced: TracedModel, inputs: Any, taps: Mapping[str, Callable[[torch.Tensor], None]]
+) -> Any:
+    """One forward pass in evaluation mode that shows some intermediate tensors.
+
+    Parameters
+    ----------
+    traced : TracedModel
+    inputs : tensor, tuple, or dict of tensors
+        A batch of any size.
+    taps : dict of str to callable
+        Called with the tensor as soon as it is made; it may be overwritten in place later.
+
+    Returns
+    -------
+    object
+        What the model returned.
+
+    Raises
+    ------
+    RuntimeError
+        The model did not run the operators that it ran when it was traced.
+    """
+    args, kwargs = _as_arguments(inputs)
+    watcher = _Watcher(taps)
+    with evaluation(traced.model), watcher:
+        for tensor in tree_flatten((args, kwargs))[0]:
+            if isinstance(tensor, torch.Tensor):
+                watcher.skip_input()
+        result = traced.model(*args, **kwargs)
+    missing = set(taps) - watcher.seen
+    if missing:
+        raise RuntimeError(
+            f"the forward pass has changed since the model was traced: tensor {min(missing)!r} "
+            "was not computed; trace the model again"
+        )
+    return result
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside ``torch.compile`` and data-parallel wrappers."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(
+            model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+        ):
+            model = model.module
+        else:
+            return model
+
+
+@contextlib.contextmanager
+def evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module, _ in modes:
+            module.training = False
+        # The fused attention hides the layout of its heads.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in modes:
+            module.training = mode
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The values on the host; half precision is widened, which loses nothing."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    return tensor.cpu().numpy()
+
+
+def _named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if (
+        isinstance(inputs, tuple)
+        and len(inputs) == 2
+        and isinstance(inputs[0], tuple)
+        and isinstance(inputs[1], dict)
+    ):
+        return inputs
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+class _Numbering(TorchDispatchMode):
+    """Numbers every tensor that a call returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def next_name(self) -> str:
+        self.number += 1
+        return f"v{self.number}"
+
+
+class _Watcher(_Numbering):
+    def __init__(self, taps: Mapping[str, Callable[[torch.Tensor], None]]):
+        super().__init__()
+        self.taps = taps
+        self.seen: set[str] = set()
+
+    def skip_input(self) -> None:
+        self.next_name()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                name = self.next_name()
+                if name in self.taps:
+                    self.seen.add(name)
+                    self.taps[name](tensor)
+        return result
+
+
+class _GraphRecorder(_Numbering):
+    """Appends structural nodes for every call."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.graph = Graph()
+        self.names: dict[int, str] = {}
+        self.alive: list[torch.Tensor] = []  # identities must not be reused during the pass
+        self.constants: dict[str, torch.Tensor] = {}
+        self.computed: set[str] = set()  # depend on the inputs
+        self.derived: set[str] = set()  # depend on weights, not on the inputs
+        trained = {id(p) for p in model.parameters()}
+        for name, tensor in _named_tensors(model).items():
+            if not tensor.is_floating_point() or id(tensor) in self.names:
+                continue
+            self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
+            self.graph.weights[name] = name
+            if id(tensor) not in trained:
+                self.graph.buffers.add(name)
+
+    def name_of(self, tensor: torch.Tensor, computed: bool = False) -> str:
+        name = self.names.get(id(tensor))
+        if name is None:
+            name = self._register(tensor, self.next_name() if computed else None)
+            if computed:
+                self.computed.add(name)
+            else:
+                self.constants[name] = tensor
+        return name
+
+    def _register(self, tensor: torch.Tensor, name: str | None) -> str:
+        name = name or f"c{len(self.graph.shapes)}"
+        self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
+        self.alive.append(tensor)
+        return name
+
+    def value(self, tensor: torch.Tensor) -> Value:
+        name = self.name_of(tensor)
+        constant = None
+        if name not in self.computed and name not in self.graph.weights:
+            if not tensor.is_floating_point() and tensor.numel() <= CONSTANT_LIMIT:
+                constant = tensor.detach().cpu().numpy()
+        return Value(name, tuple(tensor.shape), tuple(tensor.stride()), constant)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        operator = func.overloadpacket.__name__
+        values_in = tree_map_only(torch.Tensor, self.value, (list(args), kwargs))
+        result = func(*args, **kwargs)
+        outputs = [
+            t
+            for t in (result if isinstance(result, (tuple, list)) else (result,))
+            if isinstance(t, torch.Tensor)
+        ]
+        if outputs:
+            self._record(func, operator, values_in, outputs)
+        return result
+
+    def _record(
+        self, func: Any, operator: str, values_in: Any, outputs: list[torch.Tensor]
+    ) -> None:
+        graph = self.graph
+        args, kwargs = values_in
+        read = [v for v in tree_flatten(values_in)[0] if isinstance(v, Value)]
+        computed = any(v.name in self.computed for v in read)
+        weighted = any(v.name in graph.weights or v.name in self.derived for v in read)
+        written = {id(t): self.names[id(t)] for t in outputs if id(t) in self.names}
+        names = [self._register(t, self.next_name()) for t in outputs]
+        outs = [
+            Value(name, tuple(t.shape)) for name, t in zip(names, outputs, strict=True)
+        ]
+        if operator in FACTORIES or not (computed or weighted):
+            for tensor, name in zip(outputs, names, strict=True):
+                self.constants[name] = tensor
+            return
+        (self.computed if computed else self.derived).update(names)
+        if written and any(name in self.constants for name in written.values()):
+            # A buffer made in the pass and then filled: its parts have a fixed order.
+            self._opaque(read, outs, "written into a preallocated tensor")
+            return
+        rule, parameters = _rule_for(func, operator)
+        if rule is not None:
+            named = {**kwargs, "operator": operator} if "operator" in parameters else kwargs
+            if rule(graph, outs if "outs" in parameters else outs[0], *args, **named) is not False:
+                return
+        self._opaque(read, outs, f"the operator {operator} is not understood")
+
+    def _opaque(self, read: list[Value], outs: list[Value], reason: str) -> None:
+        self.graph.nodes.append(
+            Opaque(tuple(v.name for v in read), tuple(v.name for v in outs), reason)
+        )
+
+    def finish(self, result: Any) -> Graph:
+        """The graph without what no output needs."""
+        graph = self.graph
+        for tensor in tree_flatten(_plain(result))[0]:
+            if isinstance(tensor, torch.Tensor) and id(tensor) in self.names:
+                graph.outputs.append(self.names[id(tensor)])
+        needed = set(graph.outputs)
+        kept = []
+        for node in reversed(graph.nodes):
+            if needed.intersection(output_names(node)):
+                needed.update(input_names(node))
+                kept.append(node)
+        graph.nodes = kept[::-1]
+        for name in needed & set(self.constants):
+            tensor = self.constants[name]
+            if tensor.numel() <= CONSTANT_LIMIT:
+                graph.uniform[name] = uniform_axes(to_numpy(tensor))
+        self.alive.clear()
+        self.constants.clear()
+        return graph
+
+
+def _plain(result: Any) -> Any:
+    """Outputs of any container, dataclasses such as Hugging Face's included."""
+    return dict(result) if isinstance(result, Mapping) else result
+
+
+@functools.cache
+def _rule_for(func: Any, operator: str) -> tuple[Rule | None, frozenset[str]]:
+    """The rule of an operator and the names of the rule's parameters."""
+    found = RULES.get(operator)
+    if found is None and torch.Tag.pointwise in func.tags:
+        found = elementwise
+    return found, frozenset(inspect.signature(found).parameters if found else ())
