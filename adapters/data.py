@@ -69,15 +69,11 @@ def read_data(path: str | os.PathLike[str]) -> LabelledImages:
     return ArrayFile.open(path)
 
 
-def batches(
-    data: LabelledImages,
-    batch_size: int = 64,
-    shape: Shape | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    order: np.ndarray | None = None,
-) -> Iterator[Batch]:
-    """Yield ``(images, labels)``: float32 ``(n, channels, height, width)`` and int64 ``(n,)``.
+@dataclass
+class Batches:
+    """Batches of labelled images, read anew each time that they are iterated over.
+
+    Yields ``(images, labels)``: float32 ``(n, channels, height, width)`` and int64 ``(n,)``.
 
     Parameters
     ----------
@@ -96,22 +92,42 @@ def batches(
     Raises
     ------
     ValueError
-        An unreadable image, NaN or infinite values, a shape that the model does not take.
+        While iterating: an unreadable image, NaN or infinite values, a shape that the model
+        does not take.
+
+    Examples
+    --------
+    >>> data = ArrayFile.of(np.zeros((5, 8, 8), np.uint8), np.arange(5))
+    >>> [images.shape for images, labels in Batches(data, batch_size=3)]
+    [(3, 1, 8, 8), (2, 1, 8, 8)]
     """
-    if batch_size < 1:
-        raise ValueError(f"The batch size must be 1 or more, got {batch_size}.")
-    rows = np.arange(len(data.labels)) if order is None else np.asarray(order)
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        images = data.read(part, shape)
-        if not np.isfinite(images).all():
-            bad = next(
-                i for i, image in zip(part, images, strict=True) if not np.isfinite(image).all()
-            )
-            raise ValueError(
-                f"Image {bad} (counted from 0) holds NaN or infinity; remove or mend it."
-            )
-        yield normalize(images, mean, std), data.labels[part]
+
+    data: LabelledImages
+    batch_size: int = 64
+    shape: Shape | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    order: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"The batch size must be 1 or more, got {self.batch_size}.")
+        self._rows = np.arange(len(self.data.labels)) if self.order is None else self.order
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self._rows), self.batch_size):
+            rows = self._rows[start : start + self.batch_size]
+            images = self.data.read(rows, self.shape)
+            finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+            if not finite.all():
+                raise ValueError(
+                    f"Image {rows[~finite][0]} (counted from 0) holds NaN or infinity; "
+                    "remove or mend it."
+                )
+            yield normalize(images, self.mean, self.std), self.data.labels[rows]
 
 
 def normalize(

@@ -48,7 +48,7 @@ figure { margin: 0; }
 .survivor, .newcomer { width: 22px; height: 6px; border-radius: 3px; margin-left: 14px; }
 .survivor { background: var(--kept); }
 .newcomer { background: var(--new); }
-.closeup { display: grid; grid-template-columns: auto minmax(0, 620px); gap: 4px 8px; }
+.closeup { display: grid; grid-template-columns: max-content minmax(0, 620px); gap: 4px 8px; }
 .closeup .classes { padding: 0; }
 .heads { display: flex; font-size: 11px; color: var(--soft); text-align: center; }
 .heads span { flex: 1; overflow: hidden; }
