@@ -1,0 +1,9 @@
+"""PyTorch: trace a module, collect activations, arrange, reorganize.
+
+Parameters keep their identity: optimizers, schedules, wrappers and checkpoints stay valid.
+"""
+
+from .collect import collect
+from .trace import TracedModel, observe, trace
+
+__all__ = ["TracedModel", "collect", "observe", "trace"]

@@ -1,0 +1,200 @@
+"""Calibration data: any iterable of batches, read several times without a trace.
+
+A pass over the data must not disturb the training around it: the random streams of torch, numpy
+and Python are put back afterwards, so that a run with a pass in it continues as one without, and
+every pass sees the same batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+Unpack = Callable[[Any], tuple[Any, Any]]
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+class Batches:
+    """Batches on the model's device, as ``(inputs, labels)``.
+
+    ``inputs`` is a tuple of positional arguments of the model, or a dict of keyword arguments.
+
+    Parameters
+    ----------
+    source : iterable
+        Yields ``(inputs, labels)``, ``inputs`` alone (a tensor or an array), or a mapping with a
+        key such as ``"labels"``, the rest of which is the model's keyword arguments (or, where it
+        is one tensor, its positional one).  An iterator, which can be read once only, is kept in
+        memory.
+    model : torch.nn.Module
+        Gives the device, and the floating type that inputs are cast to.
+    unpack : callable, optional
+        Turns one batch of the source into ``(inputs, labels)``; labels may be None.
+    max_batches : int, optional
+        Read no more than this many.
+    progress : bool
+        Show a progress bar (tqdm).
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        model: nn.Module,
+        unpack: Unpack | None = None,
+        max_batches: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        if isinstance(source, (str, bytes, torch.Tensor, np.ndarray)) or not hasattr(
+            source, "__iter__"
+        ):
+            raise ValueError(
+                "batches must be an iterable that yields (inputs, labels), such as a DataLoader "
+                f"or a list; got {type(source).__name__}"
+            )
+        if max_batches is not None and max_batches < 1:
+            raise ValueError(f"max_batches must be at least 1, got {max_batches}")
+        if isinstance(source, Iterator):
+            source = list(itertools.islice(source, max_batches))
+        self.source = source
+        self.unpack = unpack or unpack_batch
+        self.max_batches = max_batches
+        self.progress = progress
+        parameter = next(model.parameters(), None)
+        self.device = torch.device("cpu") if parameter is None else parameter.device
+        self.dtype = parameter.dtype if parameter is not None else torch.float32
+
+    def __iter__(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+        return self.read("reading batches")
+
+    def read(self, purpose: str) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+        """Iterate; ``purpose`` stands beside the progress bar.
+
+        Raises
+        ------
+        ValueError
+            If there is no batch, or one whose inputs and labels do not pair.
+        """
+        seen = 0
+        with preserved_randomness():
+            for batch in self._shown(purpose):
+                inputs, labels = self.unpack(batch)
+                inputs = self.prepared(inputs)
+                labels = None if labels is None else torch.as_tensor(labels).to(self.device)
+                rows = samples(inputs)
+                if labels is not None and (labels.ndim == 0 or len(labels) != rows):
+                    raise ValueError(
+                        f"batch {seen} has {rows} inputs and labels of shape "
+                        f"{tuple(labels.shape)}; give one label, or one row of class weights, "
+                        "for each input"
+                    )
+                yield inputs, labels
+                seen += 1
+                if seen == self.max_batches:
+                    break
+        if not seen:
+            raise ValueError("batches is empty: give at least one batch of calibration data")
+
+    def example(self, n: int = 2) -> Inputs:
+        """The first ``n`` samples of the first batch, to trace a model with."""
+        with preserved_randomness():
+            first = next(iter(self.source), None)
+        if first is None:
+            raise ValueError("batches is empty: give at least one batch of calibration data")
+        inputs = self.prepared(self.unpack(first)[0])
+        rows = samples(inputs)
+
+        def cut(value: Any) -> Any:
+            whole = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
+            return value[:n] if whole else value
+
+        if isinstance(inputs, dict):
+            return {name: cut(value) for name, value in inputs.items()}
+        return tuple(cut(value) for value in inputs)
+
+    def prepared(self, inputs: Any) -> Inputs:
+        """Inputs in one form, on the device."""
+        if isinstance(inputs, Mapping):
+            return {str(name): self._moved(value) for name, value in inputs.items()}
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        return tuple(self._moved(value) for value in inputs)
+
+    def _shown(self, purpose: str) -> Iterable[Any]:
+        if not self.progress:
+            return self.source
+        from tqdm.auto import tqdm
+
+        total = len(self.source) if hasattr(self.source, "__len__") else None
+        if self.max_batches is not None:
+            total = self.max_batches if total is None else min(total, self.max_batches)
+        return tqdm(self.source, desc=purpose, total=total, leave=False, unit="batch")
+
+    def _moved(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = torch.as_tensor(value)
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.is_floating_point() and self.dtype.is_floating_point:
+            return value.to(self.device, self.dtype, non_blocking=True)
+        return value.to(self.device, non_blocking=True)
+
+
+def unpack_batch(batch: Any) -> tuple[Any, Any]:
+    """Inputs and labels of a batch in one of the usual forms.
+
+    >>> unpack_batch({"pixel_values": 1, "labels": 2})
+    (1, 2)
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in LABEL_KEYS if key in batch), None)
+        rest = {name: batch[name] for name in batch if name != key}
+        if not rest:
+            raise ValueError(
+                f"a batch with the keys {sorted(map(str, batch))} has no input beside its labels; "
+                "pass unpack=function that returns (inputs, labels)"
+            )
+        inputs = next(iter(rest.values())) if len(rest) == 1 else rest
+        return inputs, None if key is None else batch[key]
+    if isinstance(batch, (torch.Tensor, np.ndarray)):
+        return batch, None
+    if isinstance(batch, Sequence) and len(batch) in (1, 2):
+        inputs = tuple(batch[0]) if isinstance(batch[0], list) else batch[0]
+        return inputs, batch[1] if len(batch) == 2 else None
+    raise ValueError(
+        f"a batch must be (inputs, labels), inputs alone, or a mapping; got {type(batch).__name__}"
+        f"{f' of length {len(batch)}' if isinstance(batch, Sequence) else ''}; pass "
+        "unpack=function that returns (inputs, labels)"
+    )
+
+
+def samples(inputs: Inputs) -> int:
+    """Length of the first axis of the first tensor of ``inputs``."""
+    for value in inputs.values() if isinstance(inputs, dict) else inputs:
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return len(value)
+    raise ValueError("a batch holds no tensor with a first axis of samples")
+
+
+@contextlib.contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Put the random states of torch, numpy and Python back on leaving."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    state = torch.get_rng_state()
+    device_states = torch.cuda.get_rng_state_all() if cuda else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(state)
+        if cuda:
+            torch.cuda.set_rng_state_all(device_states)
