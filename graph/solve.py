@@ -100,8 +100,7 @@ class _Solution:
         signature = members + _sum_by(table.label, _mix(roles, _mix(table.places, 2)), self.count)
         for i, (fine, keys) in enumerate(state.partitions):
             keys = np.where(keys < 0, keys, label[np.maximum(keys, 0)])
-            pairs = np.unique(np.stack([label[fine].ravel(), keys.ravel()]), axis=1)
-            np.add.at(signature, pairs[0], _mix(pairs[1], _mix(np.array([i]), 3)))
+            np.add.at(signature, label[fine].ravel(), _mix(keys.ravel(), _mix(np.array([i]), 3)))
         return self._assemble(table, members, signature, roles)
 
     def _roles(self, table: _Table) -> np.ndarray:
