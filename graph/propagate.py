@@ -1,24 +1,19 @@
-"""One pass over the nodes: equations and partitions between atoms.
+"""One pass over the nodes: what each kind of node says about the labels of its tensors.
 
-Every axis of every weight starts with an atom for each position; these are its *places*.  Each
-node then says what must move together:
-
-- an **equation** ``a = b``: the two atoms are one channel;
-- a **partition** ``a | k``: atoms of one array may be exchanged only where their keys ``k`` agree
-  (channels summed together, channels of one group of a grouped convolution, ...);
-- a **freeze**: the atom keeps its place, for a reason.
-
-All three are arrays, recorded now and solved at once by :mod:`rejuvenet.graph.solve`.  When in
-doubt a rule ties or freezes more than necessary: that loses freedom and never exactness.
+Every axis of every weight starts with an atom for each position; these are its *places*.  Every rule
+labels the output of a node and records in :mod:`rejuvenet.graph.constraints` what must move
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
+from .joining import join, join_contraction
 from .labels import Component, is_distinct, occurrence, reshaped
 from .nodes import (
     Concat,
@@ -34,189 +29,10 @@ from .nodes import (
     Positional,
     Reduce,
     Reshape,
-    Shape,
     Transpose,
     input_names,
     output_names,
 )
-
-FIXED_ORDER = "meets a tensor whose order is fixed"
-BY_POSITION = "its axis is read position by position"
-
-
-@dataclass
-class Places:
-    """The positions along one axis (or one joint axis) of one weight."""
-
-    weight: str
-    view: Shape
-    axes: tuple[int, ...]
-    atoms: np.ndarray
-    kind: str = ""
-    role: str = ""
-    origin: str = ""
-    read: str = ""  # tensor that a consumer reads, the last one where there are several
-
-
-@dataclass
-class Constraints:
-    """All that a pass over a graph recorded."""
-
-    size: int = 0
-    places: list[Places] = field(default_factory=list)
-    origins: list[tuple[int, int]] = field(default_factory=list)  # (first atom, places or -1)
-    equations: list[tuple[Component, Component]] = field(default_factory=list)
-    partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    labels: dict[str, list[Component]] = field(default_factory=dict)
-
-    def fresh(self, shape: Shape, places: int = -1) -> np.ndarray:
-        """New atoms; ``places`` is the index of the places that they are, if any."""
-        count = int(np.prod(shape, dtype=np.int64))
-        atoms = np.arange(self.size, self.size + count).reshape(shape)
-        self.origins.append((self.size, places))
-        self.size += count
-        return atoms
-
-    def equate(self, a: Component, b: Component) -> None:
-        """``a`` and ``b`` over the same axes are the same channels."""
-        if a.atoms is not b.atoms:
-            self.equations.append((a, b))
-
-    def tie(self, fine: Component, coarse: np.ndarray) -> None:
-        """Every atom of ``fine`` is the channel ``coarse`` (broadcast to it) at its position."""
-        coarse = np.broadcast_to(coarse, fine.atoms.shape)
-        self.equate(fine, Component(fine.axes, coarse, occurrence(coarse)))
-
-    def divide(self, fine: np.ndarray, keys: np.ndarray | None) -> None:
-        """Atoms of ``fine`` may be exchanged where ``keys`` agree; None: all belong together.
-
-        Keys are atoms, or negative numbers that stand for themselves.
-        """
-        keys = np.broadcast_to(-1 if keys is None else keys, fine.shape)
-        self.partitions.append((fine, keys))
-
-    def freeze(self, components: Sequence[Component], reason: str) -> None:
-        """Nothing in ``components`` may move."""
-        self.frozen += [(c.atoms, reason) for c in components]
-
-    def origin(self, atom: int) -> int:
-        """Index of the places that an atom was made for, or -1."""
-        low, high = 0, len(self.origins)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.origins[middle][0] <= atom else (low, middle)
-        return self.origins[low][1]
-
-    def collapse(self, component: Component, drop: set[int], reason: str) -> list[Component]:
-        """The component without the axes ``drop``, whose positions are told apart from now on."""
-        if not drop & set(component.axes):
-            return [component]
-        rest = tuple(a for a in component.axes if a not in drop)
-        if not rest or component.coarse:
-            self.freeze([component], reason)
-            return []
-        sizes = dict(zip(component.axes, component.atoms.shape, strict=True))
-        atoms = self.fresh(tuple(sizes[a] for a in rest))
-        view = atoms.reshape([sizes[a] if a in rest else 1 for a in component.axes])
-        self.tie(component, view)
-        return [Component(rest, atoms)]
-
-    def fix(self, component: Component, fixed: set[int]) -> list[Component]:
-        """The component where positions along the axes ``fixed`` keep their places."""
-        axes = [i for i, a in enumerate(component.axes) if a in fixed]
-        if not axes:
-            return [component]
-        if len(axes) == len(component.axes) or component.coarse:
-            self.freeze([component], FIXED_ORDER)
-            return []
-        shape = [n if i in axes else 1 for i, n in enumerate(component.atoms.shape)]
-        self.divide(component.atoms, -1 - np.arange(int(np.prod(shape))).reshape(shape))
-        return [component]
-
-    def without(self, component: Component, drop: set[int]) -> list[Component]:
-        """The component after its axes ``drop`` were summed: order free, membership kept."""
-        if not drop & set(component.axes):
-            return [component]
-        rest = tuple(a for a in component.axes if a not in drop)
-        if not rest:
-            self.divide(component.atoms, None)
-            return []
-        order = [component.axes.index(a) for a in rest]
-        order += [i for i, a in enumerate(component.axes) if a in drop]
-        shape = tuple(component.atoms.shape[i] for i in order[: len(rest)])
-        rows = component.atoms.transpose(order).reshape(int(np.prod(shape)), -1)
-        distinct, row = np.unique(rows, axis=0, return_inverse=True)
-        atoms = self.fresh((len(distinct),))[row.reshape(shape)]
-        view = atoms.reshape([shape[rest.index(a)] if a in rest else 1 for a in component.axes])
-        self.divide(component.atoms, view)
-        keys = None if len(distinct) == len(rows) else occurrence(atoms)
-        return [Component(rest, atoms, keys, coarse=True)]
-
-    def settle(self, component: Component) -> list[Component]:
-        """The component in its simplest form; a single atom picked out keeps its place."""
-        component = component.simplified()
-        if component.axes:
-            return [component]
-        self.divide(component.atoms.reshape(1), None)
-        return []
-
-
-def join(
-    state: Constraints,
-    left: list[Component],
-    right: list[Component],
-    shape: Shape,
-    shared: set[int],
-) -> list[Component]:
-    """Labels of a tensor that ``left`` and ``right`` both describe.
-
-    ``shared`` are the axes that both tensors run along.
-    """
-    merged = list(left)
-    for other in right:
-        same = next((c for c in merged if c.axes == other.axes), None)
-        if same is not None:
-            if same.coarse == other.coarse:
-                state.equate(same, other)
-                if same.keys is None and other.keys is not None:
-                    merged[merged.index(same)] = other
-            else:
-                fine, coarse = (other, same) if same.coarse else (same, other)
-                state.divide(fine.atoms, coarse.atoms)
-                merged[merged.index(same)] = fine
-            continue
-        merged = _relate(state, merged, other, shape, shared)
-    return merged
-
-
-def _relate(
-    state: Constraints, merged: list[Component], other: Component, shape: Shape, shared: set[int]
-) -> list[Component]:
-    """Add ``other``, whose axes are those of no component in ``merged``."""
-    for i, component in enumerate(merged):
-        common = set(component.axes) & set(other.axes) & shared
-        if not common:
-            continue
-        rest = [*merged[:i], *merged[i + 1 :]]
-        if common == set(component.axes):
-            inner, outer = component, other
-        elif common == set(other.axes):
-            inner, outer = other, component
-        else:  # they share some axes only: what they share is one component
-            for half in (component, other):
-                left = state.collapse(half, set(half.axes) - common, BY_POSITION)
-                rest = join(state, rest, left, shape, shared)
-            return rest
-        if inner.coarse:
-            state.divide(outer.atoms, inner.over(outer.axes, shape))
-        elif outer.coarse:
-            state.freeze([inner, outer], FIXED_ORDER)
-        else:
-            state.tie(outer, inner.over(outer.axes, shape))
-        return join(state, rest, [outer], shape, shared)
-    return [*merged, other]
 
 
 class Propagation:
@@ -317,12 +133,10 @@ class Propagation:
     # --- one rule for each kind of node ---------------------------------------------------
 
     def align(self, name: str, output: str) -> tuple[list[Component], set[int], set[int]]:
-        """Labels of an operand in the axes of the output; axes it runs along; axes of fixed order."""
+        """Labels of an operand in the axes of the output, axes it runs along, and fixed ones."""
         shape, out = self.graph.shapes[name], self.graph.shapes[output]
         shift = len(out) - len(shape)
-        components = [
-            replace(c, axes=tuple(a + shift for a in c.axes)) for c in self.labels[name]
-        ]
+        components = [replace(c, axes=tuple(a + shift for a in c.axes)) for c in self.labels[name]]
         uniform = self.graph.uniform.get(name, frozenset())
         along = {a + shift for a, n in enumerate(shape) if n > 1 and a not in uniform}
         covered = {a for c in components for a in c.axes}
@@ -401,16 +215,17 @@ class Propagation:
             fixed |= (along & shared) - {a for c in components for a in c.axes}
             sides.append(components)
         shape = tuple(sizes)
-        for k, name in enumerate(node.inputs):
+        for k, side in enumerate(sides):
             kept = []
-            for component in sides[k]:
+            for component in side:
                 for part in state.collapse(component, alone, BY_POSITION):
                     kept += state.fix(part, fixed)
             sides[k] = kept
         self._describe_contraction(node, sides, index, shared, summed)
         merged: list[Component] = []
         for component in join_contraction(state, sides, shape, shared):
-            merged = join(state, merged, state.without(component, summed), shape, set(range(len(shape))))
+            parts = state.without(component, summed)
+            merged = join(state, merged, parts, shape, set(range(len(shape))))
         place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
         self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
 
@@ -436,9 +251,7 @@ class Propagation:
         met = self.met([c for c in sides[1 - k] if set(c.axes) & shared])
         for component in sides[k]:
             axes = set(component.axes)
-            kind = (
-                "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
-            )
+            kind = "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
             self.describe([component], kind, "weight", "" if kind == "producer" else met)
             if kind == "consumer":
                 for places in self.places_of(component):
@@ -492,7 +305,9 @@ class Propagation:
         """Arrays of atoms one after the other; on the other axes the inputs agree."""
         state, graph, k = self.state, self.graph, node.axis
         shape = graph.shapes[node.output]
-        along, across, others = [], [], []
+        along: list[Component | None] = []
+        across: list[Component] = []
+        others = []
         for name in node.inputs:
             components, runs, fixed = self.align(name, node.output)
             mine = [c for c in components if k in c.axes]
@@ -500,7 +315,8 @@ class Propagation:
                 for extra in mine[1:]:
                     state.collapse(extra, {k}, FIXED_ORDER)
             along.append(mine[0] if mine else None)
-            others.append((name, [c for c in components if k not in c.axes], runs - {k}, fixed - {k}))
+            across_k = [c for c in components if k not in c.axes]
+            others.append((name, across_k, runs - {k}, fixed - {k}))
         if any(c is not None for c in along):
             axes = {c.axes for c in along if c is not None}
             coarse = any(c.coarse for c in along if c is not None)
@@ -572,28 +388,6 @@ class Propagation:
             self.labels[name] = []
 
 
-def join_contraction(
-    state: Constraints, sides: list[list[Component]], shape: Shape, shared: set[int]
-) -> list[Component]:
-    """Labels over all axes of a contraction, before anything is summed.
-
-    Components with equal axes are equal.  A component that has met its equal needs no comparison
-    with others: a grouped convolution's output atoms share the axis of groups with its input
-    atoms and are divided by them only once these are summed.
-    """
-    left, right = sides
-    matched: list[Component] = []
-    loose: list[list[Component]] = [[], []]
-    for component in left:
-        same = next((c for c in right if c.axes == component.axes), None)
-        if same is None:
-            loose[0].append(component)
-        else:
-            matched += join(state, [component], [same], shape, shared)
-    loose[1] = [c for c in right if all(c.axes != m.axes for m in matched)]
-    return matched + join(state, loose[0], loose[1], shape, shared)
-
-
 def _grouped_weights(graph: Graph) -> dict[str, int]:
     """Weights of grouped convolutions and their number of groups.
 
@@ -619,8 +413,6 @@ def _grouped_weights(graph: Graph) -> dict[str, int]:
             if name in graph.weights:
                 if graph.shapes[name] == shape and len(shape) > 1 and shape[1] > 1:
                     found[graph.weights[name]] = groups
-            elif isinstance(made_by.get(name), (Elementwise, PerChannel)):
-                pending += input_names(made_by[name])
-            elif isinstance(made_by.get(name), Reshape):  # weights flattened and restored
+            elif isinstance(made_by.get(name), (Elementwise, PerChannel, Reshape)):
                 pending += input_names(made_by[name])
     return found

@@ -11,16 +11,19 @@ Multisets are compared by the sum of 64-bit hashes of their elements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .channels import ChannelGroup, Member, Tap
+from .constraints import Constraints, Places
 from .labels import Component
-from .nodes import Graph, Opaque, output_names
-from .propagate import Constraints, Places, Propagation
+from .nodes import Graph, Opaque, input_names, output_names
+from .propagate import Propagation
 
 
 def find_groups(graph: Graph) -> list[ChannelGroup]:
@@ -70,6 +73,13 @@ class _Table:
 class _Solution:
     def __init__(self, graph: Graph, state: Constraints):
         self.graph, self.state = graph, state
+        self.step = {name: i for i, name in enumerate(state.labels)}
+        self.made_by = {
+            out: node
+            for node in graph.nodes
+            if not isinstance(node, Opaque)
+            for out in output_names(node)
+        }
         self.label = _classes(state)
         self.count = int(self.label.max()) + 1 if state.size else 0
         self.reason = np.full(self.count, -1)
@@ -138,11 +148,9 @@ class _Solution:
         group_of = group_of[by_group]
         cuts = np.flatnonzero(np.r_[True, group_of[1:] != group_of[:-1], True])
         groups = []
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, stop in itertools.pairwise(cuts):
             groups.append(
-                self._group(
-                    label[start:stop], places[start:stop], position[start:stop], signature
-                )
+                self._group(label[start:stop], places[start:stop], position[start:stop], signature)
             )
         groups.sort(key=lambda item: item[0])
         return _with_unique_names([group for _, group in groups])
@@ -152,24 +160,22 @@ class _Solution:
     ) -> tuple[int, ChannelGroup]:
         state = self.state
         cuts = np.flatnonzero(np.r_[True, places[1:] != places[:-1], True])
-        spans = [(int(places[a]), slice(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        spans = [(int(places[a]), slice(a, b)) for a, b in itertools.pairwise(cuts)]
         first = next(
-            i for i, (p, _) in enumerate(spans)
+            i
+            for i, (p, _) in enumerate(spans)
             if state.places[p].kind == "producer" and state.places[p].role == "weight"
         )
         index, span = spans[first]
-        repeats = {p: (s.stop - s.start) // len(np.unique(label[s])) for p, s in spans}
+        # In every span the rows stand by class; all classes have equally many.
+        classes = np.unique(label[span])
+        rows = [position[s].reshape(len(classes), -1) for _, s in spans]
         # Channels in the order of their first place in the first producer.
-        classes = label[span][:: repeats[index]]
-        classes = classes[np.argsort(position[span][:: repeats[index]], kind="stable")]
-        rank = np.empty(self.count, np.int64)
-        rank[classes] = np.arange(len(classes))
-        built = []
-        for p, s in spans:
-            rows = position[s].reshape(-1, repeats[p])
-            ordered = np.empty_like(rows)
-            ordered[rank[label[s][:: repeats[p]]]] = rows
-            built.append(self._member(state.places[p], ordered))
+        order = np.argsort(rows[first].min(axis=1), kind="stable")
+        classes = classes[order]
+        built = [
+            self._member(state.places[p], r[order]) for (p, _), r in zip(spans, rows, strict=True)
+        ]
         movable = self.reason[classes] < 0
         sets = []
         if movable.any():
@@ -215,8 +221,7 @@ class _Solution:
         read = [p.read for p in places if p.kind == "consumer" and p.read]
         if not read:
             return None
-        position = {name: i for i, name in enumerate(self.state.labels)}
-        name = max(read, key=position.__getitem__)
+        name: str | None = max(read, key=self.step.__getitem__)
         found = None
         while name is not None:
             axis_and_index = self._channel_axis(name, classes)
@@ -233,17 +238,8 @@ class _Solution:
 
     def _source(self, name: str) -> str | None:
         """First input of the node that made a tensor."""
-        if not hasattr(self, "_made_by"):
-            self._made_by = {
-                out: node
-                for node in self.graph.nodes
-                if not isinstance(node, Opaque)
-                for out in output_names(node)
-            }
-        node = self._made_by.get(name)
-        if node is None:
-            return None
-        return node.inputs[0] if hasattr(node, "inputs") else node.input
+        node = self.made_by.get(name)
+        return None if node is None else input_names(node)[0]
 
     def _channel_axis(self, name: str, classes: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Axis on which a tensor carries the classes and their places there; axis -1 if joint."""
@@ -276,11 +272,7 @@ def _classes(state: Constraints) -> np.ndarray:
 
 def _with_unique_names(groups: list[ChannelGroup]) -> list[ChannelGroup]:
     """Groups that share a first producer are told apart by the rows that they own there."""
-    from dataclasses import replace
-
-    counts: dict[str, int] = {}
-    for group in groups:
-        counts[group.name] = counts.get(group.name, 0) + 1
+    counts = Counter(group.name for group in groups)
     named = []
     for group in groups:
         if counts[group.name] > 1:

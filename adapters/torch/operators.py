@@ -112,9 +112,7 @@ def addmm(graph: Graph, out: Value, bias: Value, a: Value, b: Value, **_: Any) -
     axes = ("mk", "kn", "mn") if len(a.shape) == 2 else ("bmk", "bkn", "bmn")
     _product(graph, a, b, target, axes)
     if len(bias.shape) == 1:
-        graph.nodes.append(
-            PerChannel((target, bias.name), out.name, len(out.shape) - 1, ("bias",))
-        )
+        graph.nodes.append(PerChannel((target, bias.name), out.name, len(out.shape) - 1, ("bias",)))
     else:
         graph.nodes.append(Elementwise((target, bias.name), out.name, "add"))
 
@@ -128,9 +126,7 @@ def linear(graph: Graph, out: Value, x: Value, weight: Value, bias: Value | None
         Contraction((x.name, weight.name), target, (*batch, "k"), ("n", "k"), (*batch, "n"))
     )
     if bias is not None:
-        graph.nodes.append(
-            PerChannel((target, bias.name), out.name, len(out.shape) - 1, ("bias",))
-        )
+        graph.nodes.append(PerChannel((target, bias.name), out.name, len(out.shape) - 1, ("bias",)))
 
 
 @rule(
@@ -193,7 +189,12 @@ def _affine(graph: Graph, x: str, out: Value, axis: int, scale: Any, shift: Any)
 
 @rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(
-    graph: Graph, out: Value, x: Value, over: Sequence[int], scale: Any = None, shift: Any = None,
+    graph: Graph,
+    out: Value,
+    x: Value,
+    over: Sequence[int],
+    scale: Any = None,
+    shift: Any = None,
     *_: Any,
 ) -> None:
     """Normalization over the last axes."""
@@ -214,8 +215,16 @@ def layer_norm(
 
 @rule("native_group_norm")
 def group_norm(
-    graph: Graph, out: Value, x: Value, scale: Any, shift: Any, n: int, c: int, size: int,
-    groups: int, *_: Any,
+    graph: Graph,
+    out: Value,
+    x: Value,
+    scale: Any,
+    shift: Any,
+    n: int,
+    c: int,
+    size: int,
+    groups: int,
+    *_: Any,
 ) -> None:
     """Normalization over the channels of a group and all positions."""
     shape = (n, groups, c // groups, *x.shape[2:])
@@ -247,8 +256,22 @@ def weight_norm(graph: Graph, outs: Sequence[Value], v: Value, g: Value, axis: i
 
 
 @rule(
-    "mean", "sum", "amax", "amin", "prod", "logsumexp", "any", "all", "nansum", "norm",
-    "var", "std", "linalg_vector_norm", "max", "min", "median",
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "prod",
+    "logsumexp",
+    "any",
+    "all",
+    "nansum",
+    "norm",
+    "var",
+    "std",
+    "linalg_vector_norm",
+    "max",
+    "min",
+    "median",
 )
 def reduction(
     graph: Graph, outs: Sequence[Value], x: Value, *args: Any, operator: str, **named: Any
@@ -259,8 +282,9 @@ def reduction(
         return
     if operator in ("linalg_vector_norm", "norm"):
         args = args[1:]
-    axes = _axes(named.get("dim", args[0] if args and not isinstance(args[0], bool) else None),
-                 len(x.shape))
+    axes = _axes(
+        named.get("dim", args[0] if args and not isinstance(args[0], bool) else None), len(x.shape)
+    )
     graph.nodes.append(Reduce(x.name, outs[0].name, axes, len(outs[0].shape) == len(x.shape)))
     for indices in outs[1:]:  # they depend on the order
         graph.nodes.append(_positions(graph, x, indices, axes))
@@ -279,9 +303,7 @@ def arg_reduction(graph: Graph, out: Value, x: Value, axis: Any = None, *_: Any)
 
 
 @rule("var_mean", "std_mean", "aminmax")
-def two_reductions(
-    graph: Graph, outs: Sequence[Value], x: Value, *args: Any, **named: Any
-) -> None:
+def two_reductions(graph: Graph, outs: Sequence[Value], x: Value, *args: Any, **named: Any) -> None:
     """Two statistics at once."""
     for out in outs:
         reduction(graph, [out], x, *args, operator="var", **named)
@@ -291,15 +313,38 @@ def two_reductions(
 
 
 @rule(
-    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "max_pool1d", "max_pool2d", "max_pool3d", "mkldnn_max_pool2d",
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d", "adaptive_max_pool3d", "fractional_max_pool2d",
-    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
-    "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
-    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
-    "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "mkldnn_max_pool2d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "fractional_max_pool2d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact2d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_trilinear3d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
 )
 def spatial(
     graph: Graph, outs: Sequence[Value], x: Value, *_: Any, operator: str, **__: Any
@@ -353,8 +398,17 @@ def im2col(graph: Graph, out: Value, x: Value, *_: Any) -> None:
 
 
 @rule(
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze",
-    "_reshape_alias", "view_copy", "squeeze_", "unsqueeze_",
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "_reshape_alias",
+    "view_copy",
+    "squeeze_",
+    "unsqueeze_",
 )
 def reshape(graph: Graph, out: Value, x: Value, *_: Any, **__: Any) -> None:
     """Row-major order is kept."""
@@ -416,11 +470,17 @@ def stack(graph: Graph, out: Value, parts: Sequence[Value], axis: int = 0) -> No
     graph.nodes.append(Concat(tuple(names), out.name, axis))
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "unsafe_split",
-      "unsafe_chunk", "unsafe_split_with_sizes")
-def split(
-    graph: Graph, outs: Sequence[Value], x: Value, _: Any, axis: int = 0, **__: Any
-) -> None:
+@rule(
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "tensor_split",
+    "split_copy",
+    "unsafe_split",
+    "unsafe_chunk",
+    "unsafe_split_with_sizes",
+)
+def split(graph: Graph, outs: Sequence[Value], x: Value, _: Any, axis: int = 0, **__: Any) -> None:
     """Consecutive parts of one axis."""
     axis, start = _axis(axis, len(x.shape)), 0
     for out in outs:
@@ -431,7 +491,12 @@ def split(
 
 @rule("slice", "slice_copy")
 def slice_(
-    graph: Graph, out: Value, x: Value, axis: int = 0, start: Any = None, stop: Any = None,
+    graph: Graph,
+    out: Value,
+    x: Value,
+    axis: int = 0,
+    start: Any = None,
+    stop: Any = None,
     step: int = 1,
 ) -> None:
     """A range of one axis."""
@@ -609,16 +674,14 @@ ELEMENTWISE_OP = {
     "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
     "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
     "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",
-    "_conj", "nan_to_num", "bernoulli", "hardswish_", "hardsigmoid_", "hardtanh_", "silu_",
+    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "hardsigmoid_", "hardtanh_", "silu_",
     "leaky_relu_", "elu_", "sigmoid_", "celu_", "mish_",
 )  # fmt: skip
 def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: Any) -> None:
     """Every tensor among the arguments meets the output position by position."""
     values = [v for v in (*args, *named.values()) if isinstance(v, Value)]
     graph.nodes.append(
-        Elementwise(
-            tuple(v.name for v in values), out.name, ELEMENTWISE_OP.get(operator, "other")
-        )
+        Elementwise(tuple(v.name for v in values), out.name, ELEMENTWISE_OP.get(operator, "other"))
     )
 
 

@@ -189,9 +189,7 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     while True:
         if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(
-            model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-        ):
+        elif isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             model = model.module
         else:
             return model
@@ -311,9 +309,9 @@ class _GraphRecorder(_Numbering):
     def value(self, tensor: torch.Tensor) -> Value:
         name = self.name_of(tensor)
         constant = None
-        if name not in self.computed and name not in self.graph.weights:
-            if not tensor.is_floating_point() and tensor.numel() <= CONSTANT_LIMIT:
-                constant = tensor.detach().cpu().numpy()
+        known = name in self.computed or name in self.graph.weights
+        if not known and not tensor.is_floating_point() and tensor.numel() <= CONSTANT_LIMIT:
+            constant = tensor.detach().cpu().numpy()
         return Value(name, tuple(tensor.shape), tuple(tensor.stride()), constant)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -340,9 +338,7 @@ class _GraphRecorder(_Numbering):
         weighted = any(v.name in graph.weights or v.name in self.derived for v in read)
         written = {id(t): self.names[id(t)] for t in outputs if id(t) in self.names}
         names = [self._register(t, self.next_name()) for t in outputs]
-        outs = [
-            Value(name, tuple(t.shape)) for name, t in zip(names, outputs, strict=True)
-        ]
+        outs = [Value(name, tuple(t.shape)) for name, t in zip(names, outputs, strict=True)]
         if operator in FACTORIES or not (computed or weighted):
             for tensor, name in zip(outputs, names, strict=True):
                 self.constants[name] = tensor

@@ -111,8 +111,6 @@ def _contract(node: Contraction, values: dict, graph: Graph) -> np.ndarray:
     size |= dict(zip(node.b_axes, b.shape, strict=True))
     size |= dict(zip(node.out_axes, graph.shapes[node.output], strict=True))
     kernel = _rng(node.output).normal(size=[size[v] for v in (*own, *new)])
-    terms = [
-        "".join(code[v] for v in axes) for axes in (node.a_axes, node.b_axes, (*own, *new))
-    ]
+    terms = ["".join(code[v] for v in axes) for axes in (node.a_axes, node.b_axes, (*own, *new))]
     out = "".join(code[v] for v in node.out_axes)
     return np.einsum(f"{','.join(terms)}->{out}", a, b, kernel, optimize=True)

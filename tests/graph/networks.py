@@ -128,8 +128,13 @@ class Builder:
     def take(self, x):
         c = self.shape(x)[1]
         indices = self.pick(
-            np.arange(c // 2), np.arange(c // 2, c), np.arange(0, c, 2), np.arange(c)[::-1],
-            np.array([c - 1]), np.repeat(np.arange(c), 2)[: c + 1], np.roll(np.arange(c), 1),
+            np.arange(c // 2),
+            np.arange(c // 2, c),
+            np.arange(0, c, 2),
+            np.arange(c)[::-1],
+            np.array([c - 1]),
+            np.repeat(np.arange(c), 2)[: c + 1],
+            np.roll(np.arange(c), 1),
         )
         if len(indices) == 0:
             return x
@@ -204,7 +209,10 @@ class Builder:
             Reduce(y, mean, (3,), True),
             Elementwise((y, mean, self.weight(c)), normal, "mul"),
             Contraction(
-                (normal, self.weight(6, c)), out, ("n", "h", "w", "i"), ("o", "i"),
+                (normal, self.weight(6, c)),
+                out,
+                ("n", "h", "w", "i"),
+                ("o", "i"),
                 ("n", "h", "w", "o"),
             ),
         ]
@@ -217,8 +225,13 @@ class Builder:
         inner = heads * dim
         fused = self.new((n, h * w, 3 * inner))
         self.graph.nodes.append(
-            Contraction((tokens, self.weight(3 * inner, c)), fused, ("n", "t", "i"), ("o", "i"),
-                        ("n", "t", "o"))
+            Contraction(
+                (tokens, self.weight(3 * inner, c)),
+                fused,
+                ("n", "t", "i"),
+                ("o", "i"),
+                ("n", "t", "o"),
+            )
         )
         split = self._via(fused, (n, h * w, 3, heads, dim), (2, 0, 3, 1, 4))
         parts = []
@@ -237,8 +250,9 @@ class Builder:
         merged = self._via(self._via(mixed, self.shape(mixed), (0, 2, 1, 3)), (n, h * w, inner))
         out = self.new((n, h * w, 4))
         self.graph.nodes.append(
-            Contraction((merged, self.weight(4, inner)), out, ("n", "t", "i"), ("o", "i"),
-                        ("n", "t", "o"))
+            Contraction(
+                (merged, self.weight(4, inner)), out, ("n", "t", "i"), ("o", "i"), ("n", "t", "o")
+            )
         )
         return self.unary(self._via(self._via(out, (n, h * w, 4), (0, 2, 1)), (n, 4, h, w)))
 
@@ -266,16 +280,33 @@ class Builder:
             self.graph.nodes.append(Reduce(x, flat, (2, 3), False))
         out = self.new((n, 3))
         self.graph.nodes.append(
-            Contraction((flat, self.weight(3, self.shape(flat)[1])), out, ("n", "i"), ("o", "i"),
-                        ("n", "o"))
+            Contraction(
+                (flat, self.weight(3, self.shape(flat)[1])), out, ("n", "i"), ("o", "i"), ("n", "o")
+            )
         )
         self.graph.outputs.append(out)
 
 
 UNARY_LAYERS = (
-    "conv", "conv", "conv", "grouped", "depthwise", "standardized", "norm", "unary", "take", "pad",
-    "shuffle", "pixel_shuffle", "gate", "spatial_gate", "group_norm", "channels_last", "attention",
-    "repeat", "twice",
+    "conv",
+    "conv",
+    "conv",
+    "grouped",
+    "depthwise",
+    "standardized",
+    "norm",
+    "unary",
+    "take",
+    "pad",
+    "shuffle",
+    "pixel_shuffle",
+    "gate",
+    "spatial_gate",
+    "group_norm",
+    "channels_last",
+    "attention",
+    "repeat",
+    "twice",
 )
 BINARY_LAYERS = ("add", "concat")
 
@@ -288,7 +319,9 @@ class Network(NamedTuple):
 
     def __repr__(self) -> str:
         shapes = self.graph.shapes
-        lines = [f"{node}  -> {[shapes[n] for n in output_names(node)]}" for node in self.graph.nodes]
+        lines = [
+            f"{node}  -> {[shapes[n] for n in output_names(node)]}" for node in self.graph.nodes
+        ]
         return "\n".join(["", *lines, f"outputs {self.graph.outputs}"])
 
 

@@ -1,0 +1,141 @@
+"""What must move together: equations, partitions and freezes between atoms.
+
+- An **equation** ``a = b``: the two atoms are one channel.
+- A **partition** ``a | k``: atoms of one array may be exchanged only where their keys ``k`` agree
+  (channels summed together, channels of one group of a grouped convolution, ...).
+- A **freeze**: the atom keeps its place, for a reason.
+
+All three are arrays, recorded during the pass over the graph and solved at once afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .labels import Component, occurrence
+from .nodes import Shape
+
+FIXED_ORDER = "meets a tensor whose order is fixed"
+BY_POSITION = "its axis is read position by position"
+
+
+@dataclass
+class Places:
+    """The positions along one axis (or one joint axis) of one weight."""
+
+    weight: str
+    view: Shape
+    axes: tuple[int, ...]
+    atoms: np.ndarray
+    kind: str = ""
+    role: str = ""
+    origin: str = ""
+    read: str = ""  # tensor that a consumer reads, the last one where there are several
+
+
+@dataclass
+class Constraints:
+    """All that a pass over a graph recorded."""
+
+    size: int = 0
+    places: list[Places] = field(default_factory=list)
+    origins: list[tuple[int, int]] = field(default_factory=list)  # (first atom, places or -1)
+    equations: list[tuple[Component, Component]] = field(default_factory=list)
+    partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    labels: dict[str, list[Component]] = field(default_factory=dict)
+
+    def fresh(self, shape: Shape, places: int = -1) -> np.ndarray:
+        """New atoms; ``places`` is the index of the places that they are, if any."""
+        count = int(np.prod(shape, dtype=np.int64))
+        atoms = np.arange(self.size, self.size + count).reshape(shape)
+        self.origins.append((self.size, places))
+        self.size += count
+        return atoms
+
+    def equate(self, a: Component, b: Component) -> None:
+        """``a`` and ``b`` over the same axes are the same channels."""
+        if a.atoms is not b.atoms:
+            self.equations.append((a, b))
+
+    def tie(self, fine: Component, coarse: np.ndarray) -> None:
+        """Every atom of ``fine`` is the channel ``coarse`` (broadcast to it) at its position."""
+        coarse = np.broadcast_to(coarse, fine.atoms.shape)
+        self.equate(fine, Component(fine.axes, coarse, occurrence(coarse)))
+
+    def divide(self, fine: np.ndarray, keys: np.ndarray | None) -> None:
+        """Atoms of ``fine`` may be exchanged where ``keys`` agree; None: all belong together.
+
+        Keys are atoms, or negative numbers that stand for themselves.
+        """
+        keys = np.broadcast_to(-1 if keys is None else keys, fine.shape)
+        self.partitions.append((fine, keys))
+
+    def freeze(self, components: Sequence[Component], reason: str) -> None:
+        """Nothing in ``components`` may move."""
+        self.frozen += [(c.atoms, reason) for c in components]
+
+    def origin(self, atom: int) -> int:
+        """Index of the places that an atom was made for, or -1."""
+        low, high = 0, len(self.origins)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.origins[middle][0] <= atom else (low, middle)
+        return self.origins[low][1]
+
+    def collapse(self, component: Component, drop: set[int], reason: str) -> list[Component]:
+        """The component without the axes ``drop``, whose positions are told apart from now on."""
+        if not drop & set(component.axes):
+            return [component]
+        rest = tuple(a for a in component.axes if a not in drop)
+        if not rest or component.coarse:
+            self.freeze([component], reason)
+            return []
+        sizes = dict(zip(component.axes, component.atoms.shape, strict=True))
+        atoms = self.fresh(tuple(sizes[a] for a in rest))
+        view = atoms.reshape([sizes[a] if a in rest else 1 for a in component.axes])
+        self.tie(component, view)
+        return [Component(rest, atoms)]
+
+    def fix(self, component: Component, fixed: set[int]) -> list[Component]:
+        """The component where positions along the axes ``fixed`` keep their places."""
+        axes = [i for i, a in enumerate(component.axes) if a in fixed]
+        if not axes:
+            return [component]
+        if len(axes) == len(component.axes) or component.coarse:
+            self.freeze([component], FIXED_ORDER)
+            return []
+        shape = [n if i in axes else 1 for i, n in enumerate(component.atoms.shape)]
+        self.divide(component.atoms, -1 - np.arange(int(np.prod(shape))).reshape(shape))
+        return [component]
+
+    def without(self, component: Component, drop: set[int]) -> list[Component]:
+        """The component after its axes ``drop`` were summed: order free, membership kept."""
+        if not drop & set(component.axes):
+            return [component]
+        rest = tuple(a for a in component.axes if a not in drop)
+        if not rest:
+            self.divide(component.atoms, None)
+            return []
+        order = [component.axes.index(a) for a in rest]
+        order += [i for i, a in enumerate(component.axes) if a in drop]
+        shape = tuple(component.atoms.shape[i] for i in order[: len(rest)])
+        rows = component.atoms.transpose(order).reshape(int(np.prod(shape)), -1)
+        distinct, row = np.unique(rows, axis=0, return_inverse=True)
+        atoms = self.fresh((len(distinct),))[row.reshape(shape)]
+        view = atoms.reshape([shape[rest.index(a)] if a in rest else 1 for a in component.axes])
+        self.divide(component.atoms, view)
+        keys = None if len(distinct) == len(rows) else occurrence(atoms)
+        return [Component(rest, atoms, keys, coarse=True)]
+
+    def settle(self, component: Component) -> list[Component]:
+        """The component in its simplest form; a single atom picked out keeps its place."""
+        component = component.simplified()
+        if component.axes:
+            return [component]
+        self.divide(component.atoms.reshape(1), None)
+        return []

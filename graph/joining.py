@@ -1,0 +1,97 @@
+"""Labels of a position that two tensors describe.
+
+Components over equal axes are equal channels.  Where one lies within the other, as a value for each
+head meets ``(heads, dim)``, the finer one is divided by it (if it stands for sets of channels) or
+tied to it.  When in doubt a rule ties or freezes more than necessary: that loses freedom and never
+exactness.
+"""
+
+from __future__ import annotations
+
+from .constraints import BY_POSITION, FIXED_ORDER, Constraints
+from .labels import Component
+from .nodes import Shape
+
+
+def join(
+    state: Constraints,
+    left: list[Component],
+    right: list[Component],
+    shape: Shape,
+    shared: set[int],
+) -> list[Component]:
+    """Labels of a tensor that ``left`` and ``right`` both describe.
+
+    ``shared`` are the axes that both tensors run along.
+    """
+    if not left or not right:
+        return [*left, *right]
+    by_axes = {c.axes: [d for d in right if d.axes == c.axes] for c in left}
+    merged: list[Component] = []
+    for axes, others in by_axes.items():
+        mine = [c for c in left if c.axes == axes]
+        if len(mine) == len(others):
+            merged += [_same(state, a, b) for a, b in zip(mine, others, strict=True)]
+        else:  # several channels on one axis: what meets all of them ties them
+            merged += mine
+            for a in mine:
+                for b in others:
+                    _same(state, a, b)
+    for other in right:
+        if other.axes not in by_axes:
+            merged = _relate(state, merged, other, shape, shared)
+    return merged
+
+
+def _same(state: Constraints, a: Component, b: Component) -> Component:
+    """``a`` and ``b`` lie over the same axes; the one that says more."""
+    if a.coarse == b.coarse:
+        state.equate(a, b)
+        return b if a.keys is None and b.keys is not None else a
+    fine, coarse = (b, a) if a.coarse else (a, b)
+    state.divide(fine.atoms, coarse.atoms)
+    return fine
+
+
+def _relate(
+    state: Constraints, merged: list[Component], other: Component, shape: Shape, shared: set[int]
+) -> list[Component]:
+    """Add ``other``, whose axes are those of no component in ``merged``."""
+    for i, component in enumerate(merged):
+        common = set(component.axes) & set(other.axes) & shared
+        if not common:
+            continue
+        rest = [*merged[:i], *merged[i + 1 :]]
+        if common == set(component.axes):
+            inner, outer = component, other
+        elif common == set(other.axes):
+            inner, outer = other, component
+        else:  # they share some axes only: what they share is one component
+            for half in (component, other):
+                left = state.collapse(half, set(half.axes) - common, BY_POSITION)
+                rest = join(state, rest, left, shape, shared)
+            return rest
+        if inner.coarse:
+            state.divide(outer.atoms, inner.over(outer.axes, shape))
+        elif outer.coarse:
+            state.freeze([inner, outer], FIXED_ORDER)
+        else:
+            state.tie(outer, inner.over(outer.axes, shape))
+        return join(state, rest, [outer], shape, shared)
+    return [*merged, other]
+
+
+def join_contraction(
+    state: Constraints, sides: list[list[Component]], shape: Shape, shared: set[int]
+) -> list[Component]:
+    """Labels over all axes of a contraction, before anything is summed.
+
+    Components with equal axes are equal.  A component that has met its equal needs no comparison
+    with others: a grouped convolution's output atoms share the axis of groups with its input
+    atoms and are divided by them only once these are summed.
+    """
+    left, right = sides
+    axes = {c.axes for c in left} & {c.axes for c in right}
+    loose = [[c for c in side if c.axes not in axes] for side in sides]
+    matched = [[c for c in side if c.axes in axes] for side in sides]
+    return join(state, *matched, shape, shared) + join(state, *loose, shape, shared)
