@@ -13,9 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from . import search
 from .tile import PANEL, TILE_ROWS, pack_panels
@@ -25,7 +27,7 @@ PROJECTED_BYTES = 32 << 20  # projections are kept up to this size, else recompu
 SCORES_BYTES = 192 << 10  # scores of a block, to stay in a second-level cache with the nodes
 SUMS_BYTES = 24 << 20  # sums and counts of all threads together
 PILOT_ROWS = 512
-WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
+WORTH_THREADS = 2e6  # multiply-adds of an epoch under which waking a thread costs more
 
 
 def n_threads(n_jobs: int | None) -> int:
@@ -37,6 +39,22 @@ def n_threads(n_jobs: int | None) -> int:
     if n_jobs is None:
         return available
     return max(1, n_jobs if n_jobs > 0 else available + 1 + n_jobs)
+
+
+@contextmanager
+def threads_for(n_jobs: int | None, samples, n_nodes: int):
+    """The number of threads for an epoch, and a pool of all but the caller's.
+
+    BLAS keeps to one thread meanwhile: spinning beside the pool, its threads cost up to 6 times.
+    """
+    small = samples.n_rows * samples.n_features * n_nodes < WORTH_THREADS
+    threads = 1 if small else n_threads(n_jobs)
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        if threads == 1:
+            yield 1, None
+            return
+        with ThreadPoolExecutor(threads - 1) as pool:
+            yield threads, pool
 
 
 def share(pool: ThreadPoolExecutor | None, threads: int, work: Callable[[int], object]) -> list:
@@ -95,16 +113,20 @@ class Sweep:
         Orthonormal; None searches the full space.
     threads : int
     pool : ThreadPoolExecutor or None
+    labels : int32 array of shape (N,), or None
+        Winners of the epoch before (-1: unknown); every epoch overwrites them.
     """
 
-    def __init__(self, X, weights, centre, reach, grids, directions, threads, pool) -> None:
+    def __init__(
+        self, X, weights, centre, reach, grids, directions, threads, pool, labels=None
+    ) -> None:
         self.X = X
         self.weights = np.empty(0) if weights is None else weights
         self.centre = centre
         self.scale = X.dtype.type(np.ldexp(1.0, -int(np.frexp(reach)[1])) if reach > 0 else 1.0)
         self.grids = grids
         self.threads, self.pool = threads, pool
-        self.labels = np.full(len(X), -1, np.int32)
+        self.labels = np.full(len(X), -1, np.int32) if labels is None else labels
         self.full_share = 0.0  # share of nodes scored in full in the last epoch
         self.q = 0
         self._set_directions(directions)
@@ -118,7 +140,7 @@ class Sweep:
         self.levels = np.array([level for level in LEVELS if level <= q], np.int64)
         slack = [3 * search.epsilon_projection(D, level) for level in self.levels]
         self.slack = np.array(slack)
-        self.directions = packed(-directions.astype(np.float32).T.T, np.zeros(q, np.float32))
+        self.directions = packed(-directions.astype(np.float32), np.zeros(q, np.float32))
         self.width = int(self.levels[-1]) + len(self.levels)
         if len(self.X) * self.width * 4 <= PROJECTED_BYTES:
             self.projected = np.empty((len(self.X), self.width), np.float32)
@@ -243,10 +265,12 @@ class Sweep:
         nearest = np.empty((len(self.X), 2), np.int32)
         distances = np.empty(len(self.X))
         block_rows = rows_per_block(len(codebook))
-        self._each_thread(
-            lambda first, last: search.two_nearest(
+
+        def work(first: int, last: int) -> None:
+            search.two_nearest(
                 self.X, first, last, self.centre, self.scale, codebook, panels, nodes.halves,
                 nodes.gamma, block_rows, nearest, distances,
             )  # fmt: skip
-        )
+
+        self._each_thread(work)
         return nearest, distances

@@ -1,34 +1,134 @@
-"""The estimator :class:`SOFM`: parameters, validation and the loop over epochs."""
+"""The estimator :class:`SOFM`: parameters, the loop over epochs, and what is learned."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin
-from sklearn.base import TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances, nan_euclidean_distances
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from . import initialization
-from .batch import LEVELS, WORTH_PRUNING, Sweep, n_threads
-from .grid import Grid
+from . import initialization, parameters
+from .batch import threads_for
 from .neighborhood import decayed, smooth, updated
-from .search import grid_constant
-
-SAMPLE_ROWS = 8192
+from .online import displacement_table, online_epoch
+from .opening import is_blocks, is_dask, open_samples
+from .samples import Samples
+from .storage import load, save
 
 
 class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """Self-organizing feature map."""
+    r"""Self-organizing feature map (Kohonen 1982), trained by the batch rule.
+
+    Every epoch finds the best matching unit of every sample (eq. 5) and then moves each node to the
+    mean of all samples, weighted by the neighbourhood of their winners (eq. 7 and 8).  Winners are
+    exact, memory does not grow with samples times nodes, and a seed gives the same bits with any
+    number of threads, in memory, out of core or on a dask cluster.
+
+    Parameters
+    ----------
+    shape : int or (int, int), default=8
+        Nodes of a 1-D map, or rows and columns of a 2-D map.
+    topology : {"rectangular", "hexagonal"}, default="rectangular"
+    periodic : bool, default=False
+        Join the borders: a ring or a torus.
+    neighborhood : str, default="gaussian"
+        ``"gaussian"``, ``"exponential"`` (eq. 7 as printed), ``"bubble"``, ``"epanechnikov"``,
+        ``"cut_gaussian"``, or ``"mexican_hat"`` (online rule only); see :mod:`.neighborhood`.
+    sigma : float, (float, float) or None, default=None
+        Width of the neighbourhood in nodes, at the first and the last epoch.  A number is the
+        first; None is half the longer side of the map.  The last is 0.5 unless given.
+    decay : {"geometric", "linear", "asymptotic"}, default="geometric"
+    init : {"pca", "sample", "random"} or array of shape (K, D), default="pca"
+        See :mod:`.initialization`.
+    n_epochs : int, default=20
+    algorithm : {"batch", "online"}, default="batch"
+        Eq. 8, or eq. 6 (slow).
+    learning_rate : float, (float, float) or None, default=None
+        ``alpha`` of the online rule at the first and the last epoch; None is (0.5, 0.01).
+    metric : {"euclidean", "cosine"}, default="euclidean"
+        Cosine: samples and nodes are scaled to length 1.
+    missing : {"error", "ignore"}, default="error"
+        What NaN means: bad input, or a value that was not observed (dense arrays only).
+    tol : float, default=0.0
+        Stop when the nodes' root mean square movement of an epoch is at most ``tol`` times the
+        root mean square distance of the samples from their mean.
+    callback : callable or None, default=None
+        ``callback(estimator, record)`` after every epoch, ``record`` being the last entry of
+        ``history_`` and ``codebook_`` up to date; returning True stops.
+    random_state : int, RandomState or None, default=None
+    n_jobs : int or None, default=None
+        Threads; None and -1 use all processors that the process may run on.
+    verbose : int, default=0
+        Whether to show a progress bar with the error of the epoch.
+
+    Attributes
+    ----------
+    codebook_ : array of shape (K, D)
+        The nodes, row after row of the map.  Of X's type (float32 or float64).
+    labels_ : int32 array of shape (N,)
+        Best matching unit of every sample.
+    quantization_error_ : float
+        Mean distance of the samples to their nodes.
+    topographic_error_ : float
+        Share of samples whose two best matching units do not touch on the map (Kiviluoto 1996).
+    n_iter_ : int
+        Epochs.
+    history_ : list of dict
+        ``epoch``, ``sigma``, ``quantization_error`` (before the epoch's update) and ``movement``.
+    grid_ : Grid
+        Places of the nodes.
+
+    Notes
+    -----
+    ``fit``, ``predict`` and ``partial_fit`` also take memory maps, CSR matrices, dask arrays and
+    blocks: a list of 2-D arrays or a function that returns an iterator over them.
+
+    References
+    ----------
+    .. [1] Kohonen, "Self-Organizing Maps", 3rd edition, Springer, 2001.
+    .. [2] Baddar et al., "Self-Reorganizing and Rejuvenating CNNs", 2021, equations 5 to 8.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from rejuvenet.sofm import SOFM
+    >>> X = load_digits().data
+    >>> som = SOFM(shape=(10, 10), random_state=0).fit(X)
+    >>> som.codebook_.shape, som.labels_.shape
+    ((100, 64), (1797,))
+    >>> bool(som.quantization_error_ < 22)
+    True
+    """
 
     def __init__(
-        self, shape=(2, 2), *, topology="rectangular", periodic=False, neighborhood="gaussian",
-        sigma=None, decay="geometric", init="pca", n_epochs=20, algorithm="batch",
-        tol=0.0, random_state=None, n_jobs=None, verbose=0,
-    ):  # fmt: skip
+        self,
+        shape=8,
+        *,
+        topology="rectangular",
+        periodic=False,
+        neighborhood="gaussian",
+        sigma=None,
+        decay="geometric",
+        init="pca",
+        n_epochs=20,
+        algorithm="batch",
+        learning_rate=None,
+        metric="euclidean",
+        missing="error",
+        tol=0.0,
+        callback=None,
+        random_state=None,
+        n_jobs=None,
+        verbose=0,
+    ):
         self.shape = shape
         self.topology = topology
         self.periodic = periodic
@@ -38,122 +138,276 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.init = init
         self.n_epochs = n_epochs
         self.algorithm = algorithm
+        self.learning_rate = learning_rate
+        self.metric = metric
+        self.missing = missing
         self.tol = tol
+        self.callback = callback
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def _grid(self):
-        rows, columns = (1, self.shape) if np.isscalar(self.shape) else self.shape
-        return Grid(int(rows), int(columns), self.topology, bool(self.periodic))
-
-    def _sigmas(self, grid):
-        if self.sigma is None:
-            return max(grid.rows, grid.columns) / 2, 0.5
-        if np.isscalar(self.sigma):
-            return float(self.sigma), min(0.5, float(self.sigma))
-        return tuple(map(float, self.sigma))
-
-    def _check_data(self, X, reset):
-        X = validate_data(
-            self, X, reset=reset, dtype=[np.float64, np.float32], order="C",
-            ensure_all_finite=False,
-        )  # fmt: skip
-        good = np.isfinite(X).all(axis=1)
-        if not good.all():
-            row = int(np.flatnonzero(~good)[0])
-            raise ValueError(
-                f"expected finite samples, got NaN or infinity (inf) in row {row}: "
-                "remove the row or fill the value"
-            )
-        return X
-
-    def _sweep(self, X, weights, codebook, directions, pool):
-        centre = X[np.linspace(0, len(X) - 1, min(len(X), SAMPLE_ROWS)).astype(int)].mean(axis=0)
-        centre = centre.astype(X.dtype)
-        low, high = X.min(axis=0), X.max(axis=0)
-        reach = float(max(np.abs(low - centre).max(), np.abs(high - centre).max(),
-                          np.abs(codebook - centre).max()))
-        heavy = 1.0 if weights is None else float(weights.max())
-        size = float(max(np.abs(low).max(), np.abs(high).max()))
-        grids = (
-            grid_constant(size * heavy, len(X)),
-            grid_constant(heavy, len(X)),
-            grid_constant(4 * np.sqrt(X.shape[1]) * heavy, len(X)),
-        )
-        return Sweep(X, weights, centre, reach, grids, directions, n_threads(self.n_jobs), pool)
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = self.missing == "ignore"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
 
     def fit(self, X, y=None, sample_weight=None):
-        """Train the map."""
-        X = self._check_data(X, reset=True)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float64,
-                                           ensure_non_negative=True)
-        grid = self._grid()
+        """Train the map.
+
+        Parameters
+        ----------
+        X : array, CSR matrix, dask array or blocks, of shape (N, D)
+        y : ignored
+        sample_weight : array of shape (N,), optional
+            A weight of 2 is a sample that occurs twice.
+
+        Returns
+        -------
+        self : SOFM
+
+        Raises
+        ------
+        ValueError
+            A parameter is wrong, or a row of X holds NaN or infinity; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> SOFM(shape=2).fit(np.array([[0.0], [0.1], [0.9], [1.0]])).labels_
+        array([0, 0, 1, 1], dtype=int32)
+        """
+        grid = parameters.grid_of(self)
+        schedule = parameters.schedule_of(self, grid)
+        samples = open_samples(self, X, sample_weight, reset=True)
         random = check_random_state(self.random_state)
-        rows = np.linspace(0, len(X) - 1, min(len(X), SAMPLE_ROWS)).astype(int)
-        some = X[rows]
-        some_weights = None if weights is None else weights[rows]
-        prune = X.shape[1] >= 32 and X.size * grid.n_nodes >= WORTH_PRUNING
-        q = max([lv for lv in LEVELS if lv <= X.shape[1] // 2], default=0) if prune else 0
-        mean, directions, deviations = initialization.principal_components(
-            some, some_weights, max(q, 2))
-        if isinstance(self.init, str):
-            if self.init == "pca":
-                codebook = initialization.pca(grid, mean, directions, deviations)
-            elif self.init == "sample":
-                codebook = initialization.sample(X, weights, grid.n_nodes, random)
-            elif self.init == "random":
-                codebook = initialization.uniform(X.min(0), X.max(0), grid.n_nodes, random)
-            else:
-                raise ValueError(f"init: expected 'pca', 'sample', 'random' or an array, "
-                                 f"got {self.init!r}")
-        else:
-            codebook = np.reshape(self.init, (grid.n_nodes, X.shape[1]))
-        codebook = np.ascontiguousarray(codebook, dtype=X.dtype)
-        start, end = self._sigmas(grid)
-        threads = n_threads(self.n_jobs)
-        pooled = ThreadPoolExecutor(threads - 1) if threads > 1 else nullcontext()
-        with threadpool_limits(1, "blas"), pooled as pool:
-            sweep = self._sweep(X, weights, codebook, directions if q else None, pool)
-            total = len(X) if weights is None else weights.sum()
-            self.history_ = []
-            for epoch in range(self.n_epochs):
-                sigma = decayed(start, end, epoch, self.n_epochs, self.decay)
-                sums, counts, error = sweep.epoch(codebook)
-                codebook = updated(codebook,
-                                   *smooth(grid, self.neighborhood, sigma, sums, counts))
-                self.history_.append(
-                    {"epoch": epoch, "sigma": sigma, "quantization_error": error / total})
-            nearest, distances = sweep.two_nearest(codebook)
-        self.codebook_ = codebook
-        self.labels_ = np.ascontiguousarray(nearest[:, 0])
-        self.n_iter_ = len(self.history_)
-        self.quantization_error_ = float(np.average(distances, weights=weights))
-        apart = ~grid.adjacent(nearest[:, 0], nearest[:, 1])
-        self.topographic_error_ = float(np.average(apart, weights=weights))
-        self._n_features_out = grid.n_nodes
+        start = initialization.begin(self.init, grid, samples, random)
+        self.grid_ = grid
+        self.history_ = []
+        self._set_codebook(start.codebook)
+        with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
+            samples.begin(self.codebook_, start.directions, threads, pool, start.some)
+            epoch_of = self._batch_epoch if self.algorithm == "batch" else self._online_epoch
+            with self._progress() as bar:
+                for epoch in range(self.n_epochs):
+                    sigma, alpha = (
+                        decayed(*ends, epoch, self.n_epochs, self.decay)
+                        for ends in (schedule.sigma, schedule.alpha)
+                    )
+                    before = self.codebook_
+                    error = epoch_of(samples, sigma, alpha, random)
+                    movement = np.sqrt(np.mean((self.codebook_ - before) ** 2) * samples.n_features)
+                    self.history_.append(
+                        {
+                            "epoch": epoch,
+                            "sigma": sigma,
+                            "quantization_error": float(error / samples.total_weight),
+                            "movement": float(movement),
+                        }
+                    )
+                    if bar is not None:
+                        bar.set_postfix_str(f"error {self.history_[-1]['quantization_error']:.4g}")
+                        bar.update()
+                    if self.callback is not None and self.callback(self, self.history_[-1]):
+                        break
+                    if self.tol > 0 and movement <= self.tol * start.spread:
+                        break
+            self._finish(samples)
+        return self
+
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Learn from one more batch of samples.
+
+        Sums and counts of eq. 8 are kept from call to call.  ``sigma`` falls over the first
+        ``n_epochs`` calls, and while it does, older sums count half as much with every call (their
+        winners are outdated); after that all samples count alike.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self : SOFM
+        """
+        fresh = not hasattr(self, "_sums")
+        grid = parameters.grid_of(self)
+        schedule = parameters.schedule_of(self, grid)
+        if self.algorithm != "batch":
+            raise ValueError("partial_fit: expected algorithm='batch', got 'online'")
+        known = hasattr(self, "codebook_")
+        samples = open_samples(self, X, sample_weight, reset=not known)
+        if not known:
+            start = initialization.begin(
+                self.init, grid, samples, check_random_state(self.random_state)
+            )
+            self.grid_, self.history_ = grid, []
+            self._set_codebook(start.codebook)
+        if fresh:
+            self._sums, self._counts, self._calls = 0.0, 0.0, 0
+        epoch = min(self._calls, self.n_epochs - 1)
+        sigma = decayed(*schedule.sigma, epoch, self.n_epochs, self.decay)
+        codebook = self.codebook_.astype(samples.dtype)
+        with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
+            samples.begin(codebook, None, threads, pool)
+            sums, counts, error = samples.epoch(codebook)
+            memory = 0.5 if self._calls < self.n_epochs else 1.0
+            self._sums = memory * self._sums + sums
+            self._counts = memory * self._counts + counts
+            self._calls += 1
+            self._set_codebook(
+                updated(codebook, *smooth(grid, self.neighborhood, sigma, self._sums, self._counts))
+            )
+            self.history_.append(
+                {
+                    "epoch": self._calls - 1,
+                    "sigma": sigma,
+                    "quantization_error": float(error / samples.total_weight),
+                }
+            )
+            self._finish(samples)
         return self
 
     def predict(self, X):
-        """Best matching unit of every sample."""
-        check_is_fitted(self)
-        X = self._check_data(X, reset=False)
-        sweep = self._sweep(X, None, self.codebook_.astype(X.dtype), None, None)
-        sweep.threads = 1
-        sweep.epoch(self.codebook_.astype(X.dtype), update=False)
-        return sweep.labels
+        """Best matching unit of every sample (eq. 5).
+
+        Parameters
+        ----------
+        X : array, CSR matrix, dask array or blocks, of shape (N, D)
+
+        Returns
+        -------
+        labels : int32 array of shape (N,); a lazy dask array for dask input
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> som = SOFM(shape=2).fit(np.array([[0.0], [0.1], [0.9], [1.0]]))
+        >>> som.predict(np.array([[0.8]]))
+        array([1], dtype=int32)
+        """
+        check_is_fitted(self, "codebook_")
+        if is_dask(X):
+            return X.map_blocks(self.predict, drop_axis=1, dtype=np.int32, meta=np.empty(0, "i4"))
+        return self._search(X, lambda samples, codebook: samples.winners(codebook))
 
     def transform(self, X):
-        """Distances to all nodes."""
-        check_is_fitted(self)
-        from sklearn.metrics.pairwise import euclidean_distances
+        """Distances from every sample to every node, of the map's metric.
 
-        X = self._check_data(X, reset=False)
-        return euclidean_distances(X, self.codebook_.astype(X.dtype))
+        Parameters
+        ----------
+        X : array, CSR matrix or blocks, of shape (N, D)
 
-    def score(self, X, y=None):
-        """Negative quantization error."""
-        labels = self.predict(X)
-        return -float(np.linalg.norm(np.asarray(X) - self.codebook_[labels], axis=1).mean())
+        Returns
+        -------
+        distances : array of shape (N, K)
+        """
+        check_is_fitted(self, "codebook_")
+        if is_dask(X):
+            return X.map_blocks(self.transform, chunks=(X.chunks[0], (len(self.codebook_),)))
+        if is_blocks(X):
+            return np.concatenate([self.transform(b) for b in (X() if callable(X) else X)])
+        if self.missing == "ignore":
+            X = validate_data(
+                self, X, reset=False, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
+            )
+            return nan_euclidean_distances(X, self.codebook_).astype(X.dtype, copy=False)
+        X = validate_data(
+            self, X, reset=False, accept_sparse="csr", dtype=[np.float64, np.float32]
+        )
+        distances = cosine_distances if self.metric == "cosine" else euclidean_distances
+        return distances(X, self.codebook_.astype(X.dtype, copy=False))
+
+    def score(self, X, y=None, sample_weight=None):
+        """Negative quantization error: greater is better, as scikit-learn's searches expect.
+
+        Returns
+        -------
+        score : float
+        """
+        check_is_fitted(self, "codebook_")
+        return -float(np.average(self._two_nearest(X)[1], weights=sample_weight))
+
+    def save(self, path) -> None:
+        """Write parameters and learned attributes to an ``.npz`` file, without pickle.
+
+        See :mod:`.storage` for the format.
+        """
+        check_is_fitted(self, "codebook_")
+        save(self, path)
+
+    @classmethod
+    def load(cls, path) -> SOFM:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file is none of ours, or of a later version.
+        """
+        return load(cls, path)
+
+    def _set_codebook(self, codebook) -> None:
+        if self.metric == "cosine":
+            lengths = np.linalg.norm(codebook, axis=1, keepdims=True)
+            codebook = codebook / np.where(lengths == 0, 1, lengths)
+        self.codebook_ = codebook
+        self._n_features_out = len(codebook)
+
+    def _batch_epoch(self, samples: Samples, sigma: float, alpha: float, random) -> float:
+        sums, counts, error = samples.epoch(self.codebook_)
+        h = smooth(self.grid_, self.neighborhood, sigma, sums, counts)
+        self._set_codebook(updated(self.codebook_, *h))
+        return error
+
+    def _online_epoch(self, samples: Samples, sigma: float, alpha: float, random) -> float:
+        X = getattr(samples, "X", None)
+        if not isinstance(X, np.ndarray):
+            raise ValueError(
+                "algorithm='online': expected one dense array in memory: pass algorithm='batch' "
+                "for sparse, blocked or dask data"
+            )
+        codebook = self.codebook_.astype(np.float64)
+        weights = np.empty(0) if samples.weights is None else samples.weights
+        error = online_epoch(
+            X, weights, random.permutation(len(X)), codebook,
+            displacement_table(self.grid_, self.neighborhood, sigma),
+            self.grid_.topology == "hexagonal", self.grid_.periodic, alpha,
+        )  # fmt: skip
+        self._set_codebook(codebook.astype(samples.dtype))
+        return error
+
+    def _finish(self, samples: Samples) -> None:
+        """Attributes that belong to the final codebook."""
+        nearest, distances = samples.two_nearest(self.codebook_)
+        self.labels_ = np.ascontiguousarray(nearest[:, 0])
+        self.n_iter_ = len(self.history_)
+        self.quantization_error_ = float(np.average(distances, weights=samples.weights))
+        if len(self.codebook_) == 1:
+            self.topographic_error_ = 0.0
+        else:
+            apart = ~self.grid_.adjacent(nearest[:, 0], nearest[:, 1])
+            self.topographic_error_ = float(np.average(apart, weights=samples.weights))
+
+    def _search(self, X, work):
+        """``work(samples, codebook)`` on new samples, in their type."""
+        samples = open_samples(self, X, reset=False)
+        codebook = self.codebook_.astype(samples.dtype, copy=False)
+        with threads_for(self.n_jobs, samples, len(codebook)) as (threads, pool):
+            samples.begin(codebook, None, threads, pool)
+            return work(samples, codebook)
+
+    def _two_nearest(self, X):
+        return self._search(X, lambda samples, codebook: samples.two_nearest(codebook))
+
+    def _progress(self):
+        if not self.verbose:
+            return nullcontext()
+        from tqdm.auto import tqdm
+
+        return tqdm(total=self.n_epochs, desc="SOFM", unit="epoch")

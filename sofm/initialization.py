@@ -12,12 +12,17 @@ array          the codebook itself, of shape (K, D) or (rows, columns, D).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
+from .batch import LEVELS
 from .grid import Grid
+from .parameters import INITS, initial_array
 
+WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
 SMALL = 160  # features up to which the covariance is decomposed outright
 
 
@@ -92,17 +97,64 @@ def pca(grid: Grid, mean: NDArray, directions: NDArray, deviations: NDArray) -> 
     return plane.reshape(grid.n_nodes, -1) + mean
 
 
-def sample(
-    X: NDArray, weights: NDArray | None, n_nodes: int, random: np.random.RandomState
-) -> NDArray:
-    """Samples drawn as nodes; repeated only where there are fewer than nodes."""
-    p = None if weights is None else weights / weights.sum()
-    available = len(X) if p is None else int((p > 0).sum())
-    return X[random.choice(len(X), n_nodes, replace=n_nodes > available, p=p)]
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
+
+    Parameters
+    ----------
+    codebook : array of shape (K, D)
+    some : array of shape (n, D)
+        The samples that stood for all.
+    directions : float64 array of shape (q, D), or None
+        Principal directions to prune with; None where a full search is cheaper.
+    spread : float
+        Root mean square distance of those samples from their mean.
+    """
+
+    codebook: NDArray
+    some: NDArray
+    directions: NDArray | None
+    spread: float
 
 
-def uniform(
-    smallest: NDArray, largest: NDArray, n_nodes: int, random: np.random.RandomState
-) -> NDArray:
-    """Nodes uniform in the box of the data."""
-    return smallest + (largest - smallest) * random.random_sample((n_nodes, len(smallest)))
+def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
+    """The initial codebook, and directions for :mod:`.search`.
+
+    Parameters
+    ----------
+    init : str or array
+        See the top of this module.
+    samples : Samples
+    random : RandomState
+
+    Raises
+    ------
+    ValueError
+        ``init`` is no known word, or an array of the wrong shape.
+    """
+    if isinstance(init, str) and init not in INITS:
+        raise ValueError(f"init: expected {', '.join(map(repr, INITS))} or an array, got {init!r}")
+    D, K = samples.n_features, grid.n_nodes
+    some, weights = samples.some()
+    worth = D >= 32 and samples.n_rows * D * K >= WORTH_PRUNING and not some.shape[0] < 64
+    q = max((level for level in LEVELS if level <= D // 2), default=0) if worth else 0
+    mean, directions, deviations = principal_components(some, weights, max(q, 2))
+    if not isinstance(init, str):
+        codebook = initial_array(init, grid, D, samples.dtype)
+    elif init == "pca":
+        codebook = pca(grid, mean, directions, deviations)
+    elif init == "sample":
+        p = None if samples.weights is None else samples.weights / samples.weights.sum()
+        available = samples.n_rows if p is None else int((p > 0).sum())
+        codebook = samples.take(random.choice(samples.n_rows, K, replace=available < K, p=p))
+    else:
+        low, high = samples.range.low, samples.range.high
+        codebook = low + (high - low) * random.random_sample((K, D))
+    spread = np.sqrt(np.average(((some - mean) ** 2).sum(axis=1), weights=weights))
+    return Start(
+        np.ascontiguousarray(codebook, dtype=samples.dtype),
+        some,
+        directions if q and np.count_nonzero(deviations[:q]) == q else None,
+        float(spread),
+    )

@@ -9,20 +9,21 @@ With ``u = 2^-24``, a float32 score is off by at most
 
 .. math::  \gamma (|w_k|^2 + |x|^2/2), \qquad \gamma = (D + 8) u ,
 
-(``D`` multiply-adds, rounded input and thresholds, ``|x||w| <= (|x|^2 + |w|^2)/2``).  The bias of every node is
-lowered by ``gamma |w_k|^2``, so that ``s^-_k - gamma |x|^2/2`` never exceeds the true score, and
+(``D`` multiply-adds, rounded input and thresholds, ``|x||w| <= (|x|^2 + |w|^2)/2``).  The bias of
+every node is lowered by ``gamma |w_k|^2``, so that ``s^-_k - gamma |x|^2/2`` never exceeds the true score, and
 every node below
 
 .. math::  T = s^-_b + 2 \gamma |w_b|^2 + \gamma |x|^2, \qquad b = \arg\min_k s^-_k
 
-(and a ``TINY`` against underflow) is a candidate.  One candidate is the winner; among several, float64 distances decide.
+(and a ``TINY`` against underflow) is a candidate.  One candidate is the winner; among several,
+float64 distances decide.
 
 **Pruned.**  Let ``p(x)`` be the coordinates of ``x`` on ``q`` orthonormal directions and ``r(x)``
 the norm of what they leave.  By Cauchy and Schwarz ``x.w <= p(x).p(w) + r(x) r(w)``, hence the
 score of the ``q + 1`` numbers ``(p, r)`` with the same bias never exceeds the true one: a search
 ``(q + 1)/D`` as costly.  ``T`` comes from true scores, of the winner of the projection and of the
 winner of the epoch before; only nodes still below it are scored in full.  Rounding of the
-projection, at most ``eps = sqrt(q) (D + 4) u``, is met by making ``r`` larger: ``r^2 + 3 eps |x|^2``.
+projection, at most ``eps = sqrt(q) (D + 8) u``, is met by a larger ``r``: ``r^2 + 3 eps |x|^2``.
 Bounds from the movement of the nodes (Elkan 2003, Hamerly 2010) do not help here: every node moves
 every epoch.
 
@@ -75,7 +76,7 @@ def grid_constant(largest: float, n_terms: int) -> float:
     """
     if largest == 0 or not np.isfinite(largest):
         return 0.0
-    exponent = np.frexp(largest)[1] + int(np.ceil(np.log2(max(n_terms, 1)))) + 1
+    exponent = np.frexp(largest)[1] + int(np.ceil(np.log2(max(n_terms, 1)))) + 2
     return float(np.ldexp(1.5, int(exponent) - 53 + 52))
 
 

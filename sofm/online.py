@@ -1,0 +1,89 @@
+r"""The online rule (eq. 6): every sample moves its winner and the winner's neighbours at once,
+
+.. math::  w_k \leftarrow w_k + \alpha h_{bk} (x - w_k) .
+
+Samples come in a new random order every epoch; ``sigma`` and ``alpha`` decay from epoch to epoch.
+A sample of weight ``m`` moves a node as far as ``m`` equal samples would:
+``1 - (1 - alpha h)^m`` of the way.  Sequential by nature, and far slower than the batch rule; it is
+here for its neighbourhoods with negative values and for comparison.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .grid import ROW_STEP, Grid
+from .neighborhood import NEIGHBORHOODS, Neighborhood
+
+
+def displacement_table(grid: Grid, neighborhood: Neighborhood, sigma: float) -> NDArray[np.float64]:
+    """``h`` by rows apart and half columns apart, of shape (rows, 2 columns + 1)."""
+    vertical = np.arange(grid.rows) * ROW_STEP[grid.topology]
+    horizontal = np.arange(2 * grid.columns + 1) / 2
+    return NEIGHBORHOODS[neighborhood](np.hypot(vertical[:, None], horizontal[None, :]), sigma)
+
+
+@njit(nogil=True, cache=True)
+def online_epoch(X, weights, order, codebook, table, shifted, periodic, alpha):
+    """One epoch of eq. 6, in place.
+
+    Parameters
+    ----------
+    X : array of shape (N, D)
+        NaN means not observed: neither compared nor learned.
+    weights : float64 array of shape (N,) or (0,)
+    order : int64 array of shape (N,)
+    codebook : float64 array of shape (K, D)
+    table : float64 array of shape (rows, 2 columns + 1)
+        From :func:`displacement_table`.
+    shifted : bool
+        Whether odd rows are shifted by half a column (hexagonal maps).
+    alpha : float
+
+    Returns
+    -------
+    error : float
+        Weighted sum of the distances to the winners when they were shown.
+    """
+    n_nodes, n_features = codebook.shape
+    rows, columns = table.shape[0], (table.shape[1] - 1) // 2
+    error = 0.0
+    for i in order:
+        weight = weights[i] if weights.shape[0] > 0 else 1.0
+        if weight == 0:
+            continue
+        best, nearest = 0, np.inf
+        present = 0
+        for d in range(n_features):
+            if X[i, d] == X[i, d]:
+                present += 1
+        for k in range(n_nodes):
+            total = 0.0
+            for d in range(n_features):
+                difference = np.float64(X[i, d]) - codebook[k, d]
+                if difference == difference:
+                    total += difference * difference
+            if total < nearest:
+                best, nearest = k, total
+        error += weight * np.sqrt(nearest * n_features / present)
+        row, column = best // columns, best % columns
+        for k in range(n_nodes):
+            down = abs(k // columns - row)
+            across = 2 * (k % columns - column)
+            if shifted:
+                across += (k // columns) % 2 - row % 2
+            across = abs(across)
+            if periodic:
+                down = min(down, rows - down)
+                across = min(across, abs(2 * columns - across))
+            step = alpha * table[down, across]
+            if weight != 1.0:
+                step = 1.0 - (1.0 - step) ** weight
+            if step != 0.0:
+                for d in range(n_features):
+                    difference = np.float64(X[i, d]) - codebook[k, d]
+                    if difference == difference:
+                        codebook[k, d] += step * difference
+    return error

@@ -1,0 +1,119 @@
+"""The parameters of :class:`.estimator.SOFM`, checked once, when training begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, get_args
+
+import numpy as np
+
+from .grid import Grid, Topology
+from .neighborhood import Decay, Neighborhood
+
+CHOICES = {
+    "topology": get_args(Topology),
+    "neighborhood": get_args(Neighborhood),
+    "decay": get_args(Decay),
+    "algorithm": ("batch", "online"),
+    "metric": ("euclidean", "cosine"),
+    "missing": ("error", "ignore"),
+}
+INITS = ("pca", "sample", "random")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes from epoch to epoch: ends of ``sigma`` and ``alpha``."""
+
+    sigma: tuple[float, float]
+    alpha: tuple[float, float]
+
+
+def _wrong(name: str, expected: str, got: Any) -> ValueError:
+    return ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def grid_of(estimator) -> Grid:
+    """The map that ``shape``, ``topology`` and ``periodic`` describe."""
+    shape = estimator.shape
+    sides = (1, shape) if isinstance(shape, Integral) else shape
+    try:
+        rows, columns = sides
+    except (TypeError, ValueError):
+        raise _wrong("shape", "a number of nodes or (rows, columns)", shape) from None
+    if not all(isinstance(n, Integral) and n > 0 for n in (rows, columns)):
+        raise _wrong("shape", "a positive number of nodes or (rows, columns)", shape)
+    if rows > 1 and columns == 1:  # a column is a line too: node k is its k-th place
+        rows, columns = columns, rows
+    for name in ("topology",):
+        if getattr(estimator, name) not in CHOICES[name]:
+            raise _wrong(name, " or ".join(map(repr, CHOICES[name])), getattr(estimator, name))
+    if estimator.topology == "hexagonal" and estimator.periodic and rows > 1 and rows % 2:
+        raise _wrong("shape", "an even number of rows on a periodic hexagonal map", shape)
+    return Grid(int(rows), int(columns), estimator.topology, bool(estimator.periodic))
+
+
+def _ends(name: str, value: Any, default: tuple[float, float], top: float):
+    """Start and end of a schedule: a number is the start."""
+    if value is None:
+        return default
+    if isinstance(value, Real):
+        value = (float(value), min(float(value), default[1]))
+    try:
+        start, end = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise _wrong(name, "a number, (start, end) or None", value) from None
+    if not (0 < end <= start <= top):
+        raise _wrong(name, f"{'' if top == np.inf else f'{top:g} >= '}start >= end > 0", value)
+    return start, end
+
+
+def schedule_of(estimator, grid: Grid) -> Schedule:
+    """Check everything but the map and the initial codebook.
+
+    Raises
+    ------
+    ValueError
+        Names the parameter, what was expected and what came.
+    """
+    for name, allowed in CHOICES.items():
+        value = getattr(estimator, name)
+        if not (isinstance(value, str) and value in allowed):
+            raise _wrong(name, " or ".join(map(repr, allowed)), value)
+    if not (isinstance(estimator.n_epochs, Integral) and estimator.n_epochs >= 1):
+        raise _wrong("n_epochs", "a positive integer", estimator.n_epochs)
+    if not (isinstance(estimator.tol, Real) and estimator.tol >= 0):
+        raise _wrong("tol", "a number >= 0", estimator.tol)
+    if not (estimator.n_jobs is None or isinstance(estimator.n_jobs, Integral)):
+        raise _wrong("n_jobs", "an integer or None", estimator.n_jobs)
+    if not (estimator.callback is None or callable(estimator.callback)):
+        raise _wrong("callback", "a callable or None", estimator.callback)
+    if estimator.algorithm == "batch" and estimator.neighborhood == "mexican_hat":
+        raise ValueError(
+            "neighborhood: 'mexican_hat' has negative values, with which the batch rule (eq. 8) is "
+            "undefined: pass algorithm='online'"
+        )
+    if estimator.missing == "ignore" and estimator.metric == "cosine":
+        raise ValueError(
+            "metric: 'cosine' is undefined where values are missing: pass metric='euclidean'"
+        )
+    widest = max(max(grid.rows, grid.columns) / 2, 0.5)
+    return Schedule(
+        _ends("sigma", estimator.sigma, (widest, 0.5), np.inf),
+        _ends("learning_rate", estimator.learning_rate, (0.5, 0.01), 1.0),
+    )
+
+
+def initial_array(init: Any, grid: Grid, n_features: int, dtype) -> np.ndarray:
+    """A user's codebook of shape (K, D) or (rows, columns, D), copied."""
+    array = np.array(init, dtype=dtype)
+    if array.shape == (grid.rows, grid.columns, n_features):
+        array = array.reshape(grid.n_nodes, n_features)
+    if array.shape != (grid.n_nodes, n_features):
+        raise ValueError(
+            f"init: expected a codebook of shape {(grid.n_nodes, n_features)}, got {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("init: expected a finite codebook, got NaN or infinity")
+    return np.ascontiguousarray(array)
