@@ -1,6 +1,6 @@
 """One pass over the nodes: what each kind of node says about the labels of its tensors.
 
-Every axis of every weight starts with an atom for each position; these are its *places*.  Every rule
+Every axis of every weight starts with an atom for each position; these are its *places*.  A rule
 labels the output of a node and records in :mod:`rejuvenet.graph.constraints` what must move
 together.
 """

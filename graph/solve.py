@@ -173,8 +173,10 @@ class _Solution:
         # Channels in the order of their first place in the first producer.
         order = np.argsort(rows[first].min(axis=1), kind="stable")
         classes = classes[order]
+        # Columns correspond by role; they are shown in the order of the first channel's rows.
+        rows = [r[order][:, np.argsort(r[order[0]], kind="stable")] for r in rows]
         built = [
-            self._member(state.places[p], r[order]) for (p, _), r in zip(spans, rows, strict=True)
+            self._member(state.places[p], r) for (p, _), r in zip(spans, rows, strict=True)
         ]
         movable = self.reason[classes] < 0
         sets = []

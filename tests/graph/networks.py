@@ -116,7 +116,7 @@ class Builder:
 
     def concat(self, x, y):
         y = self.pool_to(y, self.shape(x))
-        n, c, h, w = self.shape(x)
+        n, _, h, w = self.shape(x)
         parts = self.pick((x, y), (y, x), (x, x), (x, y, x))
         total = sum(self.shape(p)[1] for p in parts)
         if total > 40:
