@@ -4,6 +4,7 @@ Parameters keep their identity: optimizers, schedules, wrappers and checkpoints 
 """
 
 from .collect import collect
+from .reorganize import arrange, reorganize
 from .trace import TracedModel, observe, trace
 
-__all__ = ["TracedModel", "collect", "observe", "trace"]
+__all__ = ["TracedModel", "arrange", "collect", "observe", "reorganize", "trace"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ class Batches:
             return self.source
         from tqdm.auto import tqdm
 
-        total = len(self.source) if hasattr(self.source, "__len__") else None
+        total = len(self.source) if isinstance(self.source, Sized) else None
         if self.max_batches is not None:
             total = self.max_batches if total is None else min(total, self.max_batches)
         return tqdm(self.source, desc=purpose, total=total, leave=False, unit="batch")

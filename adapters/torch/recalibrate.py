@@ -14,7 +14,7 @@ for which a plan writes ``m = m_0 = 0`` and ``v = v_0 = 1``, get the statistics 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -108,7 +108,7 @@ class Moments:
 
     def __init__(self, normalizations: Iterable[Normalization]) -> None:
         self.normalizations = list(normalizations)
-        self._sums: dict[str, list[torch.Tensor | float]] = {}
+        self._sums: dict[str, tuple[torch.Tensor, torch.Tensor, int]] = {}
 
     def taps(self) -> dict[str, Callback]:
         """Callbacks for :func:`observe`."""
@@ -117,18 +117,18 @@ class Moments:
     def _add(self, normalization: Normalization, activation: torch.Tensor) -> None:
         x = activation.detach().movedim(normalization.axis, 0).flatten(1)
         x = x.to(exact_type(x.device))
-        parts = (x.sum(1), (x * x).sum(1), float(x.shape[1]))
+        total, squares, count = x.sum(1), (x * x).sum(1), x.shape[1]
         # A normalization that is used twice has the statistics of both uses.
-        known = self._sums.setdefault(normalization.mean, [0.0, 0.0, 0.0])
-        self._sums[normalization.mean] = [a + b for a, b in zip(known, parts, strict=True)]
+        known = self._sums.get(normalization.mean)
+        if known is not None:
+            total, squares, count = known[0] + total, known[1] + squares, known[2] + count
+        self._sums[normalization.mean] = (total, squares, count)
 
     def statistics(self) -> Statistics:
         """Means and (biased) variances by the names of the running buffers."""
         result: Statistics = {}
         for normalization in self.normalizations:
             total, squares, count = self._sums[normalization.mean]
-            assert isinstance(total, torch.Tensor)
-            assert isinstance(squares, torch.Tensor)
             mean = total.cpu().double().numpy() / count
             result[normalization.mean] = mean
             square = squares.cpu().double().numpy() / count
@@ -146,32 +146,35 @@ def measure(
     return moments.statistics()
 
 
-def corrected(
-    normalization: Normalization,
-    merged: Mapping[str, np.ndarray],
-    before: Statistics,
-    after: Statistics,
-) -> Statistics:
-    """New running statistics of one normalization.
+@dataclass(frozen=True)
+class Correction:
+    """What recalibration does to the running statistics of one normalization.
 
-    Parameters
+    Attributes
     ----------
     normalization : Normalization
-    merged : mapping of str to ndarray, shape (channels,)
-        Running statistics as the plan left them.
-    before : mapping of str to ndarray, shape (channels,)
-        Statistics of the batches before the change, transformed by the plan.
-    after : mapping of str to ndarray, shape (channels,)
-        Statistics of the batches after the change.
+    mean : ndarray, shape (channels,)
+        Added to the running mean.
+    factor : ndarray, shape (channels,)
+        Multiplies the running variance.
     """
-    mean, variance = normalization.mean, normalization.variance
-    v, v_0, v_1 = (
-        np.asarray(values[variance], dtype=np.float64) for values in (merged, before, after)
-    )
-    # Without variance in the batches before, there is no ratio to take.
-    usable = v_0 > TINY
-    ratio = np.divide(v_1, v_0, out=np.ones_like(v_1), where=usable)
-    return {
-        mean: np.asarray(merged[mean], np.float64) + (after[mean] - before[mean]),
-        variance: np.where(usable, v * ratio, v_1),
-    }
+
+    normalization: Normalization
+    mean: np.ndarray
+    factor: np.ndarray
+
+    @classmethod
+    def between(
+        cls, normalization: Normalization, before: Statistics, after: Statistics
+    ) -> Correction:
+        """From statistics of the batches before (transformed by the plan) and after the change."""
+        v_0, v_1 = before[normalization.variance], after[normalization.variance]
+        # Without variance in the batches before, there is no ratio to take.
+        factor = np.divide(v_1, v_0, out=np.ones_like(v_1), where=v_0 > TINY)
+        return cls(normalization, after[normalization.mean] - before[normalization.mean], factor)
+
+    def repeat(self, values: dict[str, np.ndarray]) -> None:
+        """Correct the running statistics in ``values``."""
+        mean, variance = self.normalization.mean, self.normalization.variance
+        values[mean] = (values[mean] + self.mean).astype(values[mean].dtype)
+        values[variance] = (values[variance] * self.factor).astype(values[variance].dtype)

@@ -1,0 +1,114 @@
+"""Writing into a live model: everything or nothing, and never a new parameter object.
+
+Optimizers, data-parallel buckets, compiled graphs and schedules all hold the parameters of a
+model, so values are copied into them.  An :class:`Edit` keeps what was there until it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from .trace import to_numpy
+
+
+class Edit:
+    """Changes of the tensors of one model, undone where the block fails.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    within : Edit, optional
+        A larger edit of the same model, which can still undo this one after it succeeded.
+
+    Examples
+    --------
+    >>> net = torch.nn.Linear(2, 1, bias=False)
+    >>> with Edit(net) as edit:
+    ...     edit.write({"weight": np.ones((1, 2), np.float32)})
+    >>> net.weight.tolist()
+    [[1.0, 1.0]]
+    """
+
+    def __init__(self, model: nn.Module, within: Edit | None = None) -> None:
+        self.tensors: dict[str, torch.Tensor] = {
+            **dict(model.named_parameters()),
+            **dict(model.named_buffers()),
+        }
+        self._within = within
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __enter__(self) -> Edit:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            with torch.no_grad():
+                for tensor, values in self._kept.values():
+                    tensor.copy_(values)
+        elif self._within is not None:
+            self._within._kept = {**self._kept, **self._within._kept}
+        else:
+            for tensor in (self.tensors[name] for name in self.written):
+                tensor.grad = None
+        self._kept.clear()
+
+    @property
+    def written(self) -> list[str]:
+        """Names of the model's tensors that were written."""
+        return [name for name, tensor in self.tensors.items() if id(tensor) in self._kept]
+
+    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Present values as arrays, apart from the model's memory."""
+        return {name: np.array(to_numpy(self.tensors[name])) for name in dict.fromkeys(names)}
+
+    def write(self, values: Mapping[str, np.ndarray | torch.Tensor]) -> None:
+        """Copy values into the tensors of these names."""
+        for name, value in values.items():
+            self.copy(self.tensors[name], value)
+
+    def copy(self, tensor: torch.Tensor, value: np.ndarray | torch.Tensor) -> None:
+        """Copy values into any tensor (of the model or of what goes along with it)."""
+        if id(tensor) not in self._kept:
+            self._kept[id(tensor)] = (tensor, tensor.detach().clone())
+        source = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        with torch.no_grad():
+            tensor.copy_(source)
+
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """The model as it was before the edit, for as long as the block lasts; no copies."""
+
+        def exchange() -> None:
+            for key, (tensor, values) in self._kept.items():
+                present = tensor.data
+                tensor.data = values
+                self._kept[key] = (tensor, present)
+
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Raise ValueError for parameters that are spread over processes (FSDP2, tensor parallel)."""
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
+            raise ValueError(
+                f"the parameter {name!r} is sharded over processes (DTensor): gather the model, "
+                "reorganize it, and shard it again, or train with DistributedDataParallel"
+            )
+        if type(parameter).__name__ == "FlatParameter":
+            raise ValueError(
+                f"the parameter {name!r} is flattened by FSDP: reorganize the module inside "
+                "FullyShardedDataParallel.summon_full_params, or train with "
+                "DistributedDataParallel"
+            )
+        if parameter.is_meta:
+            raise ValueError(f"the parameter {name!r} has no values (meta device): load them first")

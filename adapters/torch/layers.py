@@ -1,0 +1,108 @@
+"""Which channel groups a user means: layer names, weight names, patterns, "last", "all"."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...graph.channels import ChannelGroup
+from .trace import TracedModel, find_group
+
+
+def unmovable(group: ChannelGroup) -> str | None:
+    """Why no channel of a group may move, or None."""
+    if group.frozen is not None:
+        return group.frozen
+    if not any(len(indices) > 1 for indices in group.exchangeable):
+        return "no two of its channels may be exchanged"
+    return None
+
+
+def select_groups(
+    traced: TracedModel, layers: str | Sequence[str | ChannelGroup]
+) -> tuple[list[tuple[ChannelGroup, str | None]], dict[str, str]]:
+    """The groups that ``layers`` names, deepest last.
+
+    Parameters
+    ----------
+    traced : TracedModel
+    layers : str or sequence of str or ChannelGroup
+        ``"last"`` (the deepest group that can move), ``"all"``, the name of a layer, of its
+        weight or of a group, or a pattern such as ``"layer4.*"``.
+
+    Returns
+    -------
+    chosen : list of (ChannelGroup, str or None)
+        Groups in the order of execution, each with the weight of the layer that was named.
+    skipped : dict of str to str
+        Groups that a pattern matched and that cannot move, with the reason.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (near matches are named), a named group that cannot move (with the
+        reason), or nothing that can move.
+    """
+    requests = [layers] if isinstance(layers, (str, ChannelGroup)) else list(layers)
+    if not requests:
+        raise ValueError("expected at least one layer, got none")
+    place = {group.name: i for i, group in enumerate(traced.groups)}
+    chosen: dict[str, tuple[ChannelGroup, str | None]] = {}
+    skipped: dict[str, str] = {}
+    for request in requests:
+        if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request)):
+            movable = []
+            for group in _matching(traced, str(request)):
+                reason = unmovable(group) or (
+                    "nothing reads its channels" if group.tap is None else None
+                )
+                if reason is None:
+                    movable.append(group)
+                elif request != "last":
+                    skipped[group.name] = reason
+            if not movable:
+                raise ValueError(
+                    f"no channel group that can move is made by {request!r}; the reasons: "
+                    f"{'; '.join(sorted(set(skipped.values()))) or 'there is none'}"
+                )
+            for group in movable[-1:] if request == "last" else movable:
+                chosen.setdefault(group.name, (group, None))
+            continue
+        group = traced.group(request) if isinstance(request, str) else request
+        reason = unmovable(group)
+        if reason is not None:
+            raise ValueError(f"layer {request!r} cannot be reorganized: {reason}")
+        chosen.setdefault(group.name, (group, _weight(group, request)))
+    return sorted(chosen.values(), key=lambda item: place.get(item[0].name, -1)), skipped
+
+
+def _is_pattern(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _matching(traced: TracedModel, request: str) -> list[ChannelGroup]:
+    """Groups that a pattern, "last" or "all" stands for."""
+    if request in ("last", "all"):
+        return traced.groups
+    names = [(g, m.weight) for g in traced.groups for m in g.producers if m.role == "weight"]
+    found = {
+        g.name: g
+        for g, name in names
+        if fnmatch.fnmatch(name, request) or fnmatch.fnmatch(name.rpartition(".")[0], request)
+    }
+    if not found:
+        find_group(traced.groups, request)  # raises, with near matches
+    return list(found.values())
+
+
+def _weight(group: ChannelGroup, request: object) -> str | None:
+    """The weight of the layer that was asked for, where a group has several."""
+    names = [m.weight for m in group.producers if m.role == "weight"]
+    return next((n for n in names if request in (n, n.rpartition(".")[0])), None)
+
+
+def restrict(group: ChannelGroup, keep: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The exchangeable sets of a group without the channels outside of ``keep``."""
+    return tuple(s for s in (np.intersect1d(e, keep) for e in group.exchangeable) if len(s) > 1)
