@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,12 @@ def n_threads(n_jobs: int | None) -> int:
     return max(1, n_jobs if n_jobs > 0 else available + 1 + n_jobs)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """The process's thread pools; looked for once, for that takes as long as ten small epochs."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def threads_for(n_jobs: int | None, samples, n_nodes: int):
     """The number of threads for an epoch, and a pool of all but the caller's.
@@ -49,7 +56,7 @@ def threads_for(n_jobs: int | None, samples, n_nodes: int):
     """
     small = samples.n_rows * samples.n_features * n_nodes < WORTH_THREADS
     threads = 1 if small else n_threads(n_jobs)
-    with ThreadpoolController().limit(limits=1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         if threads == 1:
             yield 1, None
             return

@@ -188,6 +188,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.grid_ = grid
         self.history_ = []
         self._set_codebook(start.codebook)
+        still = self.tol * initialization.spread(start.some) if self.tol > 0 else 0.0
         with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
             samples.begin(self.codebook_, start.directions, threads, pool, start.some)
             epoch_of = self._batch_epoch if self.algorithm == "batch" else self._online_epoch
@@ -213,7 +214,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
                         bar.update()
                     if self.callback is not None and self.callback(self, self.history_[-1]):
                         break
-                    if self.tol > 0 and movement <= self.tol * start.spread:
+                    if self.tol > 0 and movement <= still:
                         break
             self._finish(samples)
         return self

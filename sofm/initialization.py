@@ -108,14 +108,11 @@ class Start:
         The samples that stood for all.
     directions : float64 array of shape (q, D), or None
         Principal directions to prune with; None where a full search is cheaper.
-    spread : float
-        Root mean square distance of those samples from their mean.
     """
 
     codebook: NDArray
     some: NDArray
     directions: NDArray | None
-    spread: float
 
 
 def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
@@ -139,7 +136,9 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     some, weights = samples.some()
     worth = D >= 32 and samples.n_rows * D * K >= WORTH_PRUNING and not some.shape[0] < 64
     q = max((level for level in LEVELS if level <= D // 2), default=0) if worth else 0
-    mean, directions, deviations = principal_components(some, weights, max(q, 2))
+    directions = deviations = np.zeros((0, D))
+    if q or (isinstance(init, str) and init == "pca"):
+        mean, directions, deviations = principal_components(some, weights, max(q, 2))
     if not isinstance(init, str):
         codebook = initial_array(init, grid, D, samples.dtype)
     elif init == "pca":
@@ -151,10 +150,13 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     else:
         low, high = samples.range.low, samples.range.high
         codebook = low + (high - low) * random.random_sample((K, D))
-    spread = np.sqrt(np.average(((some - mean) ** 2).sum(axis=1), weights=weights))
     return Start(
         np.ascontiguousarray(codebook, dtype=samples.dtype),
         some,
         directions if q and np.count_nonzero(deviations[:q]) == q else None,
-        float(spread),
     )
+
+
+def spread(some: NDArray) -> float:
+    """Root mean square distance of samples from their mean."""
+    return float(np.sqrt(some.var(axis=0, dtype=np.float64).sum()))

@@ -10,8 +10,8 @@ With ``u = 2^-24``, a float32 score is off by at most
 .. math::  \gamma (|w_k|^2 + |x|^2/2), \qquad \gamma = (D + 8) u ,
 
 (``D`` multiply-adds, rounded input and thresholds, ``|x||w| <= (|x|^2 + |w|^2)/2``).  The bias of
-every node is lowered by ``gamma |w_k|^2``, so that ``s^-_k - gamma |x|^2/2`` never exceeds the true score, and
-every node below
+every node is lowered by ``gamma |w_k|^2``, so that ``s^-_k - gamma |x|^2/2`` never exceeds the true
+score, and every node below
 
 .. math::  T = s^-_b + 2 \gamma |w_b|^2 + \gamma |x|^2, \qquad b = \arg\min_k s^-_k
 

@@ -1,0 +1,146 @@
+"""Pictures of a map (matplotlib, optional): every function draws into an ``Axes`` and returns it.
+
+Cells are drawn where the nodes are: squares on a rectangular map, hexagons on a hexagonal one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from .grid import Grid
+from .measures import hit_histogram
+from .nodes import label_map, node_graph
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def _corners(grid: Grid) -> NDArray[np.float64]:
+    """Outline of a cell around its node: (n, 2) horizontal and vertical."""
+    if grid.topology == "hexagonal" and not grid.is_line:
+        angles = np.pi / 6 + np.pi / 3 * np.arange(6)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(3)
+    return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+
+
+def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = "", **style):
+    """Draw one coloured cell per node.
+
+    Parameters
+    ----------
+    grid : Grid
+    values : array of shape (K,)
+        NaN leaves a cell grey.
+    ax : matplotlib Axes, optional
+    cmap : str or Colormap
+    label : str
+        Of the colour bar; empty draws none.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    from matplotlib import colormaps
+    from matplotlib.collections import PolyCollection
+
+    ax = _axes(ax)
+    colours = (colormaps[cmap] if isinstance(cmap, str) else cmap).copy()
+    colours.set_bad("0.85")
+    centres = grid.coordinates[:, ::-1]
+    polygons = centres[:, None, :] + _corners(grid)
+    style.setdefault("edgecolor", "face")
+    drawn = PolyCollection(list(polygons), cmap=colours, linewidth=0.3, **style)
+    drawn.set_array(np.ma.masked_invalid(np.asarray(values, np.float64).ravel()))
+    ax.add_collection(drawn)
+    low, high = polygons.min(axis=(0, 1)), polygons.max(axis=(0, 1))
+    ax.set_xlim(low[0], high[0])
+    ax.set_ylim(high[1], low[1])
+    ax.set_aspect("auto" if grid.is_line else "equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if label:
+        ax.figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
+    return ax
+
+
+def u_matrix(som, ax=None, **style):
+    """Mean distance of every node to those that touch it: ridges part clusters (Ultsch 1990)."""
+    graph = node_graph(som)
+    neighbours = np.maximum(np.diff(graph.indptr), 1)
+    mean = np.asarray(graph.sum(axis=1)).ravel() / neighbours
+    style.setdefault("label", "distance to neighbours")
+    return cells(som.grid_, mean, ax, **{"cmap": "bone_r", **style})
+
+
+def hits(som, X=None, ax=None, **style):
+    """Samples per node; nodes without any are grey."""
+    counts = hit_histogram(som, X).ravel()
+    style.setdefault("label", "samples")
+    return cells(som.grid_, np.where(counts > 0, counts, np.nan), ax, **style)
+
+
+def component_plane(som, feature: int, ax=None, **style):
+    """One feature of the codebook over the map."""
+    check_is_fitted(som, "codebook_")
+    style.setdefault("label", f"feature {feature}")
+    return cells(som.grid_, som.codebook_[:, feature], ax, **style)
+
+
+def component_planes(som, features=None, columns: int = 4):
+    """Several features, one map each.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+    """
+    import matplotlib.pyplot as plt
+
+    check_is_fitted(som, "codebook_")
+    features = range(som.codebook_.shape[1]) if features is None else features
+    features = list(features)
+    columns = min(columns, len(features))
+    rows = -(-len(features) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, squeeze=False, layout="constrained", figsize=(2.6 * columns, 2.6 * rows)
+    )
+    for ax in axes.ravel()[len(features) :]:
+        ax.remove()
+    for feature, ax in zip(features, axes.ravel(), strict=False):
+        component_plane(som, feature, ax, label="").set_title(f"feature {feature}", fontsize=9)
+    return figure
+
+
+def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
+    """The most frequent class of every node, with its name in the cell."""
+    labels = label_map(som, X, y).ravel()
+    names = sorted({name for name in labels if name is not None})
+    values = np.array([np.nan if n is None else names.index(n) for n in labels], np.float64)
+    ax = cells(som.grid_, values, ax, cmap=cmap, clim=(-0.5, max(len(names), 10) - 0.5), **style)
+    for (vertical, horizontal), name in zip(som.grid_.coordinates, labels, strict=True):
+        if name is not None:
+            ax.text(horizontal, vertical, str(name), ha="center", va="center", fontsize=7)
+    return ax
+
+
+def training(som, ax=None):
+    """Quantization error (left) and width of the neighbourhood (right) over the epochs."""
+    check_is_fitted(som, "codebook_")
+    ax = _axes(ax)
+    epochs = [record["epoch"] + 1 for record in som.history_]
+    ax.plot(epochs, [r["quantization_error"] for r in som.history_], color="C0", marker=".")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("quantization error", color="C0")
+    right = ax.twinx()
+    right.plot(epochs, [r["sigma"] for r in som.history_], color="C1", linestyle="--")
+    right.set_ylabel("sigma (nodes)", color="C1")
+    right.set_yscale("log")
+    return ax
