@@ -5,8 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...graph.channels import ChannelGroup
 from .trace import TracedModel, find_group
 
@@ -101,8 +99,3 @@ def _weight(group: ChannelGroup, request: object) -> str | None:
     """The weight of the layer that was asked for, where a group has several."""
     names = [m.weight for m in group.producers if m.role == "weight"]
     return next((n for n in names if request in (n, n.rpartition(".")[0])), None)
-
-
-def restrict(group: ChannelGroup, keep: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The exchangeable sets of a group without the channels outside of ``keep``."""
-    return tuple(s for s in (np.intersect1d(e, keep) for e in group.exchangeable) if len(s) > 1)

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from rejuvenet.adapters.torch import collect, trace  # noqa: E402
+from rejuvenet.adapters.torch.batches import Batches, preserved_randomness  # noqa: E402
+
+LAYER = "8.weight"
+
+
+@pytest.fixture()
+def traced(trained_network, torch_batches):
+    return trace(trained_network, torch_batches[0][0][:2])
+
+
+def activations(network, x):
+    """What the linear layer's pooling reads, by running the layers one by one."""
+    with torch.no_grad():
+        return nn.Sequential(*list(network)[:11])(x).double().numpy()
+
+
+def test_class_means_are_those_of_all_activations_together(traced, torch_batches):
+    means = collect(traced, torch_batches, [LAYER])[LAYER]
+    x, y = (torch.cat(parts) for parts in zip(*torch_batches, strict=True))
+    values = activations(traced.model, x)
+    naive = np.stack([values[y.numpy() == c].mean(0) for c in range(10)])
+    np.testing.assert_allclose(means.Q, naive, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(means.counts, np.bincount(y, minlength=10))
+    np.testing.assert_allclose(means.activity, np.abs(values).mean((0, 2, 3)), rtol=1e-5)
+
+
+def test_all_groups_at_once_equal_one_at_a_time(traced, torch_batches):
+    together = collect(traced, torch_batches)
+    assert set(together) == {"0.weight", "4.weight", "8.weight"}
+    for name, means in together.items():
+        np.testing.assert_array_equal(
+            means.Q, collect(traced, torch_batches, [name])[name].Q
+        )
+
+
+@pytest.mark.parametrize("kind", ["weights", "dict", "unpack", "iterator"])
+def test_forms_of_batches_give_the_same_means(traced, torch_batches, kind):
+    expected = collect(traced, torch_batches, [LAYER])[LAYER]
+    unpack = None
+    if kind == "weights":
+        batches = [(x, nn.functional.one_hot(y, 10).float()) for x, y in torch_batches]
+    elif kind == "dict":
+        batches = [{"image": x, "label": y.numpy()} for x, y in torch_batches]
+    elif kind == "iterator":
+        batches = iter(torch_batches)
+    else:
+        batches = [("id", x, y) for x, y in torch_batches]
+        unpack = lambda batch: batch[1:]  # noqa: E731
+    means = collect(traced, batches, [LAYER], unpack=unpack)[LAYER]
+    np.testing.assert_allclose(means.Q, expected.Q, rtol=1e-6, atol=1e-7)
+
+
+def test_soft_labels_weigh_samples(traced, torch_batches):
+    x, _ = torch_batches[0]
+    weights = torch.rand(len(x), 3, generator=torch.Generator().manual_seed(0))
+    means = collect(traced, [(x, weights)], [LAYER])[LAYER]
+    values = activations(traced.model, x)
+    w = weights.double().numpy()
+    naive = np.einsum("nc,nohw->cohw", w, values) / w.sum(0)[:, None, None, None]
+    np.testing.assert_allclose(means.Q, naive, rtol=1e-5, atol=1e-7)
+
+
+def test_without_labels_there_is_one_class(traced, torch_batches):
+    means = collect(traced, [x for x, _ in torch_batches], [LAYER], max_batches=2)[LAYER]
+    assert means.Q.shape[0] == 1
+    assert means.samples == 256
+
+
+def test_nothing_of_the_model_and_no_random_state_changes(traced, torch_batches):
+    model = traced.model
+    model.train()
+    model[5].eval()
+    modes = [m.training for m in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    dataset = torch.utils.data.TensorDataset(*torch_batches[0])
+    loader = torch.utils.data.DataLoader(dataset, 64, shuffle=True)
+    collect(traced, loader, [LAYER], classes=10)
+    assert torch.equal(random, torch.get_rng_state())
+    assert modes == [m.training for m in model.modules()]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_preserved_randomness_would_notice():
+    state = torch.get_rng_state()
+    with preserved_randomness():
+        torch.rand(1)
+        assert not torch.equal(state, torch.get_rng_state())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_varying_sizes_are_pooled_to_the_first(traced, torch_batches):
+    x, y = torch_batches[0]
+    larger = nn.functional.interpolate(x, scale_factor=2)
+    means = collect(traced, [(x, y), (larger, y)], [LAYER])[LAYER]
+    pooled = activations(traced.model, larger)
+    pooled = nn.functional.adaptive_avg_pool2d(torch.from_numpy(pooled), (4, 4)).numpy()
+    values = np.concatenate([activations(traced.model, x), pooled])
+    labels = np.concatenate([y, y])
+    naive = np.stack([values[labels == c].mean(0) for c in range(10)])
+    np.testing.assert_allclose(means.Q, naive, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_budget_pools_and_is_refused_when_hopeless(traced, torch_batches):
+    means = collect(traced, torch_batches, [LAYER], classes=10, max_bytes=10 * 16 * 8 * 4)
+    assert means[LAYER].Q.shape == (10, 16, 2, 2)
+    with pytest.raises(ValueError, match="bytes"):
+        collect(traced, torch_batches, [LAYER], classes=10, max_bytes=1000)
+
+
+def test_a_class_without_samples_is_named(traced, torch_batches):
+    batches = [(x[y != 3], y[y != 3]) for x, y in torch_batches]
+    with pytest.raises(ValueError, match=r"'8.weight'.*none of 'three'"):
+        names = ["zero", "one", "two", "three", *range(4, 10)]
+        collect(traced, batches, [LAYER], classes=names)
+
+
+def test_not_a_number_is_named_with_its_channel(traced, torch_batches):
+    with torch.no_grad():
+        traced.model[9].weight[5] = float("nan")
+    with pytest.raises(ValueError, match=r"'8.weight'.*channel 5"):
+        collect(traced, torch_batches, [LAYER])
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "empty"),
+        ([(torch.zeros(3, 1, 8, 8), torch.zeros(2, dtype=torch.long))], "3 inputs"),
+        ([(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, -1]))], "got -1"),
+        ([(torch.zeros(3, 1, 8, 8), torch.zeros(3))], "integer labels"),
+        ([3], "got int"),
+        (torch.zeros(2), "iterable"),
+    ],
+)
+def test_bad_batches_get_one_sentence(traced, batches, message):
+    with pytest.raises(ValueError, match=message):
+        collect(traced, batches, [LAYER])
+
+
+def test_several_inputs_are_keyword_arguments():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+        def forward(self, first, second):
+            return self.b(torch.relu(self.a(first) + self.a(second)))
+
+    first, second = torch.rand(6, 3, 8, 8), torch.rand(6, 3, 8, 8)
+    model = Two()
+    batch = {"first": first, "second": second, "labels": torch.arange(6) % 2}
+    traced = trace(model, Batches([batch], model).example())
+    means = collect(traced, [batch], "all")["a.weight"]
+    with torch.no_grad():
+        values = torch.relu(model.a(first) + model.a(second))
+    np.testing.assert_allclose(means.Q[0], values[::2].mean(0), rtol=1e-5, atol=1e-6)

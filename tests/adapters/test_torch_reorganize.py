@@ -1,0 +1,270 @@
+import copy
+import io
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from rejuvenet.adapters.torch import arrange, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
+
+LAYER = "8.weight"
+
+
+def values(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(before, model):
+    return all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def outputs(model, x):
+    was = model.training
+    with torch.no_grad():
+        result = model.eval()(x)
+    model.train(was)
+    return result
+
+
+def accuracy(model, x, y):
+    return float((outputs(model, x).argmax(1) == y).float().mean())
+
+
+def step(model, optimizer, batch):
+    model.train()
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    optimizer.step()
+    model.eval()
+
+
+def test_random_arrangement_of_every_group_keeps_the_outputs(trained_network, torch_batches):
+    model = trained_network.double()
+    x = torch_batches[0][0].double()
+    before, weights = outputs(model, x), values(model)
+    report = arrange(model, x[:4], order="random", seed=1)
+    assert len(report.groups) == 3
+    assert sum(group.moved for group in report.groups) > 30
+    torch.testing.assert_close(outputs(model, x), before, rtol=1e-12, atol=1e-12)
+    # Negative control: one weight left behind changes the outputs.
+    with torch.no_grad():
+        model[4].weight.copy_(weights["4.weight"])
+    assert (outputs(model, x) - before).abs().max() > 1e-3
+
+
+def test_arrangement_along_the_map_puts_like_channels_side_by_side(
+    trained_network, torch_batches
+):
+    before = outputs(trained_network, torch_batches[0][0])
+    arrange(trained_network, groups=["8"], batches=torch_batches)
+    torch.testing.assert_close(
+        outputs(trained_network, torch_batches[0][0]), before, rtol=1e-4, atol=1e-5
+    )
+    from rejuvenet.adapters.torch import collect
+
+    traced = trace(trained_network, torch_batches[0][0][:2])
+    Q = collect(traced, torch_batches, [LAYER])[LAYER].Q
+    x = np.moveaxis(Q, 1, 0).reshape(16, -1)
+
+    def path(order):
+        return np.linalg.norm(np.diff(x[order], axis=0), axis=1).sum()
+
+    rng = np.random.default_rng(0)
+    assert path(np.arange(16)) < min(path(rng.permutation(16)) for _ in range(20))
+
+
+def test_given_order_is_followed_and_a_wrong_one_refused(trained_network, torch_batches):
+    weight = trained_network[8].weight.detach().clone()
+    order = np.arange(16)[::-1].copy()
+    arrange(trained_network, torch_batches[0][0][:2], ["8"], order)
+    assert torch.equal(trained_network[8].weight, weight.flip(0))
+    with pytest.raises(ValueError, match="permutation"):
+        arrange(trained_network, torch_batches[0][0][:2], ["8"], np.zeros(16, int))
+
+
+@pytest.mark.parametrize("method", ["sofm", "kmeans"])
+@pytest.mark.parametrize("outgoing", ["sum", "least_squares"])
+def test_duplicates_merge_exactly(duplicated_network, torch_batches, method, outgoing):
+    model = duplicated_network
+    x = torch_batches[0][0]
+    before = outputs(model, x)
+    recipe = Recipe.preserving(method=method, outgoing=outgoing)
+    # As many nodes as channels, so that nothing but duplicates has to share one.
+    report = reorganize(model, torch_batches, ["8"], Recipe.preserving(
+        method=method, outgoing=outgoing, ratio=1.0
+    ) if method == "sofm" else recipe)
+    group = report[LAYER]
+    assert group.new >= 16
+    assert group.merged == 32
+    change = (outputs(model, x) - before).abs().max() / before.abs().max()
+    if group.survivors == 16:
+        assert change < 1e-5
+    else:
+        assert change < 0.5
+
+
+def test_half_of_a_layer_keeps_the_accuracy(trained_network, torch_batches, torch_digits):
+    _, _, x, y = torch_digits
+    before = accuracy(trained_network, x, y)
+    literal = copy.deepcopy(trained_network)
+    report = reorganize(trained_network, torch_batches)
+    reorganize(literal, torch_batches, recipe=Recipe.paper())
+    assert before > 0.9
+    assert report[LAYER].new >= 8
+    assert accuracy(trained_network, x, y) > before - 0.15
+    assert accuracy(trained_network, x, y) > accuracy(literal, x, y)
+    assert report[LAYER].after.effective_rank > 0
+    assert 0 < report.output_change < 1
+
+
+@pytest.mark.parametrize("layer", ["0", "4"])
+def test_new_channels_change_no_output_and_learn(trained_network, torch_batches, layer):
+    report = reorganize(trained_network, torch_batches, [layer])
+    conv = trained_network[int(layer)]
+    new = report.plan.groups[0].new
+    assert len(new) > 0
+    x = torch_batches[0][0]
+    before = outputs(trained_network, x)
+    with torch.no_grad():
+        born = conv.weight[new].clone()
+        conv.weight[new] = 10 * torch.randn_like(born)
+    assert torch.equal(outputs(trained_network, x), before)
+    with torch.no_grad():
+        conv.weight[new] = born
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.1)
+    for _ in range(2):  # first the outgoing weights move, then the incoming ones
+        step(trained_network, optimizer, torch_batches[0])
+    assert ((conv.weight[new] - born).abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_new_channels_are_normalized_by_the_statistics_of_the_batches(
+    trained_network, torch_batches
+):
+    report = reorganize(trained_network, torch_batches, ["8"])
+    new = report.plan.groups[0].new
+    x = torch.cat([x for x, _ in torch_batches])
+    with torch.no_grad():
+        read = nn.Sequential(*list(trained_network)[:9])(x)
+    norm = trained_network[9]
+    torch.testing.assert_close(
+        norm.running_mean[new], read.mean((0, 2, 3))[new], rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        norm.running_var[new], read.var((0, 2, 3), correction=0)[new], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_untouched_weights_and_parameter_identity(trained_network, torch_batches):
+    before, identity = values(trained_network), [id(p) for p in trained_network.parameters()]
+    pointers = [p.data_ptr() for p in trained_network.parameters()]
+    for parameter in trained_network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    report = reorganize(trained_network, torch_batches, ["8"])
+    assert identity == [id(p) for p in trained_network.parameters()]
+    assert pointers == [p.data_ptr() for p in trained_network.parameters()]
+    touched = set(report.plan.weights)
+    assert touched == {
+        "8.weight", "9.weight", "9.bias", "9.running_mean", "9.running_var", "13.weight",
+    }  # fmt: skip
+    for name, value in trained_network.state_dict().items():
+        assert torch.equal(before[name], value) == (name not in touched), name
+    for name, parameter in trained_network.named_parameters():
+        assert (parameter.grad is None) == (name in touched), name
+
+
+def test_one_seed_gives_one_result_whatever_the_random_state(trained_network, torch_batches):
+    results = []
+    for global_seed, seed in ((1, 0), (2, 0), (3, 1)):
+        model = copy.deepcopy(trained_network)
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        reorganize(model, torch_batches, recipe=Recipe.preserving(seed=seed))
+        assert torch.equal(state, torch.get_rng_state())
+        results.append(values(model))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert not torch.equal(results[0]["8.weight"], results[2]["8.weight"])
+
+
+def test_several_layers_are_changed_deepest_last(trained_network, torch_batches):
+    report = reorganize(trained_network, torch_batches, ["8", "0", "4"])
+    assert [group.group for group in report.groups] == ["0.weight", "4.weight", "8.weight"]
+    assert str(report).count("survive") == 3
+
+
+def test_checkpoints_load_without_this_library(trained_network, torch_batches):
+    reorganize(trained_network, torch_batches)
+    file = io.BytesIO()
+    torch.save(trained_network.state_dict(), file)
+    file.seek(0)
+    fresh = copy.deepcopy(trained_network)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    x = torch_batches[0][0]
+    assert torch.equal(outputs(fresh, x), outputs(trained_network, x))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["13"], "cannot be reorganized: .*output"),
+        (["9"], "no channel group"),
+        (["8.weihgt"], "did you mean"),
+        ([], "at least one layer"),
+    ],
+)
+def test_bad_layers_are_refused_and_nothing_is_written(
+    trained_network, torch_batches, layers, message
+):
+    before = values(trained_network)
+    with pytest.raises(ValueError, match=message):
+        reorganize(trained_network, torch_batches, layers)
+    assert same(before, trained_network)
+
+
+def test_a_failure_in_the_last_group_undoes_the_others(trained_network, torch_batches):
+    class Unfitting:
+        module = nn.Sequential(*list(copy.deepcopy(trained_network))[:13])
+
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.1, momentum=0.9)
+    step(trained_network, optimizer, torch_batches[0])
+    before, averaged = values(trained_network), values(Unfitting.module)
+    momentum = {p: s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
+    with pytest.raises(ValueError, match=r"13.weight"):
+        reorganize(trained_network, torch_batches, ["4", "8"], optimizer=optimizer, ema=Unfitting)
+    assert same(before, trained_network)
+    assert same(averaged, Unfitting.module)
+    for parameter, state in optimizer.state.items():
+        assert torch.equal(momentum[parameter], state["momentum_buffer"])
+
+
+def test_methods_that_need_no_data(trained_network, torch_batches):
+    example = torch_batches[0][0][:2]
+    report = reorganize(
+        trained_network, None, ["8"], Recipe(method="l2"), example_inputs=example
+    )
+    assert report[LAYER].survivors == 8
+    with pytest.raises(ValueError, match="needs batches"):
+        reorganize(trained_network, None, ["8"], example_inputs=example)
+
+
+def test_compiled_and_wrapped_models_are_looked_through(trained_network, torch_batches):
+    wrapped = nn.DataParallel(trained_network)
+    expected = copy.deepcopy(trained_network)
+    reorganize(expected, torch_batches)
+    reorganize(wrapped, torch_batches)
+    assert same(values(expected), trained_network)
+
+
+def test_edit_shows_the_model_as_it_was():
+    model = nn.Linear(2, 1, bias=False)
+    old = model.weight.detach().clone()
+    with Edit(model) as edit:
+        edit.write({"weight": np.full((1, 2), 7.0, np.float32)})
+        with edit.undone():
+            assert torch.equal(model.weight, old)
+        assert (model.weight == 7).all()
+    assert (model.weight == 7).all()
