@@ -333,24 +333,40 @@ class Propagation:
                 across.append(component)
             place = target.index(k)
             atoms = np.concatenate([c.atoms for c in across], axis=place)
-            keyed = any(c.keys is not None for c in across)
-            keys = occurrence(atoms) if keyed or not is_distinct(atoms) else None
+            keys = None
+            if not is_distinct(atoms):  # parts are told apart
+                keys = np.concatenate(
+                    [
+                        (0 if c.keys is None else c.keys * len(across)) + np.full_like(c.atoms, i)
+                        for i, c in enumerate(across)
+                    ],
+                    axis=place,
+                )
         self._combine(node.output, others)
         if across:
             self.labels[node.output].append(Component(target, atoms, keys))
 
     def gather(self, node: Gather) -> None:
-        """Some positions of one axis."""
+        """Some positions of one axis; which ones is remembered, their order need not be."""
         parts = []
+        size = self.graph.shapes[node.input][node.axis]
+        once = len(np.unique(node.indices)) == len(node.indices)
         for c in self.labels[node.input]:
             if node.axis not in c.axes:
                 parts.append(c)
                 continue
             i = c.axes.index(node.axis)
             atoms = c.atoms.take(node.indices, axis=i)
-            keyed = c.keys is not None or len(np.unique(node.indices)) < len(node.indices)
-            taken = Component(c.axes, atoms, occurrence(atoms) if keyed else None, c.coarse)
-            parts += self.state.settle(taken)
+            keys = None if c.keys is None else c.keys.take(node.indices, axis=i)
+            if not once:
+                place = occurrence(node.indices).reshape(
+                    [-1 if a == i else 1 for a in range(atoms.ndim)]
+                )
+                keys = (0 if keys is None else keys * len(node.indices)) + place
+                keys = np.broadcast_to(keys, atoms.shape)
+            if not once or len(node.indices) < size:
+                self.state.divide(atoms, None)
+            parts += self.state.settle(Component(c.axes, atoms, keys, c.coarse))
         self.labels[node.output] = parts
 
     def pad(self, node: Pad) -> None:
@@ -372,7 +388,9 @@ class Propagation:
             made = self.state.fresh((int(hole.sum()),))
             self.state.divide(made, None)
             atoms[hole] = made
-            keys = None if c.keys is None else occurrence(atoms)
+            keys = None if c.keys is None else np.pad(c.keys[crop], grow)
+            if min(*before, *after) < 0:
+                self.state.divide(atoms, None)
             parts += self.state.settle(Component(c.axes, atoms, keys, c.coarse))
         self.labels[node.output] = parts
 

@@ -35,6 +35,9 @@ FACTORIES = frozenset(
 )  # fmt: skip
 
 
+PREALLOCATED = "written in place into a part of another tensor"
+
+
 class TracedModel:
     """A model, its structural graph and its channel groups.
 
@@ -221,6 +224,10 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
 def _named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
@@ -277,7 +284,9 @@ class _GraphRecorder(_Numbering):
         super().__init__()
         self.graph = Graph()
         self.names: dict[int, str] = {}
-        self.alive: list[torch.Tensor] = []  # identities must not be reused during the pass
+        # Every tensor seen, by its memory: identities must not be reused during the pass, and
+        # what is written in place changes all views.
+        self.by_storage: dict[int, dict[int, torch.Tensor]] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.computed: set[str] = set()  # depend on the inputs
         self.derived: set[str] = set()  # depend on weights, not on the inputs
@@ -303,7 +312,7 @@ class _GraphRecorder(_Numbering):
     def _register(self, tensor: torch.Tensor, name: str | None) -> str:
         name = name or f"c{len(self.graph.shapes)}"
         self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
-        self.alive.append(tensor)
+        self.by_storage.setdefault(_storage(tensor), {})[id(tensor)] = tensor
         return name
 
     def value(self, tensor: torch.Tensor) -> Value:
@@ -332,11 +341,10 @@ class _GraphRecorder(_Numbering):
         self, func: Any, operator: str, values_in: Any, outputs: list[torch.Tensor]
     ) -> None:
         graph = self.graph
-        args, kwargs = values_in
         read = [v for v in tree_flatten(values_in)[0] if isinstance(v, Value)]
         computed = any(v.name in self.computed for v in read)
         weighted = any(v.name in graph.weights or v.name in self.derived for v in read)
-        written = {id(t): self.names[id(t)] for t in outputs if id(t) in self.names}
+        written = [(t, self.names[id(t)]) for t in outputs if id(t) in self.names]
         names = [self._register(t, self.next_name()) for t in outputs]
         outs = [Value(name, tuple(t.shape)) for name, t in zip(names, outputs, strict=True)]
         if operator in FACTORIES or not (computed or weighted):
@@ -344,16 +352,34 @@ class _GraphRecorder(_Numbering):
                 self.constants[name] = tensor
             return
         (self.computed if computed else self.derived).update(names)
-        if written and any(name in self.constants for name in written.values()):
+        if any(name in self.constants for _, name in written):
             # A buffer made in the pass and then filled: its parts have a fixed order.
-            self._opaque(read, outs, "written into a preallocated tensor")
-            return
+            self._opaque(read, outs, PREALLOCATED)
+        else:
+            self._apply_rule(func, operator, values_in, read, outs)
+        for tensor, _ in written:
+            self._renew_aliases(tensor, self.value(tensor), computed)
+
+    def _apply_rule(
+        self, func: Any, operator: str, values_in: Any, read: list[Value], outs: list[Value]
+    ) -> None:
+        args, kwargs = values_in
         rule, parameters = _rule_for(func, operator)
         if rule is not None:
             named = {**kwargs, "operator": operator} if "operator" in parameters else kwargs
-            if rule(graph, outs if "outs" in parameters else outs[0], *args, **named) is not False:
+            out = outs if "outs" in parameters else outs[0]
+            if rule(self.graph, out, *args, **named) is not False:
                 return
         self._opaque(read, outs, f"the operator {operator} is not understood")
+
+    def _renew_aliases(self, written: torch.Tensor, value: Value, computed: bool) -> None:
+        """Views and bases of a tensor that was written in place hold something new."""
+        for alias in list(self.by_storage[_storage(written)].values()):
+            if alias is not written:
+                old = self.value(alias)
+                name = self._register(alias, None)
+                (self.computed if computed else self.derived).add(name)
+                self._opaque([old, value], [Value(name, old.shape)], PREALLOCATED)
 
     def _opaque(self, read: list[Value], outs: list[Value], reason: str) -> None:
         self.graph.nodes.append(
@@ -377,7 +403,7 @@ class _GraphRecorder(_Numbering):
             tensor = self.constants[name]
             if tensor.numel() <= CONSTANT_LIMIT:
                 graph.uniform[name] = uniform_axes(to_numpy(tensor))
-        self.alive.clear()
+        self.by_storage.clear()
         self.constants.clear()
         return graph
 

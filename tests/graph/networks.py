@@ -159,6 +159,18 @@ class Builder:
         self.graph.nodes.append(Transpose(split, turned, order))
         return turned
 
+    def halves(self, x):
+        """Different functions of the two halves, one after the other again."""
+        n, c, h, w = self.shape(x)
+        parts = []
+        for index in (np.arange(c // 2), np.arange(c // 2, c)):
+            part = self.new((n, len(index), h, w))
+            self.graph.nodes.append(Gather(x, part, 1, index))
+            parts.append(self.unary(part))
+        out = self.new((n, c, h, w))
+        self.graph.nodes.append(Concat(tuple(parts), out, 1))
+        return out
+
     def shuffle(self, x):
         n, c, h, w = self.shape(x)
         if c % 2:
@@ -307,6 +319,7 @@ UNARY_LAYERS = (
     "attention",
     "repeat",
     "twice",
+    "halves",
 )
 BINARY_LAYERS = ("add", "concat")
 

@@ -1,0 +1,242 @@
+"""Tracing PyTorch modules: what is understood, what is frozen, and that nothing is disturbed."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from rejuvenet.adapters.torch import observe, trace  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from exactness import verify  # noqa: E402
+
+IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def check(model, *inputs, moved=None):
+    torch.manual_seed(0)
+    verdict = verify(model, *(inputs or (IMAGE,)))
+    assert verdict.outcome == "right", verdict
+    assert verdict.moved == (verdict.convolutions if moved is None else moved), verdict
+    return verdict
+
+
+class Functional(nn.Module):
+    """Control flow, functional calls, views, in-place operators, a module called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c = nn.Parameter(torch.randn(12, 16, 1, 1))
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.head = nn.Linear(12 * 16, 5)
+
+    def forward(self, x):
+        x = F.relu(self.a(x), inplace=True)
+        for _ in range(2):
+            x = x + self.b(x) * self.scale
+        y = x.clone()
+        y += x
+        y[:, :4].mul_(2).relu_() if x.shape[0] > 100 else y.relu_()
+        left, right = y.chunk(2, dim=1)
+        y = torch.cat([torch.cat([left.abs(), right.neg()], 1), F.hardswish(x)], 1)
+        y = F.conv2d(F.adaptive_avg_pool2d(y, 4), self.c)
+        return self.head(torch.flatten(y, 1))
+
+
+def test_whatever_python_does_is_seen():
+    check(Functional())
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.act = nn.PReLU(8)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.shuffled = nn.Conv2d(6, 16, 3)
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.a(x)))
+        x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.last(F.pixel_shuffle(self.shuffled(self.up(x)), 2)).mean((2, 3))
+
+
+def test_gates_group_norm_transposed_convolution_and_pixel_shuffle():
+    check(Gated())
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_other_ranks(rank):
+    conv = {1: nn.Conv1d, 3: nn.Conv3d}[rank]
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[rank]
+    pool = {1: nn.AvgPool1d, 3: nn.AvgPool3d}[rank]
+    model = nn.Sequential(
+        conv(2, 6, 3), norm(6), nn.ReLU(), pool(2), conv(6, 6, 1, groups=2), conv(6, 3, 1),
+        nn.Flatten(), nn.LazyLinear(4),
+    )  # fmt: skip
+    x = torch.randn(1, 2, *([10] * rank))
+    model(x)
+    check(model, x)
+
+
+def test_parametrized_weights():
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)),
+        nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3)),
+        nn.Flatten(),
+    )
+    model.eval()
+    traced = trace(model, IMAGE)
+    group = traced.groups[0]
+    assert group.frozen is None
+    names = {m.weight for m in group.members}
+    assert "0.parametrizations.weight.original0" in names
+    assert "2.parametrizations.weight.original1" in names
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, stride=4)
+        self.position = nn.Parameter(torch.randn(1, 17, 16))
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.block = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.block(x)[:, 0])
+
+
+def test_transformer_blocks():
+    verdict = check(Attention())
+    assert "block.linear1.weight" not in verdict.frozen
+    traced = trace(Attention().eval(), IMAGE)
+    heads = traced.group("block.self_attn.in_proj_weight").exchangeable
+    assert {len(s) for s in heads} == {4}
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(2, 6, 3), nn.Conv1d(6, 6, 3)
+        self.rnn = nn.LSTM(6, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(self.b(self.a(x)).transpose(1, 2))[0][:, -1]
+
+
+def test_what_meets_a_recurrent_layer_is_moved_rightly_or_frozen_with_a_reason():
+    verdict = verify(Recurrent(), torch.randn(1, 2, 12))
+    assert verdict.outcome == "right"
+    assert "a.weight" not in verdict.frozen
+
+
+class Preallocated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        out = torch.zeros(x.shape[0], 8, *x.shape[2:], dtype=x.dtype)
+        out[:, ::2] = self.a(x)
+        return self.b(out)
+
+
+def test_a_buffer_filled_in_parts_freezes_what_is_written():
+    groups = trace(Preallocated(), IMAGE).groups
+    assert next(g for g in groups if g.name == "a.weight").frozen
+
+
+def test_unknown_operators_freeze_with_their_name():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.b(torch.fft.fft(self.a(x), dim=1).real)
+
+    assert "_fft_r2c" in trace(Spectral(), IMAGE).group("a").frozen
+
+
+def test_tracing_leaves_no_trace():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1)
+    )
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    traced = trace(model, IMAGE)
+    observe(traced, IMAGE, {})
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_taps_are_found_again_for_any_batch_size():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    traced = trace(model, IMAGE)
+    seen = []
+    batch = torch.randn(5, 3, 16, 16)
+    observe(traced, batch, {traced.groups[0].tap.tensor: lambda t: seen.append(t.clone())})
+    assert torch.equal(seen[0], model[1](model[0](batch)))
+
+
+def test_a_model_that_changed_its_course_is_refused():
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.deep = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), True
+
+        def forward(self, x):
+            return self.b(self.a(x).relu().tanh()) if self.deep else x
+
+    model = Moody()
+    traced = trace(model, IMAGE)
+    model.deep = False
+    with pytest.raises(RuntimeError, match="trace the model again"):
+        observe(traced, IMAGE, {traced.groups[0].tap.tensor: lambda t: None})
+
+
+def test_wrappers_keywords_and_wrong_names():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    assert trace(nn.DataParallel(model), IMAGE).model is model
+    assert trace(torch.compile(model), IMAGE).model is model
+    assert trace(model, {"input": IMAGE}).group("0").name == "0.weight"
+    with pytest.raises(ValueError, match=r"'0\.weigth'; did you mean '0\.weight'"):
+        trace(model, IMAGE).group("0.weigth")
+    with pytest.raises(TypeError, match="must be a torch"):
+        trace(lambda x: x, IMAGE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_traced_and_widened(dtype):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)).to(dtype)
+    traced = trace(model, IMAGE.to(dtype))
+    assert traced.groups[0].frozen is None
+    assert traced.weights["0.weight"].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"]
+)
+def test_torchvision_networks(name):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None)
+    check(model, torch.randn(1, 3, 64, 64))
