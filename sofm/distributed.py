@@ -21,9 +21,11 @@ def _dense(block) -> NDArray:
     return np.ascontiguousarray(block, dtype=kind)
 
 
-def block_range(block) -> Range:
+def block_range(block, first_row: int) -> Range:
+    """Range of a block that begins at ``first_row`` of the whole."""
     block = _dense(block)
     seen = Range.empty(block.shape[1], block.dtype)
+    seen.n_rows = first_row
     seen.add(block)
     return seen
 
@@ -59,16 +61,16 @@ class DaskRows(Samples):
         self._dask = dask
         self.weights = weights
         self.n_features = int(X.shape[1])
+        if np.isnan(X.chunks[0]).any():
+            X.compute_chunk_sizes()
+        self.edges = [0, *np.cumsum(X.chunks[0]).tolist()]
         self.blocks = list(X.rechunk({1: -1}).to_delayed().ravel())
-        ranges = self._compute([dask.delayed(block_range)(b) for b in self.blocks])
+        task = dask.delayed(block_range)
+        ranges = self._compute([task(b, i) for b, i in zip(self.blocks, self.edges, strict=False)])
         self.dtype = ranges[0].low.dtype
         self.range = Range.empty(self.n_features, self.dtype)
-        self.edges = [0]
-        for number, seen in enumerate(ranges):
+        for seen in ranges:
             self.range.merge(seen)
-            self.edges.append(self.range.n_rows)
-            if not np.isfinite(seen.low).all() and seen.n_rows:
-                raise ValueError(f"expected finite values, got others in block {number}")
         if weights is not None and len(weights) != self.n_rows:
             raise ValueError(
                 f"expected one weight for each of {self.n_rows} samples, got {len(weights)}"

@@ -310,7 +310,10 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         """
         check_is_fitted(self, "codebook_")
         if is_dask(X):
-            return X.map_blocks(self.transform, chunks=(X.chunks[0], (len(self.codebook_),)))
+            K = len(self.codebook_)
+            return X.map_blocks(
+                self.transform, chunks=(X.chunks[0], (K,)), dtype=X.dtype, meta=np.empty((0, K))
+            )
         if is_blocks(X):
             return np.concatenate([self.transform(b) for b in (X() if callable(X) else X)])
         if self.missing == "ignore":

@@ -84,10 +84,10 @@ class Range:
             self.high = np.fmax(self.high, np.fmax.reduce(chunk, axis=0))
 
     def merge(self, other: Range) -> None:
-        """Include what another pass has seen."""
+        """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""
         self.low = np.minimum(self.low, other.low)
         self.high = np.maximum(self.high, other.high)
-        self.n_rows += other.n_rows
+        self.n_rows = max(self.n_rows, other.n_rows)
 
 
 def spread(n_rows: int, n_features: int) -> NDArray[np.int64]:

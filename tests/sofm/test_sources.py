@@ -1,0 +1,175 @@
+"""The same map from every form of the same samples; sparse and missing values."""
+
+import naive
+import numpy as np
+import pytest
+from rejuvenet.sofm import SOFM, opening
+from scipy import sparse
+from sklearn.metrics.pairwise import nan_euclidean_distances
+
+PARAMETERS = dict(shape=(6, 6), n_epochs=5)
+
+
+@pytest.fixture(scope="module")
+def local(digits):
+    return SOFM(**PARAMETERS).fit(digits[0])
+
+
+def same(a, b):
+    assert a.codebook_.tobytes() == b.codebook_.tobytes()
+    np.testing.assert_array_equal(a.labels_, b.labels_)
+    assert a.history_ == b.history_
+    assert a.quantization_error_ == b.quantization_error_
+
+
+def test_memory_map(digits, local, tmp_path):
+    np.save(tmp_path / "x.npy", digits[0])
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    same(SOFM(**PARAMETERS).fit(mapped), local)
+
+
+@pytest.mark.parametrize("size", [1, 100, 700, 5000])
+def test_blocks(digits, local, size):
+    X = digits[0]
+    if size == 1:
+        X = X[:60]
+        local = SOFM(**PARAMETERS).fit(X)
+    blocks = [X[i : i + size] for i in range(0, len(X), size)]
+    from_list = SOFM(**PARAMETERS).fit(blocks)
+    same(from_list, local)
+    same(SOFM(**PARAMETERS).fit(lambda: iter(blocks)), local)
+    np.testing.assert_array_equal(from_list.predict(blocks), local.labels_)
+    np.testing.assert_allclose(from_list.transform(blocks), local.transform(X), rtol=1e-4)
+
+
+def test_blocks_that_cannot_be_used(digits):
+    X = digits[0]
+    with pytest.raises(ValueError, match="again"):
+        SOFM().fit(b for b in [X])
+    with pytest.raises(ValueError, match="all alike"):
+        SOFM().fit([X, X[:, :3]])
+    with pytest.raises(ValueError, match="at least one"):
+        SOFM().fit(lambda: iter([]))
+    with pytest.raises(ValueError, match="shape"):
+        SOFM().fit(lambda: iter([X[0]]))
+    with pytest.raises(ValueError, match="one weight"):
+        SOFM().fit([X], sample_weight=np.ones(3))
+    with pytest.raises(ValueError, match="64 features"):
+        SOFM(n_epochs=1).fit(X).predict([X[:, :5]])
+
+
+def test_weights_of_blocks(digits):
+    X = digits[0]
+    weights = np.random.default_rng(0).random(len(X))
+    whole = SOFM(**PARAMETERS).fit(X, sample_weight=weights)
+    same(SOFM(**PARAMETERS).fit([X[:1000], X[1000:]], sample_weight=weights), whole)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array])
+def test_csr_equals_dense(digits, dtype, kind):
+    X = digits[0].astype(dtype)
+    start = X[:: len(X) // 36][:36]
+    dense = SOFM((6, 6), n_epochs=4, init=start).fit(X)
+    rows = SOFM((6, 6), n_epochs=4, init=start).fit(kind(X))
+    np.testing.assert_allclose(rows.codebook_, dense.codebook_, atol=1e-4)
+    assert (rows.labels_ == dense.labels_).mean() > 0.999
+    assert naive.is_winner(X, rows.codebook_, rows.labels_) or dtype == "f4"
+    np.testing.assert_array_equal(rows.predict(kind(X)), rows.labels_)
+    assert rows.quantization_error_ == pytest.approx(dense.quantization_error_, rel=1e-5)
+    one, two = (SOFM(5, n_epochs=3, n_jobs=n).fit(kind(X)) for n in (1, 3))
+    assert one.codebook_.tobytes() == two.codebook_.tobytes()
+
+
+def test_wide_sparse_rows_are_never_made_dense():
+    X = sparse.random(3000, 200_000, 1e-5, format="csr", random_state=0, dtype=np.float32)
+    som = SOFM(4, n_epochs=2).fit(X)  # 2.4 GB if it were dense
+    assert som.codebook_.shape == (4, 200_000)
+
+
+def test_missing_values(digits):
+    X = digits[0][:300].copy()
+    rng = np.random.default_rng(0)
+    X[rng.random(X.shape) < 0.3] = np.nan
+    som = SOFM((4, 4), missing="ignore").fit(X)
+    np.testing.assert_array_equal(som.labels_, naive.missing_winners(X, som.codebook_))
+    distances = nan_euclidean_distances(X, som.codebook_)
+    np.testing.assert_allclose(som.transform(X), distances, rtol=1e-5)
+    assert som.quantization_error_ == pytest.approx(distances.min(axis=1).mean(), rel=1e-5)
+    full = SOFM((4, 4)).fit(digits[0][:300])
+    assert -full.score(digits[0][:300]) > 0
+    filled = som.codebook_[som.labels_]
+    absent = np.isnan(X)
+    guess = np.abs(filled - digits[0][:300])[absent].mean()
+    mean = np.abs(np.nanmean(X, axis=0) - digits[0][:300])[absent].mean()
+    assert guess < 0.85 * mean, "the map fills in better than the mean"
+    whole = digits[0][:300]
+    a = SOFM(6, missing="ignore", init=whole[:6], n_epochs=4).fit(whole)
+    b = SOFM(6, init=whole[:6], n_epochs=4).fit(whole)
+    np.testing.assert_allclose(a.codebook_, b.codebook_, atol=1e-4)
+
+
+def test_missing_values_that_cannot_be_ignored():
+    X = np.ones((9, 3))
+    X[4] = np.nan
+    with pytest.raises(ValueError, match="row 4"):
+        SOFM(missing="ignore").fit(X)
+    X = np.ones((9, 3))
+    X[:, 1] = np.nan
+    with pytest.raises(ValueError, match="column 1"):
+        SOFM(missing="ignore").fit(X)
+    X = np.ones((9, 3))
+    X[2, 1] = np.inf
+    with pytest.raises(ValueError, match="row 2"):
+        SOFM(missing="ignore").fit(X)
+
+
+def test_cosine_block_by_block(digits, monkeypatch):
+    X = digits[0]
+    at_once = SOFM(9, metric="cosine", n_epochs=3).fit(X)
+    monkeypatch.setattr(opening, "COPY_BYTES", 50_000)
+    same(SOFM(9, metric="cosine", n_epochs=3).fit(X), at_once)
+
+
+def test_dask_array_equals_local(digits, local):
+    array = pytest.importorskip("dask.array")
+    X = array.from_array(digits[0], chunks=(400, 64))
+    som = SOFM(**PARAMETERS).fit(X)
+    same(som, local)
+    labels = som.predict(X)
+    assert isinstance(labels, array.Array)
+    np.testing.assert_array_equal(labels.compute(), local.labels_)
+    np.testing.assert_allclose(som.transform(X).compute(), local.transform(digits[0]), rtol=1e-4)
+    bad = digits[0].copy()
+    bad[777, 2] = np.nan
+    with pytest.raises(ValueError, match="row 777"):
+        SOFM().fit(array.from_array(bad, chunks=(400, 64)))
+
+
+@pytest.mark.timeout(150)
+def test_dask_cluster_loses_a_worker(digits, local):
+    distributed = pytest.importorskip("dask.distributed")
+    import dask
+    import dask.array
+
+    X = dask.array.from_array(digits[0], chunks=(300, 64))
+    killed = []
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 10}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        def kill_one(som, record):
+            if record["epoch"] == 1:
+                worker = next(iter(client.scheduler_info()["workers"]))
+                kill = __import__("os")._exit
+                client.submit(kill, 1, workers=[worker], allow_other_workers=False, retries=0)
+                killed.append(worker)
+
+        som = SOFM(callback=kill_one, **PARAMETERS).fit(X)
+    assert len(killed) == 1
+    same(som, local)
