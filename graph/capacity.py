@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .mapping import best_matching_units, fingerprints
+from .mapping import best_matching_units, coordinates, fingerprints
 from .recipe import Recipe
 
 DORMANT_TAU = 0.025  # Sokar et al. 2023 use 0.025 for convolutional networks
@@ -74,18 +74,16 @@ def capacity(
     K = Q.shape[1] if n_nodes is None else int(n_nodes)
     if K < 1:
         raise ValueError(f"expected at least one node, got {n_nodes!r}")
-    units, _ = best_matching_units(fingerprints(Q), K, Recipe(), seed)
-    return figures(Q, K, len(np.unique(units)), activity)
-
-
-def figures(
-    Q: np.ndarray, nodes: int, occupied: int, activity: np.ndarray | None = None
-) -> Capacity:
-    """The figures where the occupied nodes are already known."""
+    X = coordinates(fingerprints(Q))
+    units, _ = best_matching_units(X.astype(np.float32), K, Recipe(), seed)
     if activity is None:
         activity = np.abs(Q).mean(axis=(0, 2, 3), dtype=np.float64)
     return Capacity(
-        Q.shape[1], nodes, occupied, effective_rank(fingerprints(Q)), dormant_share(activity)
+        channels=Q.shape[1],
+        nodes=K,
+        occupied=len(np.unique(units)),
+        effective_rank=effective_rank(X),
+        dormant=dormant_share(activity),
     )
 
 
@@ -95,15 +93,9 @@ def effective_rank(X: np.ndarray) -> float:
     >>> effective_rank(np.eye(4))
     4.0
     """
-    if X.shape[0] > X.shape[1]:
-        X = X.T
-    gram = np.zeros((X.shape[0], X.shape[0]))
-    for start in range(0, X.shape[1], 4096):
-        block = X[:, start : start + 4096].astype(np.float64)
-        gram += block @ block.T
-    values = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None))
-    # Below the rounding of the Gram matrix a singular value is noise.
-    values = values[values > values.max(initial=0.0) * 1e-7]
+    values = np.linalg.svd(X, compute_uv=False)
+    # Below the rounding of float32 activations a singular value is noise.
+    values = values[values > values.max(initial=0.0) * 1e-6]
     if values.size == 0:
         return 0.0
     p = values / values.sum()

@@ -93,10 +93,10 @@ class ClassMeans:
             present, one_hot = _one_hot(labels, C)
         else:
             present = np.flatnonzero(np.any(labels != 0, axis=0))
-            one_hot = labels[:, present].T
+            one_hot = np.ascontiguousarray(labels[:, present].T)
         dtype = np.float64 if activations.dtype == np.float64 else np.float32
         values = activations.reshape(n, -1).astype(dtype, copy=False)
-        sums = (one_hot.astype(dtype) @ values).astype(np.float64)
+        sums = np.matmul(one_hot.astype(dtype), values).astype(np.float64)
         if self.sums is None:
             self.sums = np.zeros((C, o, h, w))
         if self.magnitudes is None:

@@ -24,6 +24,9 @@ import numpy as np
 
 from .recipe import Recipe
 
+# Activations of duplicated filters differ by float32 rounding, about 1e-6 of their size.
+ALIKE = 1e-5
+
 
 @dataclass(frozen=True)
 class ChannelMapping:
@@ -76,6 +79,57 @@ def fingerprints(Q: np.ndarray) -> np.ndarray:
     """One sample a channel, its slices of all classes: shape (s, C * h * w)."""
     s = Q.shape[1]
     return np.ascontiguousarray(np.moveaxis(Q, 1, 0)).reshape(s, -1)
+
+
+def coordinates(X: np.ndarray) -> np.ndarray:
+    """The samples in an orthonormal basis of their own span: as many features as samples at most.
+
+    All distances and weighted means stay as they are, so a map of the coordinates is the map of
+    the samples, at a fraction of the cost where fingerprints are long (512 channels of 1000
+    classes and 7 x 7 positions: 49,000 features become 512, and 283 s of training 1 s).
+
+    Parameters
+    ----------
+    X : ndarray, shape (samples, features)
+
+    Returns
+    -------
+    ndarray of float64, shape (samples, min(samples, features))
+    """
+    if X.shape[1] <= X.shape[0]:
+        return X.astype(np.float64)
+    gram = np.zeros((X.shape[0], X.shape[0]))
+    for start in range(0, X.shape[1], 4096):
+        block = X[:, start : start + 4096].astype(np.float64)
+        gram += block @ block.T
+    values, vectors = np.linalg.eigh(gram)
+    return vectors * np.sqrt(np.clip(values, 0.0, None))
+
+
+def alike(X: np.ndarray) -> np.ndarray:
+    """Label of each sample; samples that are equal to rounding share one, numbered as they come.
+
+    Equal to rounding is a distance of at most ``ALIKE`` times the root mean square norm.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(X)
+    norms = np.einsum("ij,ij->i", X, X)
+    limit = ALIKE**2 * norms.mean()
+    rows, columns = [], []
+    block = max(1, 2**22 // n)
+    for start in range(0, n, block):
+        part = slice(start, start + block)
+        squared = norms[part, None] + norms[None, :] - 2.0 * (X[part] @ X.T)
+        near = np.nonzero(squared <= limit)
+        rows.append(near[0] + start)
+        columns.append(near[1])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    pairs = coo_array((np.ones(len(row), dtype=np.int8), (row, column)), shape=(n, n))
+    label = connected_components(pairs, directed=False)[1]
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def votes(M: np.ndarray, K: int) -> np.ndarray:
@@ -176,8 +230,8 @@ def map_channels(Q: np.ndarray, K: int, recipe: Recipe, seed: int) -> ChannelMap
     """
     C, s = Q.shape[:2]
     if recipe.assign == "fingerprint":
-        X = fingerprints(Q)
-        units, codebook = best_matching_units(X, K, recipe, seed)
+        X = coordinates(fingerprints(Q))
+        units, codebook = _one_node_each(X, K, recipe, seed)
         M = np.broadcast_to(units, (C, s))
         squared = np.broadcast_to(_squared_distances(X, codebook, units), (C, s))
     else:
@@ -192,6 +246,28 @@ def map_channels(Q: np.ndarray, K: int, recipe: Recipe, seed: int) -> ChannelMap
     np.add.at(total, (M, np.broadcast_to(np.arange(s), (C, s))), squared)
     distance = np.divide(total, N, out=np.full((K, s), np.inf), where=N > 0)
     return ChannelMapping(M, N, distance)
+
+
+def _one_node_each(
+    X: np.ndarray, K: int, recipe: Recipe, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes of fingerprints; where there is a node for every distinct one, each keeps its own.
+
+    A trained map need not tell all distinct channels apart, even if it has as many nodes: its
+    neighbourhood pulls nodes together.  Channels that respond alike, and no others, then merge,
+    in the order of the map.
+    """
+    label = alike(X)
+    _, first = np.unique(label, return_index=True)
+    if len(first) > K:
+        return best_matching_units(X.astype(np.float32), K, recipe, seed)
+    distinct = X[first]
+    order = np.arange(len(first))
+    if recipe.method == "sofm":
+        order = _order(distinct, recipe, seed)
+    codebook = np.full((K, X.shape[1]), np.inf)
+    codebook[: len(first)] = distinct[order]
+    return np.argsort(order)[label], codebook
 
 
 def _squared_distances(X: np.ndarray, codebook: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -220,9 +296,13 @@ def order_along_map(Q: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
     ndarray of int, shape (s,)
         Place ``p`` takes channel ``order[p]``.
     """
-    X = fingerprints(Q)
+    return _order(coordinates(fingerprints(Q)), recipe, seed)
+
+
+def _order(X: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
+    """Samples sorted by their place on a map with as many nodes as samples."""
     K = len(X)
-    units, codebook = best_matching_units(X, K, recipe, seed)
+    units, codebook = best_matching_units(X.astype(np.float32), K, recipe, seed)
     before, after = np.zeros(K), np.zeros(K)
     inner = units > 0
     before[inner] = _squared_distances(X[inner], codebook, units[inner] - 1)

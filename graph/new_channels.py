@@ -12,6 +12,7 @@ Draws depend on a seed and names only: the same on every rank and for any number
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -38,14 +39,14 @@ def fan_in(member: Member) -> int:
     the member's own counts outputs; in ``(groups, o, i, ...)`` with joint axes 0 and 2, so does
     the axis of the groups.
     """
+    size = math.prod(member.view)
     if member.kind != "consumer":
-        own = np.prod([member.view[axis] for axis in member.axes], dtype=np.int64)
-        return max(1, int(np.prod(member.view, dtype=np.int64) // max(own, 1)))
+        return max(1, size // max(1, math.prod(member.view[axis] for axis in member.axes)))
     others = [axis for axis in range(len(member.view)) if axis not in member.axes]
     outputs = member.view[others[0]] if others else 1
     if member.axes == (0, 2):
         outputs *= member.view[0]
-    return max(1, int(np.prod(member.view, dtype=np.int64) // max(outputs, 1)))
+    return max(1, size // max(1, outputs))
 
 
 def draw(

@@ -307,9 +307,10 @@ def _unpack(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupPlan:
         for member in values["members"]
     )
     figures = values["capacity"]
+    fields: dict[str, Any] = {name: values[name] for name in _VALUES}
+    fields.update({name: arrays[key] for name, key in values["arrays"].items()})
     return GroupPlan(
-        **{name: values[name] for name in _VALUES},
-        **{name: arrays[key] for name, key in values["arrays"].items()},
+        **fields,
         members=members,
         sets=tuple(arrays[key] for key in values["sets"]),
         capacity=None if figures is None else Capacity(**figures),

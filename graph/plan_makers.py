@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .capacity import figures
+from .capacity import capacity
 from .channels import ChannelGroup, Member
 from .class_means import ClassMeans
 from .mapping import averages, map_channels, order_along_map, shares
@@ -243,7 +243,7 @@ def reorganize_plan(
         nodes=nodes,
         occupied=occupied,
         merged=merged,
-        capacity=None if Q is None else figures(Q, nodes, occupied, activity),
+        capacity=None if Q is None else capacity(Q, nodes, activity, recipe.seed),
         note=note,
     )
     check([plan], weights)

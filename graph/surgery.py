@@ -221,7 +221,7 @@ def _transformed(
     if all(plan.kind == "arrange" for plan, _ in parts):
         result = values
         for plan, member in parts:
-            result = _on_rows(member, result, lambda X, order=plan.order: X[order])
+            result = _on_rows(member, result, _linear(plan, member, state))
         return result if result is not values else values.copy()
     result = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN weights stay NaN; only new ones are an error
@@ -304,17 +304,21 @@ def _product(matrix: np.ndarray, X: np.ndarray) -> np.ndarray:
     return result.reshape(len(matrix), *X.shape[1:])
 
 
+def _with_rows(
+    member: Member, values: np.ndarray, places: np.ndarray, content: np.ndarray | float | bool
+) -> np.ndarray:
+    """``values`` with ``content`` in the rows of the channels at ``places``."""
+    rows = np.array(member.rows(values))
+    rows[member.positions[places]] = content
+    return member.restore(rows, values.shape)
+
+
 def _zero_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.ndarray:
     """Optimizer state of new channels."""
     for plan, member in parts:
         if plan.new.size:
-            values = _on_rows(member, values, lambda X, new=plan.new: _put(X, new, 0.0))
+            values = _with_rows(member, values, plan.new, 0.0)
     return values
-
-
-def _put(X: np.ndarray, places: np.ndarray, values: np.ndarray | float) -> np.ndarray:
-    X[places] = values
-    return X
 
 
 def _fill_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.ndarray:
@@ -325,19 +329,18 @@ def _fill_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.n
     # The layer's spread is that of weights that no plan replaces, whatever the order of plans.
     fresh = np.zeros(values.shape, dtype=bool)
     for plan, member in fills if drawn else ():
-        fresh = _on_rows(member, fresh, lambda X, new=plan.new: _put(X, new, True))
+        fresh = _with_rows(member, fresh, plan.new, True)
     linear = values
     for plan, member in fills:
-        new = plan.new
         if _is_drawn(plan, member):
             kept = member.positions[plan.survivors]
             present = member.rows(linear)[kept][~member.rows(fresh)[kept]]
             rng = generator(plan.seed, plan.group, member.weight, member.kind, str(member.axes))
-            shape = (len(new), member.positions.shape[1], *member.rows(values).shape[1:])
+            shape = (len(plan.new), member.positions.shape[1], *member.rows(values).shape[1:])
             content: np.ndarray | float = draw(shape, plan.init, member, present, rng)
         else:
             content = 0.0 if member.kind == "consumer" else CONSTANTS[member.role]
-        values = _on_rows(member, values, lambda X, n=new, c=content: _put(X, n, c))
+        values = _with_rows(member, values, plan.new, content)
     return values
 
 
