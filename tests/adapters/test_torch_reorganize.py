@@ -57,9 +57,7 @@ def test_random_arrangement_of_every_group_keeps_the_outputs(trained_network, to
     assert (outputs(model, x) - before).abs().max() > 1e-3
 
 
-def test_arrangement_along_the_map_puts_like_channels_side_by_side(
-    trained_network, torch_batches
-):
+def test_arrangement_along_the_map_puts_like_channels_side_by_side(trained_network, torch_batches):
     before = outputs(trained_network, torch_batches[0][0])
     arrange(trained_network, groups=["8"], batches=torch_batches)
     torch.testing.assert_close(
@@ -87,25 +85,41 @@ def test_given_order_is_followed_and_a_wrong_one_refused(trained_network, torch_
         arrange(trained_network, torch_batches[0][0][:2], ["8"], np.zeros(16, int))
 
 
-@pytest.mark.parametrize("method", ["sofm", "kmeans"])
 @pytest.mark.parametrize("outgoing", ["sum", "least_squares"])
-def test_duplicates_merge_exactly(duplicated_network, torch_batches, method, outgoing):
-    model = duplicated_network
+def test_duplicates_merge_exactly(duplicated_network, torch_batches, outgoing):
     x = torch_batches[0][0]
-    before = outputs(model, x)
-    recipe = Recipe.preserving(method=method, outgoing=outgoing)
-    # As many nodes as channels, so that nothing but duplicates has to share one.
-    report = reorganize(model, torch_batches, ["8"], Recipe.preserving(
-        method=method, outgoing=outgoing, ratio=1.0
-    ) if method == "sofm" else recipe)
-    group = report[LAYER]
-    assert group.new >= 16
-    assert group.merged == 32
-    change = (outputs(model, x) - before).abs().max() / before.abs().max()
-    if group.survivors == 16:
-        assert change < 1e-5
-    else:
-        assert change < 0.5
+    before = outputs(duplicated_network, x)
+    recipe = Recipe.preserving(method="kmeans", outgoing=outgoing)
+    group = reorganize(duplicated_network, torch_batches, ["8"], recipe)[LAYER]
+    assert (group.survivors, group.merged, group.new) == (16, 32, 16)
+    assert (outputs(duplicated_network, x) - before).abs().max() < 1e-5 * before.abs().max()
+
+
+@pytest.mark.parametrize("placement", ["map", "in_place"])
+@pytest.mark.parametrize("outgoing", ["sum", "least_squares"])
+def test_four_kinds_of_channels_keep_four_nodes_of_the_map(
+    trained_network, torch_batches, outgoing, placement
+):
+    with torch.no_grad():
+        for values in (
+            trained_network[8].weight,
+            *trained_network[9].parameters(),
+            trained_network[9].running_mean,
+            trained_network[9].running_var,
+        ):
+            values.copy_(values[:4].repeat(4, *(1,) * (values.ndim - 1)))
+    x = torch_batches[0][0]
+    before = outputs(trained_network, x)
+    recipe = Recipe.preserving(outgoing=outgoing, placement=placement)
+    group = reorganize(trained_network, torch_batches, ["8"], recipe)[LAYER]
+    assert (group.survivors, group.merged, group.new) == (4, 16, 12)
+    assert (outputs(trained_network, x) - before).abs().max() < 1e-5 * before.abs().max()
+
+
+def test_duplicates_share_a_node_of_the_map(duplicated_network, torch_batches):
+    report = reorganize(duplicated_network, torch_batches, ["8"])
+    A = report.plan.groups[0].A
+    np.testing.assert_array_equal(A[:, :16], A[:, 16:])
 
 
 def test_half_of_a_layer_keeps_the_accuracy(trained_network, torch_batches, torch_digits):
@@ -243,9 +257,7 @@ def test_a_failure_in_the_last_group_undoes_the_others(trained_network, torch_ba
 
 def test_methods_that_need_no_data(trained_network, torch_batches):
     example = torch_batches[0][0][:2]
-    report = reorganize(
-        trained_network, None, ["8"], Recipe(method="l2"), example_inputs=example
-    )
+    report = reorganize(trained_network, None, ["8"], Recipe(method="l2"), example_inputs=example)
     assert report[LAYER].survivors == 8
     with pytest.raises(ValueError, match="needs batches"):
         reorganize(trained_network, None, ["8"], example_inputs=example)
