@@ -11,17 +11,21 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .comparison import Runner, accuracy, initializers
+from .data import Batches, output_labels
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+EpochBatches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 def make_module(where: str) -> nn.Module:
@@ -78,8 +82,8 @@ def pair(weights: Mapping[str, np.ndarray], biases: Mapping[str, str], module: n
     weights : mapping of str to ndarray
         Initializers of the file.
     biases : mapping of str to str
-        Name of a layer's weight to the initializer that is its bias: exporters rename the
-        biases that folding makes.
+        Name of a layer's weight, with the initializer that is its bias: exporters give the
+        biases that folding makes a name of their own.
     module : nn.Module
         Its parameters and buffers are looked up by name.
 
@@ -113,10 +117,8 @@ def pair(weights: Mapping[str, np.ndarray], biases: Mapping[str, str], module: n
     return pairs
 
 
-def carry(
-    weights: Mapping[str, np.ndarray], biases: Mapping[str, str], module: nn.Module
-) -> tuple[nn.Module, dict[str, str]]:
-    """Load a file's initializers into a module by name.
+def carry(model: str | Path, module: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Load the initializers of an ONNX file into the module that it came from, by name.
 
     Returns
     -------
@@ -132,6 +134,8 @@ def carry(
     """
     import torch
 
+    weights = dict(initializers(str(model)))
+    biases = _biases(model)
     try:
         pairs = pair(weights, biases, module)
     except ValueError as unpaired:
@@ -139,17 +143,54 @@ def carry(
 
         try:
             module = fuse(module.eval())
-        except Exception:  # not every module can be traced symbolically
-            raise unpaired from None
-        try:
             pairs = pair(weights, biases, module)
-        except ValueError:
+        except Exception:  # not traceable, or folding does not explain it either
             raise unpaired from None
     state = module.state_dict()
     with torch.no_grad():
         for name, initializer in pairs.items():
             state[name].copy_(torch.from_numpy(np.array(weights[initializer])))
     return module, pairs
+
+
+def write_back(
+    model: str | Path, module: nn.Module, pairs: Mapping[str, str], output: str | Path
+) -> None:
+    """Write ``model`` to ``output`` with the weights of ``module``; all else is as it was.
+
+    Raises
+    ------
+    ValueError
+        If one initializer would have to hold two different weights (an exporter shared them).
+    OSError
+        If ``output`` cannot be written; nothing is then written.
+    """
+    from . import onnx as onnx_adapter
+
+    state = module.state_dict()
+    arrays: dict[str, np.ndarray] = {}
+    for name, initializer in pairs.items():
+        value = state[name].detach().cpu().numpy()
+        if initializer in arrays and not np.array_equal(arrays[initializer], value):
+            raise ValueError(
+                f"Initializer {initializer} stands for several weights of the module, {name} "
+                "among them, which now differ; export the file with one initializer for each."
+            )
+        arrays[initializer] = value
+    onnx_adapter.load(model).with_weights(arrays).save(output)
+
+
+def _biases(model: str | Path) -> dict[str, str]:
+    """Name of each layer's weight, with the initializer that its node adds as a bias."""
+    import onnx_ir
+
+    found = {}
+    for node in onnx_ir.load(model).graph:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
+            weight, bias = node.inputs[1:]
+            if weight is not None and bias is not None and weight.name and bias.name:
+                found[weight.name] = bias.name
+    return found
 
 
 def check_agreement(module: nn.Module, images: np.ndarray, outputs: np.ndarray) -> float:
@@ -181,7 +222,7 @@ def check_agreement(module: nn.Module, images: np.ndarray, outputs: np.ndarray) 
 
 def finetune(
     module: nn.Module,
-    batches: Batches,
+    batches: EpochBatches,
     epochs: int = 10,
     lr: float = 1e-3,
     optimizer: str = "adamw",
@@ -255,3 +296,88 @@ def finetune(
         on_epoch(epoch + 1, float(np.mean(losses)))
     module.to(home).eval()
     return made
+
+
+def shuffled(batches: Batches, seed: int, labels: np.ndarray | None = None) -> EpochBatches:
+    """The same images in an order of its own for every epoch, the same for the same seed.
+
+    Parameters
+    ----------
+    batches : Batches
+        Says how the images are read.
+    seed : int
+    labels : ndarray of int, optional
+        In the place of the data's own.
+    """
+    known = batches.data.labels if labels is None else labels
+
+    def epoch_batches(epoch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        order = np.random.default_rng((seed, epoch)).permutation(len(known))
+        start = 0
+        for images, _ in replace(batches, order=order):
+            yield images, known[order[start : start + len(images)]]
+            start += len(images)
+
+    return epoch_batches
+
+
+def finetune_file(
+    model: str | Path,
+    output: str | Path,
+    where: str,
+    train: Batches,
+    test: Batches | None = None,
+    seed: int = 0,
+    **training: Any,
+) -> dict[str, Any]:
+    """Fine-tune the ONNX file ``model`` through a module and write it to ``output``.
+
+    Parameters
+    ----------
+    model, output : path-like
+    where : str
+        The module's factory, see :func:`make_module`.
+    train, test : Batches
+        Images to train on, and to measure the accuracy on.
+    seed : int
+        Of the order of the images and of everything random in the module.
+    **training
+        Options of :func:`finetune`.
+
+    Returns
+    -------
+    dict
+        ``before`` and ``after``: accuracy on ``"training"`` and ``"test"`` images.
+
+    Raises
+    ------
+    ValueError
+        If the module is not the one that the file came from, or labels are no outputs.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    module, pairs = carry(model, make_module(where))
+    runner = Runner(str(model))
+    images, _ = next(iter(train))
+    outputs = runner(images)
+    check_agreement(module, images, outputs)
+    labels = output_labels(train.data, outputs.shape[1])
+    if labels is None:
+        raise ValueError(
+            f"The {len(train.data.classes)} classes of the images are not the model's "
+            f"{outputs.shape[1]} outputs; name the folders after the outputs (0, 1, ...)."
+        )
+    measured = {"training": train, **({"test": test} if test else {})}
+    before = {name: score(str(model), part) for name, part in measured.items()}
+    finetune(module, shuffled(train, seed, labels), **training)
+    write_back(model, module, pairs, output)
+    after = {name: score(str(output), part) for name, part in measured.items()}
+    return {"before": before, "after": after}
+
+
+def score(model: str, batches: Batches) -> float | None:
+    """Accuracy of an ONNX file; None where the labels cannot be matched to its outputs."""
+    runner = Runner(model)
+    outputs = np.concatenate([runner(images) for images, _ in batches])
+    return accuracy(outputs, output_labels(batches.data, outputs.shape[1]))

@@ -1,0 +1,17 @@
+"""The command line: ``rejuvenet``, or ``python -m rejuvenet``.
+
+Exit status 0: done; 1: an operation failed; 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line; the framework of a command is imported when it runs."""
+    from .adapters.command_line import app
+
+    app(prog_name="rejuvenet")
+
+
+if __name__ == "__main__":
+    main()

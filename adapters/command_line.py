@@ -1,0 +1,350 @@
+"""The commands: ``inspect``, ``reorganize``, ``finetune``, ``compare``, ``demo``.
+
+Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs none of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from . import terminal
+from .command_options import (
+    BatchSize,
+    DataPath,
+    Json,
+    Layers,
+    Mean,
+    Model,
+    OptionalData,
+    Output,
+    Seed,
+    Size,
+    Std,
+    open_batches,
+    parse_numbers,
+    parse_recipe,
+    parse_size,
+)
+from .data import read_data
+from .files import check_writable, write_text
+from .terminal import guarded, percent, print_json, progress, table
+
+app = typer.Typer(
+    help="Self-reorganizing and rejuvenating convolutional networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Self-reorganizing and rejuvenating convolutional networks."""
+    if show:
+        from .. import __version__
+
+        typer.echo(f"rejuvenet {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@guarded
+def inspect(
+    model: Model,
+    data: OptionalData = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Show the channel groups of a model; with --data, how much of its capacity each uses."""
+    from . import onnx as onnx_adapter
+
+    loaded = onnx_adapter.load(model)
+    groups = loaded.groups
+    figures = {}
+    if data is not None:
+        from ..graph import capacity
+
+        batches = open_batches(model, data, size, mean, std, batch_size)
+        means = onnx_adapter.collect(
+            loaded, progress("activations", as_json)(batches), [g for g in groups if g.tap]
+        )
+        figures = {
+            name: capacity(found.Q, activity=found.activity) for name, found in means.items()
+        }
+    rows = [_describe(group, figures.get(group.name)) for group in groups]
+    if as_json:
+        print_json({"model": str(model), "groups": rows})
+        return
+    header = ["group", "channels", "producers", "per channel", "consumers", "exchangeable"]
+    keys = ["group", "channels", "producers", "per_channel", "consumers", "exchangeable"]
+    if figures:
+        header += ["occupied nodes", "effective rank", "dormant"]
+        keys += ["occupied", "effective_rank", "dormant"]
+    lines = [[row.get(key) for key in keys] + [row["frozen"] or ""] for row in rows]
+    for line in lines:
+        if figures and line[-2] is not None:
+            line[-3], line[-2] = round(line[-3], 1), percent(line[-2])
+    terminal.out.print(table(str(model), [*header, "frozen because"], lines))
+
+
+def _describe(group: Any, figures: Any) -> dict[str, Any]:
+    row = {
+        "group": group.name,
+        "channels": group.channels,
+        "producers": len(group.producers),
+        "per_channel": len(group.per_channel),
+        "consumers": len(group.consumers),
+        "exchangeable": " + ".join(_runs([len(part) for part in group.exchangeable])),
+        "frozen": group.frozen,
+        "exact_merge": group.exact_merge,
+    }
+    return row if figures is None else {**row, **figures.to_dict()}
+
+
+def _runs(lengths: list[int]) -> list[str]:
+    """Sizes of the exchangeable sets, equal ones counted: ``["4 x 8", "2"]``."""
+    return [
+        f"{lengths.count(n)} x {n}" if lengths.count(n) > 1 else str(n)
+        for n in dict.fromkeys(lengths)
+    ]
+
+
+@app.command()
+@guarded
+def reorganize(
+    model: Model,
+    output: Output,
+    data: OptionalData = None,
+    layers: Layers = None,
+    arrange: Annotated[
+        bool, typer.Option("--arrange", help="Only permute channels: the outputs stay the same.")
+    ] = False,
+    order: Annotated[
+        Literal["sofm", "random"], typer.Option(help="With --arrange: what sorts the channels.")
+    ] = "sofm",
+    recipe: Annotated[
+        Literal["preserving", "paper"],
+        typer.Option(help="Keep the model's function, or follow the paper's words."),
+    ] = "preserving",
+    method: Annotated[
+        Literal["sofm", "kmeans", "l1", "l2", "random"],
+        typer.Option(help="What decides which channels survive."),
+    ] = "sofm",
+    ratio: Annotated[float, typer.Option(help="Share of the channels that survive at most.")] = 0.5,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
+    from . import onnx as onnx_adapter
+
+    for path in filter(None, (output, html, plan)):
+        check_writable(path)
+    if data is None and not (arrange and order == "random" and html is None):
+        raise typer.BadParameter("give --data: the map is trained on the activations of images")
+    chosen = parse_recipe(recipe, method, ratio, seed, option or [])
+    names = layers or (["all"] if arrange else ["last"])
+    loaded = onnx_adapter.load(model)
+    batches = data and open_batches(model, data, size, mean, std, batch_size)
+    wanted = names[0] if len(names) == 1 else names
+    if arrange:
+        changed, report = onnx_adapter.arrange(
+            loaded, groups=wanted, order=order, batches=batches, seed=seed
+        )
+    else:
+        changed, report = onnx_adapter.reorganize(loaded, batches, layers=wanted, recipe=chosen)
+    if html is not None:
+        from .report_page import report_page
+
+        groups = [loaded.group(line.group) for line in report.groups]
+        before = onnx_adapter.collect(loaded, batches, groups)
+        after = onnx_adapter.collect(changed, batches, groups)
+        write_text(html, report_page(f"{model} to {output}", report, before, after))
+    if plan is not None:
+        report.plan.save(plan)
+    changed.save(output)
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        return
+    _print_report(report)
+    terminal.out.print(f"Wrote {output}", highlight=False)
+
+
+def _print_report(report: Any) -> None:
+    rows = [
+        (
+            line.group,
+            line.channels,
+            *((line.moved,) if line.kind == "arrange" else (line.survivors, line.merged, line.new)),
+            line.before and f"{line.before.occupied} of {line.before.nodes}",
+            line.before and round(line.before.effective_rank, 1),
+            line.after and round(line.after.effective_rank, 1),
+            line.output_change,
+            line.note,
+        )
+        for line in report.groups
+    ]
+    arranged = bool(report.groups) and report.groups[0].kind == "arrange"
+    header = ["group", "channels", *(("moved",) if arranged else ("survive", "merged", "new"))]
+    header += ["nodes", "rank before", "after", "output change", "note"]
+    terminal.out.print(table("Reorganized", header, rows))
+    for name, reason in report.skipped.items():
+        terminal.out.print(f"Left as it was: {name}: {reason}", markup=False, highlight=False)
+    if report.output_change is not None:
+        terminal.out.print(f"Outputs changed by {report.output_change:.2e}", highlight=False)
+
+
+@app.command()
+@guarded
+def finetune(
+    model: Model,
+    data: DataPath,
+    output: Output,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="What makes the PyTorch module that the file came from: package.module:factory "
+            "or file.py:factory.",
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(exists=True, help="Images to measure the accuracy on.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
+    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
+    seed: Seed = 0,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune an ONNX file through the PyTorch module that it came from."""
+    if module is None:
+        raise typer.BadParameter(
+            "an ONNX file alone cannot be fine-tuned yet; give --module package.module:factory, "
+            "which makes the PyTorch module that the file came from"
+        )
+    check_writable(output)
+    from .finetuning import finetune_file
+
+    batches = open_batches(model, data, size, mean, std, batch_size)
+    tested = open_batches(model, test, size, mean, std, batch_size) if test else None
+    result = finetune_file(
+        model,
+        output,
+        module,
+        batches,
+        tested,
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        seed=seed,
+        on_epoch=lambda epoch, loss: terminal.err.print(
+            f"epoch {epoch} of {epochs}: loss {loss:.4f}", highlight=False
+        ),
+    )
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **result})
+        return
+    rows = [
+        (name, percent(result["before"][name]), percent(result["after"][name]))
+        for name in result["before"]
+    ]
+    terminal.out.print(table("Accuracy", ["images", "before", "after"], rows))
+    terminal.out.print(f"Wrote {output}", highlight=False)
+
+
+@app.command()
+@guarded
+def compare(
+    first: Model,
+    second: Model,
+    data: DataPath,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Run two ONNX files on the same images; compare outputs, weights and running time."""
+    from . import comparison
+
+    result = comparison.compare(
+        str(first),
+        str(second),
+        read_data(data),
+        shape=parse_size(size),
+        progress=progress("images", as_json),
+        batch_size=batch_size,
+        mean=parse_numbers(mean, "--mean"),
+        std=parse_numbers(std, "--std"),
+    )
+    if as_json:
+        print_json({"first": str(first), "second": str(second), **result.to_dict()})
+        return
+    scores = result.accuracy or (None, None)
+    rate = [1000 * seconds / result.images for seconds in result.seconds]
+    rows = [
+        ("images", result.images),
+        ("accuracy of the first", percent(scores[0])),
+        ("accuracy of the second", percent(scores[1])),
+        ("same first class", percent(result.top1)),
+        ("first five classes in common", percent(result.top5)),
+        ("greatest difference of the outputs", result.max_difference),
+        ("mean difference of the outputs", result.mean_difference),
+        ("relative difference of the outputs", result.relative_difference),
+        ("weights that are equal", result.equal),
+        ("weights that differ", len(result.changed)),
+        ("weights of one file only", len(result.only_first) + len(result.only_second)),
+        ("ms an image, first", rate[0]),
+        ("ms an image, second", rate[1]),
+    ]
+    terminal.out.print(table(f"{first} and {second}", ["figure", "value"], rows))
+    if result.changed:
+        changed = sorted(result.changed.items(), key=lambda item: -item[1])
+        terminal.out.print(table("Weights that differ", ["weight", "by at most"], changed))
+
+
+@app.command()
+@guarded
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the files that it makes.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs of training, and of each follow-up.")
+    ] = 12,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job on real data without a download: train, reorganize, rejuvenate, compare."""
+    from .demo import run_demo
+
+    result = run_demo(output, epochs=epochs, seed=seed, say=None if as_json else terminal.say)
+    if as_json:
+        print_json(result)
