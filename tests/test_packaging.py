@@ -1,0 +1,84 @@
+"""What imports what, and what the distribution declares."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rejuvenet
+
+ROOT = Path(rejuvenet.__file__).parent
+FRAMEWORKS = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "lightning", "transformers")
+
+
+@pytest.mark.parametrize("module", ["rejuvenet", "rejuvenet.sofm", "rejuvenet.graph"])
+def test_core_loads_no_framework(module, tmp_path):
+    code = f"import sys, {module}; print(*[m for m in {FRAMEWORKS!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == []
+
+
+def test_command_line_loads_no_framework(tmp_path):
+    code = (
+        "import sys; from rejuvenet.adapters.command_line import app; "
+        f"print(*[m for m in {FRAMEWORKS!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == []
+
+
+def imported_modules(path):
+    """Every module that a file imports, at any depth; relative imports start with dots."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            if not node.module:
+                yield from (module + alias.name for alias in node.names)
+
+
+def core_files():
+    return [path for part in ("sofm", "graph") for path in sorted((ROOT / part).rglob("*.py"))]
+
+
+def test_core_files_are_found():
+    assert len(core_files()) > 15
+
+
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    above = {"graph": ["..adapters"], "sofm": ["..adapters", "..graph"]}[package]
+    for module in imported_modules(path):
+        assert module.partition(".")[0] not in FRAMEWORKS, f"{path.name} imports {module}"
+        assert not module.startswith("rejuvenet"), f"{path.name} imports {module} absolutely"
+        assert not any(module.startswith(place) for place in above), f"imports {module}"
+
+
+def test_scan_sees_imports_at_any_depth(tmp_path):
+    path = tmp_path / "late.py"
+    path.write_text(
+        "def f():\n    import torch.nn\n    from . import x\n    from ..graph import y\n"
+    )
+    assert sorted(imported_modules(path)) == [".", "..graph", ".x", "torch.nn"]
+
+
+def test_every_package_is_listed():
+    tomllib = pytest.importorskip("tomllib", reason="in the standard library from Python 3.11")
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)
+    listed = set(project["tool"]["setuptools"]["packages"])
+    there = {"rejuvenet"} | {
+        ".".join(("rejuvenet", *init.parent.relative_to(ROOT).parts))
+        for part in ("sofm", "graph", "adapters")
+        for init in (ROOT / part).rglob("__init__.py")
+    }
+    assert listed == there
+    assert project["project"]["version"] == rejuvenet.__version__
