@@ -23,11 +23,10 @@ from pathlib import Path
 
 import cifar100
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from rejuvenet.adapters.torch import reorganize
 from rejuvenet.graph import Recipe
+from torch import nn
+from torch.nn import functional as F
 
 CLASSES = 20
 EPOCHS = 16

@@ -5,6 +5,7 @@ Parameters keep their identity: optimizers, schedules, wrappers and checkpoints 
 
 from .collect import collect
 from .reorganize import arrange, reorganize
+from .reorganizer import Reorganizer
 from .trace import TracedModel, observe, trace
 
-__all__ = ["TracedModel", "arrange", "collect", "observe", "reorganize", "trace"]
+__all__ = ["Reorganizer", "TracedModel", "arrange", "collect", "observe", "reorganize", "trace"]

@@ -66,13 +66,13 @@ def _trained(torch_digits):
     return network.eval()
 
 
-@pytest.fixture()
+@pytest.fixture
 def trained_network(_trained):
     """A fresh copy of the trained network, in evaluation mode."""
     return copy.deepcopy(_trained)
 
 
-@pytest.fixture()
+@pytest.fixture
 def duplicated_network(_trained):
     """The trained network with every channel of the third convolution (layer 8) twice.
 

@@ -3,15 +3,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-
 from rejuvenet.adapters.torch import collect, trace  # noqa: E402
 from rejuvenet.adapters.torch.batches import Batches, preserved_randomness  # noqa: E402
+from torch import nn  # noqa: E402
 
 LAYER = "8.weight"
 
 
-@pytest.fixture()
+@pytest.fixture
 def traced(trained_network, torch_batches):
     return trace(trained_network, torch_batches[0][0][:2])
 
@@ -36,9 +35,7 @@ def test_all_groups_at_once_equal_one_at_a_time(traced, torch_batches):
     together = collect(traced, torch_batches)
     assert set(together) == {"0.weight", "4.weight", "8.weight"}
     for name, means in together.items():
-        np.testing.assert_array_equal(
-            means.Q, collect(traced, torch_batches, [name])[name].Q
-        )
+        np.testing.assert_array_equal(means.Q, collect(traced, torch_batches, [name])[name].Q)
 
 
 @pytest.mark.parametrize("kind", ["weights", "dict", "unpack", "iterator"])
@@ -118,8 +115,8 @@ def test_memory_budget_pools_and_is_refused_when_hopeless(traced, torch_batches)
 
 def test_a_class_without_samples_is_named(traced, torch_batches):
     batches = [(x[y != 3], y[y != 3]) for x, y in torch_batches]
+    names = ["zero", "one", "two", "three", *range(4, 10)]
     with pytest.raises(ValueError, match=r"'8.weight'.*none of 'three'"):
-        names = ["zero", "one", "two", "three", *range(4, 10)]
         collect(traced, batches, [LAYER], classes=names)
 
 

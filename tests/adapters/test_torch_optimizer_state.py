@@ -5,11 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
-
 from rejuvenet.adapters.torch import arrange, reorganize  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
 KMEANS = Recipe.preserving(method="kmeans")
 OPTIMIZERS = {

@@ -6,11 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
-
 from rejuvenet.adapters.torch import arrange, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
+from torch import nn  # noqa: E402
 
 LAYER = "8.weight"
 
