@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan
 from ...graph.surgery import transform
 from .edit import Edit
-from .recalibrate import Correction
 from .trace import to_numpy, unwrap
 
 FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "momentum", "exp_avg_diff", "grad_avg"})

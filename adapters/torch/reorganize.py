@@ -22,18 +22,19 @@ from torch import nn
 
 from ...graph.capacity import capacity
 from ...graph.channels import ChannelGroup
+from ...graph.normalizations import Correction, Normalization, touched_normalizations
 from ...graph.plan import GroupPlan, Plan
 from ...graph.plan_makers import arrange_plan, refit, reorganize_plan
 from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
+from ...graph.selection import select_groups
 from ...graph.surgery import transform
 from .batches import Batches, Unpack, samples
 from .collect import ClassSums, channels_first, collect, exact_type
 from .edit import Edit, refuse_sharded
-from .layers import select_groups
 from .optimizer_state import change_average, change_state
 from .output_change import Outputs
-from .recalibrate import Correction, Moments, Normalization, measure, touched_normalizations
+from .recalibrate import Moments, measure
 from .trace import TracedModel, observe, trace, unwrap
 
 Layers = str | Sequence[str | ChannelGroup]
@@ -79,7 +80,7 @@ def arrange(
     """
     start = time.perf_counter()
     traced, read = _traced(model, batches, example_inputs)
-    chosen, skipped = select_groups(traced, groups)
+    chosen, skipped = select_groups(traced.groups, groups)
     found = [group for group, _ in chosen]
     if isinstance(order, np.ndarray):
         if len(found) != 1:
@@ -162,7 +163,7 @@ def reorganize(
             raise ValueError(f"method {recipe.method!r} needs batches of (inputs, labels)")
         without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
         recipe = replace(recipe, outgoing=without, batchnorm="merge")
-    chosen, skipped = select_groups(traced, layers)
+    chosen, skipped = select_groups(traced.groups, layers)
     reports, plans, outputs = [], [], Outputs()
     sums = ClassSums([g for g, _ in chosen if g.tap is not None], classes, None, max_bytes)
     with Edit(traced.model) as whole:

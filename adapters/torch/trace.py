@@ -10,8 +10,6 @@ seen as it happens.  Parameters and buffers are known by identity.  Calls are nu
 from __future__ import annotations
 
 import contextlib
-import difflib
-import fnmatch
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.selection import find_group
 from ...graph.solve import find_groups
 from .operators import RULES, Rule, Value, elementwise
 
@@ -74,32 +73,6 @@ class TracedModel:
     def group(self, name: str) -> ChannelGroup:
         """The channel group that a layer makes; see :func:`find_group`."""
         return find_group(self.groups, name)
-
-
-def find_group(groups: list[ChannelGroup], name: str) -> ChannelGroup:
-    """The first group named ``name`` or made by a layer or weight of that name.
-
-    Raises
-    ------
-    ValueError
-        No such group; near matches are named.
-    """
-    for group in groups:
-        if group.name == name:
-            return group
-    names: dict[str, ChannelGroup] = {}
-    for group in groups:
-        for member in group.producers:
-            names.setdefault(member.weight, group)
-            names.setdefault(member.weight.rsplit(".", 1)[0], group)
-    if name in names:
-        return names[name]
-    matches = [key for key in names if fnmatch.fnmatch(key, name)]
-    if matches:
-        return names[matches[0]]
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
-    raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
 
 
 def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Sequence
 
-from ...graph.channels import ChannelGroup
-from .trace import TracedModel, find_group
+from .channels import ChannelGroup
+
+
+def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
+    """The first group named ``name`` or made by a layer or weight of that name.
+
+    Raises
+    ------
+    ValueError
+        No such group; near matches are named.
+    """
+    for group in groups:
+        if group.name == name:
+            return group
+    names: dict[str, ChannelGroup] = {}
+    for group in groups:
+        for member in group.producers:
+            names.setdefault(member.weight, group)
+            names.setdefault(member.weight.rsplit(".", 1)[0], group)
+    if name in names:
+        return names[name]
+    matches = [key for key in names if fnmatch.fnmatch(key, name)]
+    if matches:
+        return names[matches[0]]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
+    raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
 
 
 def unmovable(group: ChannelGroup) -> str | None:
@@ -19,13 +45,14 @@ def unmovable(group: ChannelGroup) -> str | None:
 
 
 def select_groups(
-    traced: TracedModel, layers: str | Sequence[str | ChannelGroup]
+    groups: Sequence[ChannelGroup], layers: str | Sequence[str | ChannelGroup]
 ) -> tuple[list[tuple[ChannelGroup, str | None]], dict[str, str]]:
     """The groups that ``layers`` names, deepest last.
 
     Parameters
     ----------
-    traced : TracedModel
+    groups : sequence of ChannelGroup
+        All groups of the model, in the order of execution.
     layers : str or sequence of str or ChannelGroup
         ``"last"`` (the deepest group that can move), ``"all"``, the name of a layer, of its
         weight or of a group, or a pattern such as ``"layer4.*"``.
@@ -46,13 +73,13 @@ def select_groups(
     requests = [layers] if isinstance(layers, (str, ChannelGroup)) else list(layers)
     if not requests:
         raise ValueError("expected at least one layer, got none")
-    place = {group.name: i for i, group in enumerate(traced.groups)}
+    place = {group.name: i for i, group in enumerate(groups)}
     chosen: dict[str, tuple[ChannelGroup, str | None]] = {}
     skipped: dict[str, str] = {}
     for request in requests:
         if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request)):
             movable = []
-            for group in _matching(traced, str(request)):
+            for group in _matching(groups, str(request)):
                 reason = unmovable(group) or (
                     "nothing reads its channels" if group.tap is None else None
                 )
@@ -68,7 +95,7 @@ def select_groups(
             for group in movable[-1:] if request == "last" else movable:
                 chosen.setdefault(group.name, (group, None))
             continue
-        group = traced.group(request) if isinstance(request, str) else request
+        group = find_group(groups, request) if isinstance(request, str) else request
         reason = unmovable(group)
         if reason is not None:
             raise ValueError(f"layer {request!r} cannot be reorganized: {reason}")
@@ -80,18 +107,18 @@ def _is_pattern(name: str) -> bool:
     return any(mark in name for mark in "*?[")
 
 
-def _matching(traced: TracedModel, request: str) -> list[ChannelGroup]:
+def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup]:
     """Groups that a pattern, "last" or "all" stands for."""
     if request in ("last", "all"):
-        return traced.groups
-    names = [(g, m.weight) for g in traced.groups for m in g.producers if m.role == "weight"]
+        return list(groups)
+    names = [(g, m.weight) for g in groups for m in g.producers if m.role == "weight"]
     found = {
         g.name: g
         for g, name in names
         if fnmatch.fnmatch(name, request) or fnmatch.fnmatch(name.rpartition(".")[0], request)
     }
     if not found:
-        find_group(traced.groups, request)  # raises, with near matches
+        find_group(groups, request)  # raises, with near matches
     return list(found.values())
 
 
