@@ -107,41 +107,6 @@ class ClassMeans:
         self.magnitudes += absolute.mean(axis=2).sum(axis=0, dtype=np.float64)
         self.samples += n
 
-    def add_sums(
-        self, sums: np.ndarray, counts: np.ndarray, magnitudes: np.ndarray, samples: int
-    ) -> None:
-        """Add sums that were made elsewhere (on a device, on another rank).
-
-        Parameters
-        ----------
-        sums : ndarray, shape (C, o, ...)
-        counts : ndarray, shape (C,)
-        magnitudes : ndarray, shape (o,)
-            Sum over the samples of the mean absolute activation of each channel.
-        samples : int
-        """
-        C = len(self.classes)
-        sums = np.asarray(sums, dtype=np.float64)
-        if sums.ndim < 2 or sums.shape[0] != C or np.shape(counts) != (C,):
-            raise ValueError(
-                f"expected sums of shape ({C}, channels, ...) and counts of shape ({C},), got "
-                f"{sums.shape} and {np.shape(counts)}"
-            )
-        sums = sums.reshape(*sums.shape[:2], *_extent(sums.shape[2:]))
-        if np.shape(magnitudes) != (sums.shape[1],):
-            raise ValueError(
-                f"expected magnitudes of shape ({sums.shape[1]},), got {np.shape(magnitudes)}"
-            )
-        self.merge(
-            ClassMeans(
-                sums,
-                np.asarray(counts, dtype=np.float64),
-                list(self.classes),
-                np.asarray(magnitudes, dtype=np.float64),
-                int(samples),
-            )
-        )
-
     def merge(self, other: ClassMeans) -> ClassMeans:
         """Add the sums of ``other`` (of the same classes) to these, and return these."""
         if self.classes != other.classes:

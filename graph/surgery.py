@@ -32,7 +32,7 @@ from .channels import Member
 from .new_channels import draw, generator
 from .plan import GroupPlan, Plan
 
-State = Literal[False, True, "linear", "square"]
+State = Literal[False, True, "linear"]
 AnyPlan = Plan | GroupPlan | Sequence[GroupPlan]
 
 CONSTANTS = {"bias": 0.0, "shift": 0.0, "running_mean": 0.0, "scale": 1.0, "running_var": 1.0}
@@ -49,11 +49,10 @@ def transform(
     plan : Plan, GroupPlan or sequence of GroupPlan
     weights : mapping of str to ndarray
         Floating-point weights of any width; integers where the plan only permutes.
-    state : {False, "linear", "square"}
-        For tensors that an optimizer keeps beside the weights, under the names of the weights
-        (names that are absent are left out): ``"linear"`` (or True) merges them like the
-        weights (momentum), ``"square"`` averages them with the absolute values of the same
-        matrices, so that they stay positive (second moments).  New channels get zero.
+    state : {False, True, "linear"}
+        For tensors that an optimizer keeps beside the weights (momentum), under the names of the
+        weights; names that are absent are left out.  They merge like the weights, and new
+        channels get zero.  A second moment is not linear: its square root is nearly so.
 
     Returns
     -------
@@ -66,8 +65,8 @@ def transform(
         Where a weight is missing, has another shape than in the plan, is quantized and would be
         merged, or would overflow its type.
     """
-    if state not in (False, True, "linear", "square"):
-        raise ValueError(f"expected state to be False, 'linear' or 'square', got {state!r}")
+    if state not in (False, True, "linear"):
+        raise ValueError(f"expected state to be False or 'linear', got {state!r}")
     plans = _group_plans(plan)
     check(plans, weights, partial=bool(state))
     work: dict[str, list[tuple[GroupPlan, Member]]] = defaultdict(list)
@@ -273,10 +272,6 @@ def _matrix(plan: GroupPlan, member: Member, state: State) -> np.ndarray:
     """``A`` or ``B``, with the rows of new channels whose values come from what is there."""
     new = plan.new
     matrix = np.array(plan.B if member.kind == "consumer" else plan.A)
-    if state == "square":
-        matrix = np.abs(matrix)
-        total = matrix.sum(axis=1, keepdims=True)
-        matrix = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
     if state or member.kind == "consumer" or not new.size:
         return matrix
     if not member.trained and member.role not in STATISTICS:
