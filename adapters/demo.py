@@ -136,7 +136,7 @@ def run_demo(
 
     say(f"Training on {len(parts['train'].labels)} digits for {epochs} epochs ...")
     torch.manual_seed(seed)
-    module = DigitsNet()
+    module: nn.Module = DigitsNet()
     finetune(module, shuffled(train, seed), epochs, lr=3e-3, device="cpu")
     original = results.path("original")
     export(module, original)

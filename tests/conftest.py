@@ -1,0 +1,20 @@
+"""What several tests look at: the files of one short run of the demo."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """Folder above ``demo``, and what the demo printed with --json, for two epochs."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    from rejuvenet.adapters.command_line import app
+    from typer.testing import CliRunner
+
+    folder = tmp_path_factory.mktemp("readme")
+    command = ["demo", "--output", str(folder / "demo"), "--epochs", "2", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    return folder, json.loads(done.stdout)
