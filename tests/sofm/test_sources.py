@@ -82,7 +82,9 @@ def test_csr_equals_dense(digits, dtype, kind):
 
 
 def test_wide_sparse_rows_are_never_made_dense():
-    X = sparse.random(3000, 200_000, 1e-5, format="csr", random_state=0, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    places = rng.integers(3000, size=6000), rng.integers(200_000, size=6000)
+    X = sparse.csr_matrix((rng.random(6000, "f4"), places), shape=(3000, 200_000))
     som = SOFM(4, n_epochs=2).fit(X)  # 2.4 GB if it were dense
     assert som.codebook_.shape == (4, 200_000)
 

@@ -1,0 +1,347 @@
+"""The SOFM beside every installed peer, in one run.
+
+    python tests/benchmarks/sofm.py                     # workloads a to d, all peers found
+    python tests/benchmarks/sofm.py --workloads d --peers rejuvenet kmeans
+    python tests/benchmarks/sofm.py --large             # 2,048,000 x 49, K = 1,024: time and memory
+
+The unit is one ``X @ W.T`` in float32 (numpy, two threads of its BLAS): the cost of a brute-force
+winner search.  A figure is the whole training call divided by its epochs and by the unit, so that
+preparation and the final labels count too; every tool starts from the same codebook.  Tools and
+the unit take turns, each repetition in a process of its own; medians are reported.  ``slow`` tools
+run fewer epochs; their errors are then those of a short training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
+THREADS = 2
+
+
+def activations(n: int, side: int) -> np.ndarray:
+    """Stand-ins for class-representative activations: a blob of random place, width and strength
+    (gamma distributed, as mean activations are) and rectified noise, ``side * side`` each."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] / (side - 1)
+    row, column = rng.random((2, n, 1, 1))
+    width = rng.uniform(0.15, 0.6, (n, 1, 1))
+    strength = rng.gamma(0.7, 1, (n, 1, 1))
+    blob = np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * width**2))
+    noise = 0.05 * np.abs(rng.standard_normal((n, side, side)))
+    return (strength * (blob + noise)).reshape(n, -1).astype(np.float32)
+
+
+def images(n: int) -> np.ndarray:
+    """Fashion-MNIST where Debian's dataset-fashion-mnist is present, else blobs of 28 x 28."""
+    if not FASHION.exists():
+        return activations(n, 28)
+    import gzip
+
+    raw = gzip.decompress(FASHION.read_bytes())[16:]
+    return np.frombuffer(raw, np.uint8).reshape(-1, 784)[:n].astype(np.float32) / 255
+
+
+def digits() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    return load_digits().data.astype(np.float32)
+
+
+WORKLOADS = {
+    "a": (lambda: activations(51_200, 4), (1, 256)),
+    "b": (lambda: activations(200_000, 7), (1, 1024)),
+    "c": (lambda: images(20_000), (20, 20)),
+    "d": (digits, (10, 10)),
+}
+
+
+def start(X: np.ndarray, K: int) -> np.ndarray:
+    """The codebook that every tool begins with: samples in order of their first component."""
+    W = X[np.random.default_rng(1).choice(len(X), K, replace=False)]
+    centred = W - W.mean(axis=0)
+    return np.ascontiguousarray(W[np.argsort(centred @ np.linalg.svd(centred)[2][0])])
+
+
+def rejuvenet(X, W, shape, epochs):
+    from rejuvenet.sofm import SOFM
+
+    som = SOFM(shape, init=W, n_epochs=epochs, n_jobs=THREADS)
+    yield
+    som.fit(X)
+    yield som.codebook_
+
+
+def fastersom(X, W, shape, epochs):
+    import torch
+    from fastersom import BatchSOM
+
+    torch.set_num_threads(THREADS)
+    som = BatchSOM.from_weights(W, *shape, n_epochs=epochs)
+    yield
+    som.fit(X)
+    yield np.asarray(som.weights_).reshape(W.shape)
+
+
+def xpysom(X, W, shape, epochs):
+    from xpysom import XPySom
+
+    som = XPySom(*shape, X.shape[1], sigma=max(shape) / 2, sigmaN=0.5, xp=np)
+    som._weights = W.reshape(*shape, -1).copy()
+    yield
+    som.train(X, epochs)
+    yield np.asarray(som._weights).reshape(W.shape)
+
+
+def torchsom(X, W, shape, epochs):
+    import torch
+    from torchsom.core import SOM
+
+    torch.set_num_threads(THREADS)
+    som = SOM(
+        *shape, X.shape[1], epochs=epochs, batch_size=4096, sigma=max(shape) / 2, device="cpu"
+    )
+    som.weights.data[:] = torch.from_numpy(W.reshape(*shape, -1))
+    data = torch.from_numpy(X)
+    yield
+    som.fit(data, verbose=False)
+    yield som.weights.detach().numpy().reshape(W.shape)
+
+
+def minisom(X, W, shape, epochs):
+    from minisom import MiniSom
+
+    som = MiniSom(*shape, X.shape[1], sigma=max(shape) / 2, learning_rate=0.5)
+    som._weights = W.reshape(*shape, -1).astype(np.float64)
+    yield
+    som.train(X, epochs, use_epochs=True)
+    yield som._weights.reshape(W.shape)
+
+
+def kmeans(X, W, shape, epochs):
+    from sklearn.cluster import KMeans
+
+    model = KMeans(len(W), init=W, n_init=1, max_iter=epochs, tol=0, algorithm="lloyd")
+    yield
+    model.fit(X)
+    yield model.cluster_centers_, model.n_iter_
+
+
+def faiss(X, W, shape, epochs):
+    import faiss
+
+    faiss.omp_set_num_threads(THREADS)
+    model = faiss.Kmeans(X.shape[1], len(W), niter=epochs, max_points_per_centroid=len(X))
+    yield
+    model.train(X, init_centroids=W)
+    yield model.centroids
+
+
+PEERS = {
+    "rejuvenet": (rejuvenet, "numba", 20),
+    "fastersom": (fastersom, "fastersom", 20),
+    "kmeans": (kmeans, "sklearn", 20),
+    "faiss": (faiss, "faiss", 20),
+    "xpysom": (xpysom, "xpysom", 2),
+    "torchsom": (torchsom, "torchsom", 1),
+    "minisom": (minisom, "minisom", 1),
+}
+
+
+def peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Growth:
+    """Largest growth of resident memory while it is open, looked at every 2 ms."""
+
+    def __enter__(self):
+        self.before, self.largest, self.done = resident(), 0, False
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done:
+            self.largest = max(self.largest, resident() - self.before)
+            time.sleep(0.002)
+
+    def __exit__(self, *_):
+        self.done = True
+        self.thread.join()
+
+
+def one(peer: str, workload: str, repeats: int) -> dict:
+    """Times of one tool and of the unit, in this process, taking turns."""
+    make, shape = WORKLOADS[workload]
+    X = make()
+    W = start(X, shape[0] * shape[1])
+    tool, _, epochs = PEERS[peer]
+    if epochs >= 20:  # libraries load and compile outside the clock
+        warm = tool(X[: len(W) * 4], W, shape, 2)
+        next(warm), next(warm)
+        warm = tool(X, W, shape, 1)
+        next(warm), next(warm)
+    X @ W.T
+    times, units = [], []
+    growth = 0
+    for _ in range(repeats if epochs >= 20 else 1):
+        for _ in range(5):
+            time.sleep(0.02)
+            begun = time.perf_counter()
+            X @ W.T
+            units.append(time.perf_counter() - begun)
+        call = tool(X, W, shape, epochs)
+        next(call)
+        time.sleep(0.25)  # the BLAS threads of the unit have gone to sleep
+        with Growth() as memory:
+            begun = time.perf_counter()
+            result = next(call)
+            took = time.perf_counter() - begun
+        growth = max(growth, memory.largest)
+        if isinstance(result, tuple):
+            result, done = result
+        else:
+            done = epochs
+        times.append(took / done)
+    return {
+        "seconds_per_epoch": statistics.median(times),
+        "unit_seconds": statistics.median(units),
+        "ratio": statistics.median(times) / statistics.median(units),
+        "epochs": epochs,
+        "growth_mib": growth / 2**20,
+        "peak_mib": peak_memory() / 2**20,
+        **quality(X, np.asarray(result), shape),
+    }
+
+
+def quality(X, W, shape) -> dict:
+    """Quantization and topographic error, by the same code for every tool."""
+    rows, columns = shape
+    distances, apart = 0.0, 0
+    X64, W64 = X.astype(np.float64), W.astype(np.float64)
+    for first in range(0, len(X), 4096):
+        x = X64[first : first + 4096]
+        d = (x**2).sum(1)[:, None] + (W64**2).sum(1) - 2 * x @ W64.T
+        two = np.argpartition(d, 1, axis=1)[:, :2]
+        distances += np.sqrt(np.maximum(np.take_along_axis(d, two, 1).min(1), 0)).sum()
+        down = np.abs(two[:, 0] // columns - two[:, 1] // columns)
+        across = np.abs(two[:, 0] % columns - two[:, 1] % columns)
+        apart += int((np.maximum(down, across) > 1).sum())
+    return {"quantization_error": distances / len(X), "topographic_error": apart / len(X)}
+
+
+def child(arguments: list[str]) -> dict | None:
+    """Run this script once more in a process of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [sys.executable, __file__, *arguments, "--output", file.name]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            print("   failed:", run.stderr.strip().splitlines()[-1:], file=sys.stderr)
+            return None
+        return json.loads(Path(file.name).read_text())
+
+
+def large() -> dict:
+    """2,048,000 x 49 and 1,024 nodes: the last block of an ImageNet network, all classes."""
+    from rejuvenet.sofm import SOFM
+
+    X = np.concatenate([activations(204_800, 7) * np.float32(1 + i / 50) for i in range(10)])
+    SOFM(1024, n_epochs=1, n_jobs=THREADS).fit(X[:4096])
+    with Growth() as memory:
+        begun = time.perf_counter()
+        som = SOFM(1024, n_jobs=THREADS).fit(X)
+        took = time.perf_counter() - begun
+    return {
+        "samples": len(X),
+        "seconds": took,
+        "seconds_per_epoch": took / som.n_iter_,
+        "data_mib": X.nbytes / 2**20,
+        "growth_mib": memory.largest / 2**20,
+        "peak_mib": peak_memory() / 2**20,
+        "quantization_error": som.quantization_error_,
+        "topographic_error": som.topographic_error_,
+    }
+
+
+def plot(table: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(table), figsize=(3.2 * len(table), 3), layout="constrained")
+    for ax, (workload, rows) in zip(np.atleast_1d(axes), table.items(), strict=True):
+        names = sorted(rows, key=lambda name: -rows[name]["ratio"])
+        ratios = [rows[name]["ratio"] for name in names]
+        ax.barh(names, ratios, color=["C1" if n == "rejuvenet" else "C0" for n in names])
+        ax.bar_label(ax.containers[0], fmt="%.3g", padding=2)
+        ax.axvline(1, color="0.5", linewidth=0.8)
+        ax.set_xscale("log")
+        ax.set_xlim(right=max(ratios) * 6)
+        ax.set_title(workload)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("time per epoch / one X @ W.T (less is better)", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--large", action="store_true", help="2,048,000 x 49, K = 1,024")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help="where to write the JSON")
+    options = parser.parse_args()
+    if options.one:
+        options.output.write_text(json.dumps(one(*options.one, options.repeats)))
+        return
+    RESULTS.mkdir(exist_ok=True)
+    if options.large:
+        result = large()
+        text = json.dumps(result, indent=1)
+        (options.output or RESULTS / "sofm_large.json").write_text(text + "\n")
+        print(text)
+        return
+    table: dict = {}
+    for workload in options.workloads:
+        table[workload] = {}
+        print(f"\n{workload}: {'tool':12} {'ratio':>8} {'ms/epoch':>9} {'QE':>8} {'TE':>6} "
+              f"{'growth MiB':>10} {'epochs':>6}")  # fmt: skip
+        for peer in options.peers:
+            if importlib.util.find_spec(PEERS[peer][1]) is None:
+                continue
+            row = child(["--one", peer, workload, "--repeats", str(options.repeats)])
+            if row is None:
+                continue
+            table[workload][peer] = row
+            print(f"   {peer:12} {row['ratio']:8.2f} {1e3 * row['seconds_per_epoch']:9.2f} "
+                  f"{row['quantization_error']:8.4f} {row['topographic_error']:6.3f} "
+                  f"{row['growth_mib']:10.0f} {row['epochs']:6}", flush=True)  # fmt: skip
+    output = options.output or RESULTS / "sofm.json"
+    output.write_text(json.dumps(table, indent=1) + "\n")
+    plot(table, output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
