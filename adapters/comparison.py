@@ -177,7 +177,7 @@ def compare(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         relative_difference=float(
-            np.linalg.norm(difference) / max(np.linalg.norm(a.astype(np.float64)), 1e-300)
+            np.linalg.norm(difference) / np.fmax(np.linalg.norm(a.astype(np.float64)), 1e-300)
         ),
         seconds=(runners[0].seconds, runners[1].seconds),
     )

@@ -162,8 +162,10 @@ def output_labels(data: LabelledImages, outputs: int) -> np.ndarray | None:
     try:
         indices = np.array([int(name) for name in data.classes])
     except ValueError:
-        indices = np.arange(len(data.classes)) if len(data.classes) == outputs else None
-    if indices is None or indices.min() < 0 or indices.max() >= outputs:
+        if len(data.classes) != outputs:
+            return None
+        indices = np.arange(outputs)
+    if indices.min() < 0 or indices.max() >= outputs:
         return None
     return indices[data.labels]
 
@@ -204,11 +206,11 @@ class FolderOfClasses:
         if channels not in (None, 1, 3, 4):
             raise ValueError(f"Pictures have 1, 3 or 4 channels, and the model takes {channels}.")
         mode = {1: "L", 3: "RGB", 4: "RGBA", None: "RGB"}[channels]
-        images = []
+        images: list[np.ndarray] = []
         for row in rows:
             try:
-                with Image.open(self.files[row]) as picture:
-                    picture = ImageOps.exif_transpose(picture).convert(mode)
+                with Image.open(self.files[row]) as file:
+                    picture: Image.Image = ImageOps.exif_transpose(file).convert(mode)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise ValueError(f"Cannot read the picture {self.files[row]}.") from error
             if height is not None and width is not None and picture.size != (width, height):

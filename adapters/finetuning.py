@@ -211,7 +211,7 @@ def check_agreement(module: nn.Module, images: np.ndarray, outputs: np.ndarray) 
             f"The module has {ours.shape[1]} outputs and the file {outputs.shape[1]}; give the "
             "module that the file came from."
         )
-    gap = float(np.linalg.norm(ours - outputs) / max(np.linalg.norm(outputs), 1e-300))
+    gap = float(np.linalg.norm(ours - outputs) / np.fmax(np.linalg.norm(outputs), 1e-300))
     if not gap < 1e-2:
         raise ValueError(
             f"With the file's weights the module's outputs differ from the file's by "

@@ -207,13 +207,16 @@ def _panel(panel: Panel, Q: np.ndarray, names: list[str], low: float, high: floa
     picture = _png(_levels(pixels, low, high))
     new = set(panel.new.tolist())
     # One gradient stop at every change from surviving to new, so that the strip needs no script.
-    stops = []
+    stops: list[tuple[str, int]] = []  # color, first position
     for j in range(o):
         color = "var(--new)" if j in new else "var(--kept)"
         if not stops or stops[-1][0] != color:
-            stops.append([color, j, j + 1])
-        stops[-1][2] = j + 1
-    strip = ",".join(f"{c} {100 * a / o:.4g}% {100 * b / o:.4g}%" for c, a, b in stops)
+            stops.append((color, j))
+    ends = [j for _, j in stops[1:]] + [o]
+    strip = ",".join(
+        f"{color} {100 * j / o:.4g}% {100 * end / o:.4g}%"
+        for (color, j), end in zip(stops, ends, strict=True)
+    )
     labels = "".join(f"<span>{_text(name)}</span>" for name in names)
     return (
         f'<figure class="panel"><figcaption><b>{_text(panel.title)}</b> {_text(panel.caption)}'
