@@ -75,3 +75,15 @@ def two_layers(hidden=HIDDEN, seed=0, copies=1, dtype=np.float32):
 @pytest.fixture
 def network():
     return two_layers()
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    """The function that makes such a network."""
+    return two_layers
+
+
+@pytest.fixture(scope="session")
+def make_member():
+    """The function that makes a member of a whole axis."""
+    return whole_axis
