@@ -1,0 +1,368 @@
+"""One table from ONNX operators to the structural kinds of :mod:`rejuvenet.graph.nodes`.
+
+``OPERATORS`` maps an operator to a short function that receives a
+:class:`~rejuvenet.adapters.onnx.structure.Call` and emits structural nodes.  An operator that is
+missing, or that raises :class:`Unsupported`, becomes opaque: what it touches is frozen, with the
+reason.  Forms of all opsets from 11 on are understood: where an operator moved an attribute to
+an input, the shapes of its outputs decide where they can, and :meth:`Call.setting` where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...graph.nodes import (
+    Concat,
+    Elementwise,
+    Expand,
+    Gather,
+    Opaque,
+    Pad,
+    PerChannel,
+    Positional,
+    Reduce,
+    Reshape,
+    Transpose,
+)
+from .contractions import CONTRACTIONS
+
+if TYPE_CHECKING:
+    from .structure import Call
+
+UNARY = ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"]
+BROADCAST = {
+    "Add": "add",
+    "Sub": "add",
+    "Sum": "add",
+    "Mul": "mul",
+    **dict.fromkeys(
+        ["And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or", "PRelu", "Pow", "Where", "Xor"],
+        "other",
+    ),
+}
+REDUCTIONS = ["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
+
+
+def unary(c: Call) -> None:
+    """A function of each element alone; further inputs are settings (bounds, ratio, type)."""
+    c.emit(Elementwise((c.data(0),), c.output()))
+
+
+def broadcast(c: Call) -> None:
+    """A function of several tensors with numpy broadcasting."""
+    c.emit(Elementwise(c.every_input(), c.output(), BROADCAST[c.op]))
+
+
+def batch_normalization(c: Call) -> None:
+    """``y = scale (x - mean) / sqrt(var + eps) + shift``; the statistics are not trained."""
+    roles = ("scale", "shift", "running_mean", "running_var")
+    c.not_trained(3, 4)
+    c.emit(PerChannel(tuple(c.data(i) for i in range(5)), c.output(), 1, roles))
+
+
+def standardize(c: Call, x: str, axes: tuple[int, ...], output: str) -> None:
+    """``output = x`` normalized over ``axes`` (softmax, mean and variance, norm)."""
+    shape = c.shape(x)
+    statistic = c.temporary([1 if axis in axes else n for axis, n in enumerate(shape)])
+    c.emit(Reduce(x, statistic, axes, True), Elementwise((x, statistic), output))
+
+
+def softmax(c: Call) -> None:
+    """Along one axis; before opset 13, over all axes from ``axis`` on."""
+    rank = len(c.shape(c.data(0)))
+    axis = c.attribute("axis", 1 if c.opset < 13 else -1) % max(rank, 1)
+    axes = tuple(range(axis, rank)) if c.opset < 13 else (axis,)
+    standardize(c, c.data(0), axes, c.output())
+
+
+def lp_normalization(c: Call) -> None:
+    x = c.data(0)
+    standardize(c, x, (c.attribute("axis", -1) % len(c.shape(x)),), c.output())
+
+
+def mean_variance_normalization(c: Call) -> None:
+    x = c.data(0)
+    axes = tuple(axis % len(c.shape(x)) for axis in c.attribute("axes", (0, 2, 3)))
+    standardize(c, x, axes, c.output())
+
+
+def layer_normalization(c: Call) -> None:
+    """Over the last axes, then a scale and a shift of their shape."""
+    x = c.data(0)
+    shape = c.shape(x)
+    axes = tuple(range(c.attribute("axis", -1) % len(shape), len(shape)))
+    steps = [("mul", 1)] + ([("add", 2)] if c.has(2) else [])
+    y = c.temporary(shape)
+    standardize(c, x, axes, y)
+    for op, i in steps:
+        z = c.output() if i == steps[-1][1] else c.temporary(shape)
+        c.emit(Elementwise((y, c.data(i)), z, op))
+        y = z
+
+
+def instance_normalization(c: Call) -> None:
+    x = c.data(0)
+    y = c.temporary(c.shape(x))
+    standardize(c, x, tuple(range(2, len(c.shape(x)))), y)
+    c.emit(PerChannel((y, c.data(1), c.data(2)), c.output(), 1, ("scale", "shift")))
+
+
+def group_normalization(c: Call) -> None:
+    """Between two reshapes; scale and shift are per channel, before opset 21 per group."""
+    x = c.data(0)
+    n, channels, *spatial = c.shape(x)
+    groups = c.attribute("num_groups", 1)
+    split = c.temporary((n, groups, channels // groups, *spatial))
+    normal = c.temporary(c.shape(split))
+    c.emit(Reshape(x, split))
+    standardize(c, split, tuple(range(2, len(c.shape(split)))), normal)
+    parameters, roles = (c.data(1), c.data(2)), ("scale", "shift")
+    if c.shape(parameters[0]) == (channels,):
+        whole = c.temporary(c.shape(x))
+        c.emit(Reshape(normal, whole), PerChannel((whole, *parameters), c.output(), 1, roles))
+    else:
+        scaled = c.temporary(c.shape(split))
+        c.emit(PerChannel((normal, *parameters), scaled, 1, roles), Reshape(scaled, c.output()))
+
+
+def quantize(c: Call) -> None:
+    """Scales and zero points along an axis move with its channels."""
+    x, y = c.data(0), c.output()
+    if c.attribute("block_size", 0):
+        raise c.unsupported("quantizes in blocks")
+    parameters = [i for i in (1, 2) if c.has(i) and c.size(i) > 1]
+    if parameters:
+        c.not_trained(*parameters)
+        axis = c.attribute("axis", 1) % len(c.shape(x))
+        inputs = (x, *(c.data(i) for i in parameters))
+        c.emit(PerChannel(inputs, y, axis, ("parameter",) * len(parameters)))
+    else:
+        c.emit(Elementwise((x,), y))
+
+
+def dynamic_quantize(c: Call) -> None:
+    x = c.data(0)
+    everything = tuple(range(len(c.shape(x))))
+    c.emit(Elementwise((x,), c.output(0)))
+    c.emit(*(Reduce(x, c.output(i), everything, False) for i in (1, 2)))
+
+
+def pool(c: Call) -> None:
+    """Windows over the spatial axes."""
+    x = c.data(0)
+    c.emit(Positional(x, c.output(), tuple(range(2, len(c.shape(x))))))
+
+
+def global_pool(c: Call) -> None:
+    x = c.data(0)
+    c.emit(Reduce(x, c.output(), tuple(range(2, len(c.shape(x)))), True))
+
+
+def local_response(c: Call) -> None:
+    """Each channel reads its neighbours."""
+    c.emit(Positional(c.data(0), c.output(), (1,)))
+
+
+def along_axis(c: Call) -> None:
+    """``CumSum``: the position along the axis matters."""
+    x = c.data(0)
+    c.emit(Positional(x, c.output(), (int(c.value(1).item()) % len(c.shape(x)),)))
+
+
+def triangle(c: Call) -> None:
+    """``Trilu``: the positions of the last two axes matter."""
+    x = c.data(0)
+    rank = len(c.shape(x))
+    c.emit(Positional(x, c.output(), (rank - 2, rank - 1)))
+
+
+def resize(c: Call) -> None:
+    """The axes that change their length are interpolated."""
+    x, y = c.data(0), c.output()
+    pairs = zip(c.shape(x), c.shape(y), strict=True)
+    axes = tuple(axis for axis, (before, after) in enumerate(pairs) if before != after)
+    if c.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        axes = tuple(range(len(c.shape(x))))
+    c.emit(Positional(x, y, axes) if axes else Elementwise((x,), y))
+
+
+def reduce(c: Call) -> None:
+    x = c.data(0)
+    rank = len(c.shape(x))
+    axes = c.setting("axes", 1)
+    if axes is None or len(axes) == 0:
+        if c.attribute("noop_with_empty_axes", 0):
+            return c.emit(Elementwise((x,), c.output()))
+        axes = range(rank)
+    places = tuple(sorted(int(axis) % rank for axis in axes))
+    return c.emit(Reduce(x, c.output(), places, bool(c.attribute("keepdims", 1))))
+
+
+def reshape(c: Call) -> None:
+    """Flatten, Reshape, Squeeze, Unsqueeze: the shapes say it all."""
+    c.emit(Reshape(c.data(0), c.output()))
+
+
+def transpose(c: Call) -> None:
+    x = c.data(0)
+    rank = len(c.shape(x))
+    order = c.attribute("perm", tuple(reversed(range(rank))))
+    c.emit(Transpose(x, c.output(), tuple(order)))
+
+
+def concat(c: Call) -> None:
+    axis = c.attribute("axis", 0) % len(c.shape(c.output()))
+    c.emit(Concat(c.every_input(), c.output(), axis))
+
+
+def split(c: Call) -> None:
+    x = c.data(0)
+    axis = c.attribute("axis", 0) % len(c.shape(x))
+    start = 0
+    for i in range(c.n_outputs):
+        length = c.shape(c.output(i))[axis]
+        c.emit(Gather(x, c.output(i), axis, np.arange(start, start + length)))
+        start += length
+
+
+def take(c: Call, x: str, output: str, chosen: dict[int, np.ndarray]) -> None:
+    """``output = x`` with the positions ``chosen[axis]`` picked along each axis."""
+    chosen = {
+        axis: indices
+        for axis, indices in chosen.items()
+        if not np.array_equal(indices, np.arange(c.shape(x)[axis]))
+    }
+    for axis, indices in chosen.items():
+        shape = list(c.shape(x))
+        shape[axis] = len(indices)
+        y = c.temporary(shape)
+        c.emit(Gather(x, y, axis, indices))
+        x = y
+    c.emit(Reshape(x, output))
+
+
+def slices(c: Call) -> None:
+    x = c.data(0)
+    rank = len(c.shape(x))
+    starts, ends = c.setting("starts", 1), c.setting("ends", 2)
+    axes, steps = c.setting("axes", 3), c.setting("steps", 4)
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    chosen = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        place = int(axis) % rank
+        chosen[place] = np.arange(c.shape(x)[place])[int(start) : int(end) : int(step)]
+        if step < 0 and end < -c.shape(x)[place]:  # python reads -1 - n as an end inside
+            chosen[place] = np.arange(c.shape(x)[place])[int(start) :: int(step)]
+    take(c, x, c.output(), chosen)
+
+
+def gather(c: Call) -> None:
+    """Constant indices of any rank; a lookup by data is a contraction with a one-hot."""
+    x, y = c.data(0), c.output()
+    rank = len(c.shape(x))
+    axis = c.attribute("axis", 0) % rank
+    if c.is_known(1):
+        indices = c.value(1).reshape(-1).astype(np.int64)
+        return take(c, x, y, {axis: indices % max(c.shape(x)[axis], 1)})
+    return c.lookup(c.data(1), x, y, axis)
+
+
+def pad(c: Call) -> None:
+    x, y = c.data(0), c.output()
+    shape = c.shape(x)
+    pads = c.setting("pads", 1)
+    axes = c.value(3) if c.has(3) else range(len(shape))
+    before, after = [0] * len(shape), [0] * len(shape)
+    for k, axis in enumerate(axes):
+        before[int(axis)], after[int(axis)] = int(pads[k]), int(pads[len(pads) // 2 + k])
+    mode = c.attribute("mode", "constant")
+    if mode == "constant":
+        return c.emit(Pad(x, y, tuple(before), tuple(after)))
+    if min(before + after) < 0:
+        raise c.unsupported(f"crops in mode {mode!r}")
+    widths = zip(shape, before, after, strict=True)
+    chosen = {i: np.pad(np.arange(n), (b, a), mode=mode) for i, (n, b, a) in enumerate(widths)}
+    return take(c, x, y, chosen)
+
+
+def expand(c: Call) -> None:
+    c.emit(Expand(c.data(0), c.output()))
+
+
+def tile(c: Call) -> None:
+    x = c.data(0)
+    repeats = c.value(1)
+    lengths = c.shape(x)
+    chosen = {axis: np.tile(np.arange(n), repeats[axis]) for axis, n in enumerate(lengths)}
+    take(c, x, c.output(), chosen)
+
+
+def depth_to_space(c: Call) -> None:
+    n, channels, h, w = c.shape(c.data(0))
+    b = c.attribute("blocksize", 1)
+    if c.attribute("mode", "DCR") == "DCR":
+        views = (n, b, b, channels // b**2, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        views = (n, channels // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
+    transpose_view(c, *views)
+
+
+def space_to_depth(c: Call) -> None:
+    n, channels, h, w = c.shape(c.data(0))
+    b = c.attribute("blocksize", 1)
+    transpose_view(c, (n, channels, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4))
+
+
+def transpose_view(c: Call, view: tuple[int, ...], order: tuple[int, ...]) -> None:
+    """Reshape to ``view``, permute its axes, reshape to the output."""
+    split_up = c.temporary(view)
+    permuted = c.temporary([view[axis] for axis in order])
+    c.emit(
+        Reshape(c.data(0), split_up),
+        Transpose(split_up, permuted, order),
+        Reshape(permuted, c.output()),
+    )
+
+
+def opaque(c: Call) -> None:
+    """The operator is known to have no structure: what it touches is frozen."""
+    c.emit(Opaque(c.every_input(), c.outputs(), f"operator {c.op} mixes positions"))
+
+
+OPERATORS: dict[str, Callable[[Call], None]] = {
+    **dict.fromkeys(UNARY, unary),
+    **dict.fromkeys(BROADCAST, broadcast),
+    **dict.fromkeys(REDUCTIONS, reduce),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), global_pool),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantize),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "NonZero", "ScatterND", "GatherND"), opaque),
+    **CONTRACTIONS,
+    "BatchNormalization": batch_normalization,
+    "Concat": concat,
+    "CumSum": along_axis,
+    "DepthToSpace": depth_to_space,
+    "DynamicQuantizeLinear": dynamic_quantize,
+    "Expand": expand,
+    "Gather": gather,
+    "GroupNormalization": group_normalization,
+    "InstanceNormalization": instance_normalization,
+    "LRN": local_response,
+    "LayerNormalization": layer_normalization,
+    "LpNormalization": lp_normalization,
+    "MeanVarianceNormalization": mean_variance_normalization,
+    "Pad": pad,
+    "Slice": slices,
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Tile": tile,
+    "Transpose": transpose,
+    "Trilu": triangle,
+}

@@ -1,0 +1,170 @@
+"""Running ONNX models with onnxruntime, on the best execution provider at hand."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+LARGE = 1 << 30  # bytes; a protobuf message ends at two of these
+UNKNOWN_EXTENT = 64  # of a dynamic spatial axis
+
+
+def providers() -> list[str]:
+    """Execution providers in the order in which they are tried."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    # A GPU build on a machine without a GPU offers the provider and fails loudly to load it.
+    return [
+        name
+        for name in PREFERRED
+        if name in available and (name != "CUDAExecutionProvider" or _has_cuda())
+    ]
+
+
+def _has_cuda() -> bool:
+    return any(
+        Path(place).exists() for place in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+    ) or (os.name == "nt")
+
+
+@contextmanager
+def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.Model]:
+    """The model with other values of some weights, for as long as the block lasts.
+
+    Names are those of initializers or of the outputs of ``Constant`` nodes.
+    """
+    kept_values: dict[str, Any] = {}
+    kept_nodes: dict[ir.Node, ir.Attr] = {}
+    constants = {str(n.outputs[0].name): n for n in model.graph if n.op_type == "Constant"}
+    try:
+        for name, array in weights.items():
+            if name in model.graph.initializers:
+                value = model.graph.initializers[name]
+                kept_values[name] = old = value.const_value
+                value.const_value = tensor_like(old, array)
+            elif name in constants:
+                node = constants[name]
+                kept_nodes[node] = attribute = node.attributes["value"]
+                node.attributes["value"] = ir.AttrTensor(
+                    "value", tensor_like(attribute.value, array)
+                )
+            else:
+                raise ValueError(f"the model has no weight {name!r}")
+        yield model
+    finally:
+        for name, old in kept_values.items():
+            model.graph.initializers[name].const_value = old
+        for node, attribute in kept_nodes.items():
+            node.attributes["value"] = attribute
+
+
+def tensor_like(old: Any, array: np.ndarray) -> ir.Tensor:
+    """``array`` as a tensor with the name, type and documentation of ``old``."""
+    if tuple(array.shape) != tuple(old.shape):
+        raise ValueError(
+            f"expected an array of shape {tuple(old.shape)} for {old.name!r}, got {array.shape}"
+        )
+    dtype = old.dtype.numpy()
+    return ir.Tensor(
+        np.ascontiguousarray(array.astype(dtype, copy=False)),
+        dtype=old.dtype,
+        name=old.name,
+        doc_string=old.doc_string,
+    )
+
+
+def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True) -> Any:
+    """An inference session of ``model`` that also returns the tensors named in ``outputs``.
+
+    Raises
+    ------
+    ValueError
+        onnxruntime cannot run the model; its reason in one line.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        if _bytes(model) < LARGE and not _is_external(model):
+            proto = ir.to_proto(model)
+            _expose(proto, outputs)
+            return onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=providers()
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="weights.bin")
+            if outputs:
+                proto = onnx.load(path, load_external_data=False)
+                _expose(proto, outputs)
+                onnx.save(proto, path)
+            return onnxruntime.InferenceSession(str(path), options, providers=providers())
+    except Exception as error:  # onnxruntime has a dozen error types of its own
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
+
+
+def run_everything(
+    model: ir.Model, feeds: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Every tensor of the model, for random inputs of a batch of one."""
+    names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
+    taken = session(model, names, optimized=False)
+    feeds = dict(feeds or example_feeds(model))
+    produced = [o.name for o in taken.get_outputs()]
+    values = dict(zip(produced, taken.run(produced, feeds), strict=True))
+    return values | feeds
+
+
+def example_feeds(model: ir.Model, batch: int = 1) -> dict[str, np.ndarray]:
+    """Random inputs in the shapes that the model declares; dynamic axes get small sizes."""
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in model.graph.inputs:
+        name = str(value.name)
+        if name in model.graph.initializers:
+            continue
+        if value.shape is None or value.dtype is None:
+            raise ValueError(f"the input {name!r} of the model has no declared shape and type")
+        shape = [
+            n if isinstance(n, int) else (batch if axis == 0 else UNKNOWN_EXTENT)
+            for axis, n in enumerate(value.shape)
+        ]
+        dtype = value.dtype.numpy()
+        if np.dtype(dtype).kind in "iub":
+            feeds[name] = np.zeros(shape, dtype)
+        else:
+            feeds[name] = rng.normal(size=shape).astype(dtype)
+    return feeds
+
+
+def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make intermediate tensors graph outputs; onnxruntime infers their types."""
+    present = {o.name for o in proto.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+
+
+def _is_external(model: ir.Model) -> bool:
+    return any(
+        isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values()
+    )
+
+
+def _bytes(model: ir.Model) -> int:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None)

@@ -1,0 +1,303 @@
+"""An ONNX model as structural nodes.
+
+The model runs once on a small random input with every intermediate tensor exposed, which gives
+each shape and each constant exactly, whatever shape arithmetic an exporter left behind.  Then each
+node is translated by the table in :mod:`.operators`.
+
+What a node reads is one of three things: a *weight* (a float initializer or ``Constant`` with more
+than one element, or integers that a quantized operator reads as data), a *constant* (everything
+that is computed from shapes and integers alone), or a tensor that another node makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...graph.nodes import Contraction, Graph, Node, Opaque, Shape, uniform_axes
+from .operators import OPERATORS
+from .session import run_everything
+
+SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
+
+
+class Unsupported(Exception):
+    """An operator in a form that the table does not understand."""
+
+
+class Call:
+    """One node of the model, as the rules of the table see it."""
+
+    def __init__(self, model: Structure, node: ir.Node):
+        self.model = model
+        self.node = node
+        self.op = node.op_type
+        self.opset = model.opset
+        self.graph = model.graph
+        self._after: list[Node] = []
+
+    # --- what the node says -------------------------------------------------------------------
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs, absent ones at the end not counted."""
+        return len(self.outputs())
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute; strings as text, lists as tuples."""
+        found = self.node.attributes.get(name)
+        if found is None:
+            return default
+        value = found.value
+        if isinstance(value, bytes):
+            return value.decode()
+        return tuple(value) if isinstance(value, (list, tuple)) else value
+
+    def setting(self, name: str, i: int) -> Any:
+        """An attribute of older opsets that became the constant input ``i``."""
+        given = self.attribute(name)
+        if given is not None:
+            return given
+        return self.value(i) if self.has(i) else None
+
+    def has(self, i: int) -> bool:
+        """Whether input ``i`` is there."""
+        return i < len(self.node.inputs) and self.node.inputs[i] is not None
+
+    def is_known(self, i: int) -> bool:
+        """Whether input ``i`` is a constant."""
+        return self.has(i) and self._name(i) in self.model.known
+
+    def value(self, i: int) -> np.ndarray:
+        """The value of a constant input."""
+        if not self.is_known(i):
+            raise self.unsupported(f"has an input {i} that depends on the data")
+        return self.model.known[self._name(i)]
+
+    def size(self, i: int) -> int:
+        """Number of elements of input ``i``."""
+        return int(np.prod(self.model.shape(self._name(i)), dtype=np.int64))
+
+    def shape(self, tensor: str) -> Shape:
+        """Shape of a tensor of the structural graph."""
+        return self.graph.shapes[tensor]
+
+    def unsupported(self, reason: str) -> Unsupported:
+        """To raise: the operator cannot be described."""
+        return Unsupported(f"the operator {self.op} {reason}")
+
+    # --- what the rule answers ----------------------------------------------------------------
+
+    def data(self, i: int) -> str:
+        """The tensor that input ``i`` is in the structural graph."""
+        return self.model.tensor(self._name(i), self.op)
+
+    def every_input(self) -> tuple[str, ...]:
+        """All inputs that are there."""
+        return tuple(self.data(i) for i in range(len(self.node.inputs)) if self.has(i))
+
+    def output(self, i: int = 0) -> str:
+        """The tensor that output ``i`` is."""
+        return self.model.register(str(self.node.outputs[i].name))
+
+    def outputs(self) -> tuple[str, ...]:
+        """All outputs that have a name."""
+        names = [str(value.name) for value in self.node.outputs if value.name]
+        return tuple(self.model.register(name) for name in names)
+
+    def temporary(self, shape: Sequence[int]) -> str:
+        """A tensor that exists in the structural graph only."""
+        return self.graph.temporary(tuple(shape))
+
+    def emit(self, *nodes: Node) -> None:
+        """Append structural nodes."""
+        self.graph.nodes += nodes
+
+    def after(self, node: Node) -> None:
+        """Append a node once the rule is done."""
+        self._after.append(node)
+
+    def finish(self) -> None:
+        """Append what was kept for the end."""
+        self.emit(*self._after)
+
+    def not_trained(self, *inputs: int) -> None:
+        """These inputs are statistics or settings: no optimizer changes them."""
+        for i in inputs:
+            if self.has(i):
+                self.model.graph.buffers.add(self._name(i))
+
+    def lookup(self, indices: str, table: str, output: str, axis: int) -> None:
+        """Rows of a table chosen by data: the order of the rows is fixed."""
+        rank, chosen = len(self.shape(table)), len(self.shape(indices))
+        rows = [f"a{k}" for k in range(rank)]
+        new = [f"n{k}" for k in range(chosen)]
+        once = self.temporary([1] * chosen)
+        self.emit(
+            Opaque((indices,), (once,), "selects by data"),
+            Contraction(
+                (table, once),
+                output,
+                tuple(rows),
+                tuple(f"z{k}" for k in range(chosen)),
+                tuple(rows[:axis] + new + rows[axis + 1 :]),
+            ),
+        )
+
+    def _name(self, i: int) -> str:
+        value = self.node.inputs[i]
+        assert value is not None
+        return str(value.name)
+
+
+class Structure:
+    """The translation of one model.
+
+    Attributes
+    ----------
+    graph : Graph
+        Named after the model's own values and initializers.
+    known : dict of str to ndarray
+        Tensors that do not depend on the inputs' values.
+    """
+
+    def __init__(self, model: ir.Model, feeds: dict[str, np.ndarray] | None = None):
+        self.ir = model
+        self.opset = model.graph.opset_imports.get("", 1)
+        self.graph = Graph()
+        self.initializers = dict(model.graph.initializers)
+        self.inputs = [str(v.name) for v in model.graph.inputs if v.name not in self.initializers]
+        values = run_everything(model, feeds)
+        self.shapes = {name: tuple(np.shape(value)) for name, value in values.items()}
+        self.known: dict[str, np.ndarray] = {}
+        self.weights: set[str] = set()
+        self.uses: dict[str, int] = {}
+        self._find_known(values)
+        del values
+        for name in self.inputs:
+            self.graph.inputs.append(self.register(name))
+        for node in model.graph:
+            self._translate(node)
+        self.graph.outputs += [self.tensor(str(v.name), "") for v in model.graph.outputs]
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a value of the model; an absent one is opaque."""
+        if name not in self.shapes:
+            raise Unsupported(f"the shape of {name!r} is not known")
+        return self.shapes[name]
+
+    def register(self, name: str) -> str:
+        """A value of the model as a tensor of the structural graph."""
+        if name not in self.graph.shapes:
+            self.graph.add_tensor(name, self.shape(name))
+        return name
+
+    def tensor(self, name: str, op: str) -> str:
+        """A value as data of an operator: computed, a weight, or a constant."""
+        if name in self.weights:
+            values = self.known[name]
+            # Ones and zeros that an exporter shares between layers tie nothing.
+            if self.uses[name] > 1 and op != "BatchNormalization" and values.size <= SMALL:
+                uniform = uniform_axes(values)
+                if any(values.shape[axis] > 1 for axis in uniform):
+                    constant = self.graph.add_tensor(f"{name}@{len(self.graph.shapes)}",
+                                                     values.shape)  # fmt: skip
+                    self.graph.uniform[constant] = uniform
+                    return constant
+            self.graph.weights[self.register(name)] = name
+        elif name in self.known and name not in self.graph.uniform:
+            self.register(name)
+            if self.known[name].size <= SMALL:
+                self.graph.uniform[name] = uniform_axes(self.known[name])
+        return self.register(name)
+
+    def _find_known(self, values: dict[str, np.ndarray]) -> None:
+        """Weights, and constants that follow from shapes and integers."""
+        for name, value in self.initializers.items():
+            if value.const_value is None:
+                continue
+            array = value.const_value.numpy()
+            self.known[name], self.shapes[name] = array, array.shape
+            if array.size > 1 and _is_data(array.dtype):
+                self.weights.add(name)
+        derived: set[str] = set()  # computed from weights alone: no constants of the structure
+        for node in self.ir.graph:
+            read = [str(v.name) for v in node.inputs if v is not None]
+            for name in read:
+                self.uses[name] = self.uses.get(name, 0) + 1
+            if _has_subgraph(node):
+                continue
+            names = [str(v.name) for v in node.outputs if v.name]
+            constant = node.op_type in ("Constant", "Shape", "Size")
+            fixed = all(n in self.known for n in read) and not node.op_type.startswith("Random")
+            if not constant and not fixed:
+                continue
+            weighted = any(n in self.weights or n in derived for n in read)
+            for name in names:
+                if name not in values:
+                    continue
+                array = np.asarray(values[name])
+                if node.op_type == "Constant" and array.size > 1 and array.dtype.kind == "f":
+                    self.known[name] = array
+                    self.weights.add(name)
+                elif weighted and not constant and array.dtype.kind not in "iub":
+                    derived.add(name)
+                else:
+                    self.known[name] = array
+
+    def _translate(self, node: ir.Node) -> None:
+        names = [str(v.name) for v in node.outputs if v.name]
+        if all(name in self.known for name in names):
+            return
+        call = Call(self, node)
+        before = len(self.graph.nodes)
+        try:
+            if _has_subgraph(node):
+                raise Unsupported(f"the operator {node.op_type} holds a graph of its own")
+            if node.domain not in ("", "ai.onnx"):
+                raise Unsupported(f"the operator {node.domain}.{node.op_type} is not understood")
+            if node.op_type not in OPERATORS:
+                raise Unsupported(f"the operator {node.op_type} is not understood")
+            OPERATORS[node.op_type](call)
+            call.finish()
+        except Unsupported as error:
+            del self.graph.nodes[before:]
+            self._opaque(node, names, str(error))
+
+    def _opaque(self, node: ir.Node, names: list[str], reason: str) -> None:
+        read = [str(v.name) for v in node.inputs if v is not None]
+        read += [n for n in _captured(node) if n in self.shapes]
+        for name in names:
+            if name not in self.shapes:
+                self.shapes[name] = ()
+        self.graph.nodes.append(
+            Opaque(
+                tuple(self.tensor(n, node.op_type) for n in read if n in self.shapes),
+                tuple(self.register(n) for n in names),
+                reason,
+            )
+        )
+
+
+def _is_data(dtype: np.dtype) -> bool:
+    """Floats of any width, and the integers of quantized weights; never 64-bit indices."""
+    return dtype.kind not in "b" and dtype not in (np.dtype(np.int64), np.dtype(np.uint64))
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(isinstance(a, ir.Attr) and a.type in kinds for a in node.attributes.values())
+
+
+def _captured(node: ir.Node) -> list[str]:
+    """Names that the subgraphs of a node read."""
+    found = []
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.value.all_nodes():
+                found += [str(v.name) for v in inner.inputs if v is not None]
+            found += [str(v.name) for v in attribute.value.outputs]
+    return found
