@@ -1,4 +1,7 @@
-"""ONNX files: load, collect class means with onnxruntime, arrange, reorganize."""
+"""ONNX: read a file, collect activations, arrange, reorganize, write it back.
+
+Nodes, names, opset, metadata and untouched initializers stay as they were.
+"""
 
 from .collect import collect
 from .model import OnnxModel, load

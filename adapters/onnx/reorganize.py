@@ -1,18 +1,18 @@
-"""Arrange and reorganize an ONNX model; a new model comes back, the old one stays as it is.
+"""Arrange and reorganize an ONNX model; the result is a new model, the given one stays.
 
-One group after the other, the deepest last.  For each: class means and statistics of the model
-before the change; a plan; the producers; statistics of the group's own normalizations; the
-least-squares fit of the consumers to what they read before; statistics of the normalizations
-behind them.  Where BatchNorm is folded into the convolutions, there is nothing to estimate again.
+One group after the other, the deepest last.  For each: class means and statistics before the
+change; a plan; the change; statistics of the group's own normalizations; the least-squares fit of
+the consumers to what they read before; statistics of the normalizations behind them.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,47 +20,43 @@ import onnx_ir as ir
 
 from ...graph.capacity import capacity
 from ...graph.channels import ChannelGroup
+from ...graph.normalizations import (
+    Correction,
+    Normalization,
+    Statistics,
+    touched_normalizations,
+)
 from ...graph.plan import GroupPlan, Plan
 from ...graph.plan_makers import arrange_plan, refit, reorganize_plan
 from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
+from ...graph.selection import select_groups
 from ...graph.surgery import transform
-from ..group_names import Layers, select_groups
-from ..normalizations import Normalization, Statistics, corrected, touched_normalizations
-from .collect import (
-    Batches,
-    Means,
-    Moments,
-    Names,
-    OutputChange,
-    collect,
-    normalization_statistics,
-    tap_products,
-    unique,
-)
+from .collect import Runner, channels_first, collect, read
 from .model import OnnxModel, load
+from .session import example_feeds
 
-Model = OnnxModel | ir.Model | str | os.PathLike[str]
+Source = OnnxModel | ir.Model | str | os.PathLike[str]
+Layers = str | Sequence[str | ChannelGroup]
 
 
 def arrange(
-    model: Model,
+    model: Source,
     groups: Layers = "all",
     order: str | np.ndarray | Mapping[str, np.ndarray] = "sofm",
     batches: Iterable[Any] | None = None,
     seed: int = 0,
-    *,
-    progress: bool = True,
+    progress: bool = False,
 ) -> tuple[OnnxModel, Report]:
     """Permute channels; the function of the model is unchanged to rounding.
 
     Parameters
     ----------
-    model : OnnxModel, onnx_ir.Model or path-like
+    model : OnnxModel, path or onnx_ir.Model
     groups : str or sequence of str
         Layers, patterns, ``"last"`` or ``"all"``.
     order : {"sofm", "random"}, ndarray of int, or mapping of group name to ndarray
-        By place on the map (needs ``batches``), at random, or given for one group or several.
+        By place on the map (needs ``batches``), at random, or given.
     batches : iterable, optional
         Yields ``(inputs, labels)``.
     seed : int
@@ -70,9 +66,9 @@ def arrange(
     Returns
     -------
     OnnxModel
-        The model with its channels in the new order.
+        With the same nodes and shapes.
     Report
-        ``output_change`` is measured on the first batch, or on a random input.
+        ``output_change`` is measured on random inputs.
 
     Raises
     ------
@@ -82,60 +78,52 @@ def arrange(
     """
     start = time.perf_counter()
     model = model if isinstance(model, OnnxModel) else load(model)
-    by_map = isinstance(order, str) and order == "sofm"
-    chosen, skipped = select_groups(model.groups, groups, model.aliases, need_tap=by_map)
+    chosen, skipped = select_groups(model.groups, groups)
     found = [group for group, _ in chosen]
     if isinstance(order, np.ndarray):
         if len(found) != 1:
             raise ValueError(f"one order was given for {len(found)} groups: name one layer")
         order = {found[0].name: order}
-    read = None if batches is None else Batches(batches, progress=progress)
     means = None
-    if by_map:
-        if read is None:
+    if isinstance(order, str) and order == "sofm":
+        if batches is None:
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
-        means = collect(model, read, found, progress=progress)
+        means = collect(model, batches, found, progress=progress)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
-    changed = model.replaced(transform(plan, model.weights))
-    inputs = model.example_inputs if read is None else next(read.read("outputs"))[0]
-    change = OutputChange()
-    change.update(model.run(inputs), changed.run(inputs))
-    report = Report.of(plan, None, change.relative, time.perf_counter() - start)
+    changed = model.with_weights(transform(plan, model.weights))
+    change = output_change(model, changed, [(example_feeds(model.ir), np.zeros(1))])
+    report = Report.of(plan, None, change, time.perf_counter() - start)
     report.skipped.update(skipped)
     return changed, report
 
 
 def reorganize(
-    model: Model,
+    model: Source,
     batches: Iterable[Any] | None = None,
     layers: Layers = "last",
     recipe: Recipe | None = None,
-    *,
-    classes: int | Names | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> tuple[OnnxModel, Report]:
     """Merge channels that respond alike and re-initialize the places that become free.
 
     Parameters
     ----------
-    model : OnnxModel, onnx_ir.Model or path-like
+    model : OnnxModel, path or onnx_ir.Model
     batches : iterable, optional
         Yields ``(inputs, labels)``; read several times.  Without it only the methods ``"l1"``,
-        ``"l2"`` and ``"random"`` are possible, consumers are not refitted and statistics are
-        not recalibrated.
+        ``"l2"`` and ``"random"`` are possible, consumers are not refitted and statistics are not
+        recalibrated.
     layers : str or sequence of str
-        Layers, patterns, ``"last"`` (the deepest group that can move) or ``"all"``; the deepest
-        is changed last.
+        Layers, patterns, ``"last"`` (the deepest group that can move) or ``"all"``.
     recipe : Recipe, optional
         ``Recipe.preserving()`` by default.
-    classes : int or sequence, optional
-        Number or names of the classes.
     progress : bool
-        Show a progress bar.
+        Show progress bars.
 
     Returns
     -------
     OnnxModel
+        With the same nodes and shapes; fine-tune it through the module that it came from.
     Report
         ``output_change`` is the root mean square change of the outputs on the batches, relative
         to their root mean square.
@@ -146,19 +134,21 @@ def reorganize(
         For bad data, an unknown layer or one that cannot move.
     """
     start = time.perf_counter()
-    recipe = recipe or Recipe.preserving()
     model = model if isinstance(model, OnnxModel) else load(model)
-    read = None if batches is None else Batches(batches, classes, progress)
-    if read is None:
+    recipe = recipe or Recipe.preserving()
+    if batches is None:
         if recipe.method in ("sofm", "kmeans"):
             raise ValueError(f"method {recipe.method!r} needs batches of (inputs, labels)")
-        outgoing = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
-        recipe = replace(recipe, outgoing=outgoing, batchnorm="merge")
-    chosen, skipped = select_groups(model.groups, layers, model.aliases)
-    plans, reports, changed = [], [], model
+        without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
+        recipe = replace(recipe, outgoing=without, batchnorm="merge")
+    elif iter(batches) is batches:
+        batches = list(batches)
+    chosen, skipped = select_groups(model.groups, layers)
+    present, plans, reports = model, [], []
     for group, layer in chosen:
         began = time.perf_counter()
-        changed, plan = _reorganized(changed, read, group, layer, recipe)
+        task = _Task(present, batches, group, layer, recipe, progress)
+        present, plan = task.run()
         plans.append(plan)
         reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
         if not plan.new.size:
@@ -167,89 +157,129 @@ def reorganize(
                 "channel of its own; a smaller ratio frees channels",
                 stacklevel=2,
             )
-    change = None
-    if read is not None:
-        found = [group for group, _ in chosen]
-        change = _compare(model, changed, read, found, plans, reports, recipe.seed)
+    relative = None
+    if batches is not None:
+        relative = output_change(model, present, batches, progress)
+        tapped = [group for group, _ in chosen if group.tap is not None]
+        means = collect(present, batches, tapped, progress=progress)
+        for report, plan in zip(reports, plans, strict=True):
+            if report.group in means:
+                after = means[report.group]
+                report.after = capacity(after.Q, max(plan.nodes, 1), after.activity, recipe.seed)
     seconds = time.perf_counter() - start
-    return changed, Report(reports, skipped, Plan(plans, recipe, skipped), change, seconds)
+    return present, Report(reports, skipped, Plan(plans, recipe, skipped), relative, seconds)
 
 
-def _compare(
-    model: OnnxModel,
-    changed: OnnxModel,
-    read: Batches,
-    groups: list[ChannelGroup],
-    plans: list[GroupPlan],
-    reports: list[GroupReport],
-    seed: int,
-) -> float:
-    """Fill in the capacity after the change; how far the outputs moved."""
-    outputs = model.session().outputs
-    means, change = Means(groups, read.classes), OutputChange()
-    taps = [group.tap.tensor for group in groups if group.tap]
-    before, after = model.session(), changed.session(unique([*outputs, *taps]))
-    for inputs, labels in read.read("outputs after"):
-        values = after.run(inputs)
-        change.update(before.run(inputs), values)
-        means.update(values, labels)
-    for report, plan, found in zip(reports, plans, means.checked().values(), strict=True):
-        report.after = capacity(found.Q, max(plan.nodes, 1), found.activity, seed)
-    return change.relative
-
-
-def _reorganized(
-    model: OnnxModel,
-    read: Batches | None,
-    group: ChannelGroup,
-    layer: str | None,
-    recipe: Recipe,
-) -> tuple[OnnxModel, GroupPlan]:
+@dataclass
+class _Task:
     """The change of one group."""
-    weights: dict[str, np.ndarray] = dict(model.weights)
-    if read is None:
-        plan = reorganize_plan(group, weights, recipe, None, layer)
-        return model.replaced(transform(plan, weights)), plan
-    assert group.tap is not None
-    means = Means([group], read.classes)
-    moments = Moments(touched_normalizations(model.graph, group.members))
-    session = model.session(unique([group.tap.tensor, *moments.tensors]))
-    for inputs, labels in read.read("class means"):
-        taps = session.run(inputs)
-        means.update(taps, labels)
-        moments.update(taps)
-    plan = reorganize_plan(group, weights, recipe, means.checked()[group.name], layer)
-    merged = weights | transform(plan, weights)
-    statistics = moments.statistics()
-    # The statistics before, as the plan would merge them.
-    transformed = transform(plan, weights | statistics)
-    statistics |= {name: transformed[name] for name in statistics if name in transformed}
-    recalibrated = recipe.batchnorm == "recalibrate"
-    touched = touched_normalizations(model.graph, plan.members) if recalibrated else []
-    changed = model.replaced({name: merged[name] for name in plan.weights})
-    changed = _recalibrated(changed, read, [n for n in touched if n.own], statistics, merged)
-    if recipe.outgoing == "least_squares":
-        plan = refit(plan, *tap_products(model, changed, read, group.tap))
-        # Only the consumers differ from what was written before.
-        consumers = {m.weight for m in plan.members if m.kind == "consumer"}
-        values = transform(plan, weights)
-        changed = changed.replaced({name: values[name] for name in consumers})
-    behind = [n.level for n in touched if not n.own]
-    rest = [n for n in touched if behind and n.level >= min(behind)]
-    return _recalibrated(changed, read, rest, statistics, merged), plan
+
+    model: OnnxModel
+    batches: Any
+    group: ChannelGroup
+    layer: str | None
+    recipe: Recipe
+    progress: bool
+
+    def run(self) -> tuple[OnnxModel, GroupPlan]:
+        """The changed model and what was done."""
+        model, group, recipe = self.model, self.group, self.recipe
+        weights = model.weights
+        if self.batches is None:
+            plan = reorganize_plan(group, weights, recipe, None, self.layer)
+            return model.with_weights(transform(plan, weights)), plan
+        means = None
+        if group.tap is not None:
+            found = collect(model, self.batches, [group], progress=self.progress)
+            means = found[group.name]
+        plan = reorganize_plan(group, weights, recipe, means, self.layer)
+        recalibrated = recipe.batchnorm == "recalibrate"
+        touched = touched_normalizations(model.graph, plan.members) if recalibrated else []
+        statistics = self.measure(model, touched)
+        # The statistics before, as the plan would merge them.
+        as_merged = transform(plan, {**weights, **statistics})
+        statistics |= {name: as_merged[name] for name in statistics if name in as_merged}
+        changed = model.with_weights(transform(plan, weights))
+        merged = changed.weights
+        own = [n for n in touched if n.own]
+        changed = self.recalibrated(changed, own, statistics, merged)
+        if recipe.outgoing == "least_squares" and group.tap is not None:
+            plan = self.refitted(changed, plan)
+            values = transform(plan, weights)
+            consumers = {m.weight for m in plan.members if m.kind == "consumer"}
+            changed = changed.with_weights({n: v for n, v in values.items() if n in consumers})
+        behind = [n.level for n in touched if not n.own]
+        rest = [n for n in touched if behind and n.level >= min(behind)]
+        return self.recalibrated(changed, rest, statistics, merged), plan
+
+    def measure(self, model: OnnxModel, normalizations: list[Normalization]) -> Statistics:
+        """Mean and variance of every channel of what normalizations read, in float64."""
+        if not normalizations:
+            return {}
+        runner = Runner(model, sorted({n.tensor for n in normalizations}))
+        sums: dict[str, tuple[Any, Any, int]] = {}
+        for inputs, _ in read(self.batches, "normalization statistics", self.progress):
+            values = runner(inputs)
+            for n in normalizations:
+                x = np.moveaxis(values[n.tensor], n.axis, 0)
+                x = x.reshape(len(x), -1).astype(np.float64)
+                # A normalization that is used twice has the statistics of both uses.
+                total, squares, count = sums.get(n.mean, (0.0, 0.0, 0))
+                sums[n.mean] = (total + x.sum(1), squares + (x * x).sum(1), count + x.shape[1])
+        result: Statistics = {}
+        for n in normalizations:
+            total, squares, count = sums[n.mean]
+            result[n.mean] = total / count
+            result[n.variance] = np.maximum(squares / count - (total / count) ** 2, 0.0)
+        return result
+
+    def recalibrated(
+        self,
+        model: OnnxModel,
+        normalizations: list[Normalization],
+        before: Statistics,
+        merged: Mapping[str, np.ndarray],
+    ) -> OnnxModel:
+        """One pass for each level: what lies behind sees the statistics of what lies before."""
+        for level in sorted({n.level for n in normalizations}):
+            here = [n for n in normalizations if n.level == level]
+            after = self.measure(model, here)
+            for normalization in here:
+                correction = Correction.between(normalization, before, after)
+                names = (normalization.mean, normalization.variance)
+                values = {name: merged[name] for name in names}
+                correction.repeat(values)
+                model = model.with_weights(values)
+        return model
+
+    def refitted(self, changed: OnnxModel, plan: GroupPlan) -> GroupPlan:
+        """``E[x x'^T]``, ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
+        tap = self.group.tap
+        assert tap is not None
+        runners = [Runner(model, [tap.tensor]) for model in (self.model, changed)]
+        cross: Any = 0.0
+        gram: Any = 0.0
+        for inputs, _ in read(self.batches, "least squares", self.progress):
+            x, y = (
+                np.moveaxis(channels_first(runner(inputs)[tap.tensor], tap), 1, 0)
+                .reshape(self.group.channels, -1)
+                .astype(np.float64)
+                for runner in runners
+            )
+            cross, gram = cross + x @ y.T, gram + y @ y.T
+        return refit(plan, cross, gram)
 
 
-def _recalibrated(
-    model: OnnxModel,
-    read: Batches,
-    normalizations: list[Normalization],
-    before: Statistics,
-    merged: Mapping[str, np.ndarray],
-) -> OnnxModel:
-    """One pass for each level: what lies behind sees the statistics of what lies before."""
-    for level in sorted({n.level for n in normalizations}):
-        here = [n for n in normalizations if n.level == level]
-        after = normalization_statistics(model, read, here)
-        for normalization in here:
-            model = model.replaced(corrected(normalization, merged, before, after))
-    return model
+def output_change(
+    before: OnnxModel, after: OnnxModel, batches: Iterable[Any], progress: bool = False
+) -> float:
+    """Root mean square of the change of the outputs over that of the outputs before."""
+    squares = difference = 0.0
+    first, second = Runner(before), Runner(after)
+    for inputs, _ in read(batches, "outputs", progress):
+        old, new = first.scores(first(inputs)), second.scores(second(inputs))
+        squares += float(old @ old)
+        difference += float(np.sum((new - old) ** 2))
+    if squares == 0.0:
+        return 0.0 if difference == 0.0 else math.inf
+    return math.sqrt(difference / squares)
