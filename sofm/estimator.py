@@ -184,12 +184,12 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         schedule = parameters.schedule_of(self, grid)
         samples = open_samples(self, X, sample_weight, reset=True)
         random = check_random_state(self.random_state)
-        start = initialization.begin(self.init, grid, samples, random)
         self.grid_ = grid
         self.history_ = []
-        self._set_codebook(start.codebook)
-        still = self.tol * initialization.spread(start.some) if self.tol > 0 else 0.0
         with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
+            start = initialization.begin(self.init, grid, samples, random)
+            self._set_codebook(start.codebook)
+            still = self.tol * initialization.spread(start.some) if self.tol > 0 else 0.0
             samples.begin(self.codebook_, start.directions, threads, pool, start.some)
             epoch_of = self._batch_epoch if self.algorithm == "batch" else self._online_epoch
             with self._progress() as bar:

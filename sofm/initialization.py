@@ -136,13 +136,14 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     some, weights = samples.some()
     worth = D >= 32 and samples.n_rows * D * K >= WORTH_PRUNING and not some.shape[0] < 64
     q = max((level for level in LEVELS if level <= D // 2), default=0) if worth else 0
-    directions = deviations = np.zeros((0, D))
-    if q or (isinstance(init, str) and init == "pca"):
-        mean, directions, deviations = principal_components(some, weights, max(q, 2))
+    directions = None
+    if q:  # they need not be precise: any orthonormal directions give exact winners
+        _, directions, deviations = principal_components(some[:: -(-len(some) // 1024)], None, q)
+        directions = directions if np.count_nonzero(deviations) == q else None
     if not isinstance(init, str):
         codebook = initial_array(init, grid, D, samples.dtype)
     elif init == "pca":
-        codebook = pca(grid, mean, directions, deviations)
+        codebook = pca(grid, *principal_components(some, weights, 2))
     elif init == "sample":
         p = None if samples.weights is None else samples.weights / samples.weights.sum()
         available = samples.n_rows if p is None else int((p > 0).sum())
@@ -153,7 +154,7 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     return Start(
         np.ascontiguousarray(codebook, dtype=samples.dtype),
         some,
-        directions if q and np.count_nonzero(deviations[:q]) == q else None,
+        directions,
     )
 
 

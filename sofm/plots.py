@@ -51,8 +51,8 @@ def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = 
     from matplotlib.collections import PolyCollection
 
     ax = _axes(ax)
-    colours = (colormaps[cmap] if isinstance(cmap, str) else cmap).copy()
-    colours.set_bad("0.85")
+    colours = colormaps[cmap] if isinstance(cmap, str) else cmap
+    colours = colours.with_extremes(bad="0.85")
     centres = grid.coordinates[:, ::-1]
     polygons = centres[:, None, :] + _corners(grid)
     style.setdefault("edgecolor", "face")
@@ -78,7 +78,7 @@ def u_matrix(som, ax=None, **style):
     neighbours = np.maximum(np.diff(graph.indptr), 1)
     mean = np.asarray(graph.sum(axis=1)).ravel() / neighbours
     style.setdefault("label", "distance to neighbours")
-    return cells(som.grid_, mean, ax, **{"cmap": "bone_r", **style})
+    return cells(som.grid_, mean, ax, **{"cmap": "bone_r", "edgecolor": "0.8", **style})
 
 
 def hits(som, X=None, ax=None, **style):
@@ -138,6 +138,7 @@ def training(som, ax=None):
     epochs = [record["epoch"] + 1 for record in som.history_]
     ax.plot(epochs, [r["quantization_error"] for r in som.history_], color="C0", marker=".")
     ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylabel("quantization error", color="C0")
     right = ax.twinx()
     right.plot(epochs, [r["sigma"] for r in som.history_], color="C1", linestyle="--")

@@ -236,7 +236,7 @@ def one(peer: str, workload: str, repeats: int) -> dict:
 
 def quality(X, W, shape) -> dict:
     """Quantization and topographic error, by the same code for every tool."""
-    rows, columns = shape
+    columns = shape[1]
     distances, apart = 0.0, 0
     X64, W64 = X.astype(np.float64), W.astype(np.float64)
     for first in range(0, len(X), 4096):
