@@ -107,6 +107,15 @@ class ClassMeans:
         self.magnitudes += absolute.mean(axis=2).sum(axis=0, dtype=np.float64)
         self.samples += n
 
+    def grow(self, classes: int) -> None:
+        """Make room for classes numbered up to ``classes``, a higher label having turned up."""
+        missing = classes - len(self.classes)
+        if missing > 0:
+            self.classes = [*self.classes, *range(len(self.classes), classes)]
+            self.counts = np.pad(self.counts, (0, missing))
+            if self.sums is not None:
+                self.sums = np.pad(self.sums, ((0, missing), (0, 0), (0, 0), (0, 0)))
+
     def merge(self, other: ClassMeans) -> ClassMeans:
         """Add the sums of ``other`` (of the same classes) to these, and return these."""
         if self.classes != other.classes:

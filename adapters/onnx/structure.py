@@ -230,6 +230,8 @@ class Structure:
                 self.uses[name] = self.uses.get(name, 0) + 1
             if _has_subgraph(node):
                 continue
+            if node.op_type == "CastLike":  # of its second input it reads the type
+                read = read[:1]
             names = [str(v.name) for v in node.outputs if v.name]
             constant = node.op_type in ("Constant", "Shape", "Size")
             fixed = all(n in self.known for n in read) and not node.op_type.startswith("Random")
