@@ -84,11 +84,12 @@ def test_given_order_is_followed_and_a_wrong_one_refused(trained_network, torch_
         arrange(trained_network, torch_batches[0][0][:2], ["8"], np.zeros(16, int))
 
 
+@pytest.mark.parametrize("method", ["sofm", "kmeans"])
 @pytest.mark.parametrize("outgoing", ["sum", "least_squares"])
-def test_duplicates_merge_exactly(duplicated_network, torch_batches, outgoing):
+def test_duplicates_merge_exactly(duplicated_network, torch_batches, outgoing, method):
     x = torch_batches[0][0]
     before = outputs(duplicated_network, x)
-    recipe = Recipe.preserving(method="kmeans", outgoing=outgoing)
+    recipe = Recipe.preserving(method=method, outgoing=outgoing)
     group = reorganize(duplicated_network, torch_batches, ["8"], recipe)[LAYER]
     assert (group.survivors, group.merged, group.new) == (16, 32, 16)
     assert (outputs(duplicated_network, x) - before).abs().max() < 1e-5 * before.abs().max()
