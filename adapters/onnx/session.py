@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,15 @@ import onnx
 import onnx_ir as ir
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-LARGE = 1 << 30  # bytes; a protobuf message ends at two of these
+LARGE = 1 << 10  # bytes from which an initializer is handed over as an array
+NATIVE = {  # types that onnxruntime takes from numpy
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.DOUBLE,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT32,
+}
 UNKNOWN_EXTENT = 64  # of a dynamic spatial axis
 
 
@@ -86,6 +93,9 @@ def tensor_like(old: Any, array: np.ndarray) -> ir.Tensor:
 def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True) -> Any:
     """An inference session of ``model`` that also returns the tensors named in ``outputs``.
 
+    Large initializers are handed over as arrays, so that a model of any size, or one whose
+    weights lie in other files, needs no second copy and no temporary file.
+
     Raises
     ------
     ValueError
@@ -97,24 +107,48 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
     options.log_severity_level = 4
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with _light(model) as arrays:
+        proto = ir.to_proto(model)
+    _expose(proto, outputs)
+    # onnxruntime reads the arrays where they lie; its own handles keep them alive.
+    given = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     try:
-        if _bytes(model) < LARGE and not _is_external(model):
-            proto = ir.to_proto(model)
-            _expose(proto, outputs)
-            return onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=providers()
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="weights.bin")
-            if outputs:
-                proto = onnx.load(path, load_external_data=False)
-                _expose(proto, outputs)
-                onnx.save(proto, path)
-            return onnxruntime.InferenceSession(str(path), options, providers=providers())
+        if given:
+            options.add_external_initializers(list(arrays), given)
+        return onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=providers()
+        )
     except Exception as error:  # onnxruntime has a dozen error types of its own
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
+
+
+@contextmanager
+def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
+    """The model with references in place of large initializers, whose values are yielded."""
+    kept: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            external = isinstance(tensor, ir.ExternalTensor)
+            if tensor is None or not (external or tensor.nbytes >= LARGE):
+                continue
+            if tensor.dtype in NATIVE:
+                arrays[name] = np.ascontiguousarray(tensor.numpy())
+                light: Any = ir.ExternalTensor(
+                    "given", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+                )
+            elif external:
+                light = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)
+            else:
+                continue
+            kept[name] = tensor
+            value.const_value = light
+        yield arrays
+    finally:
+        for name, tensor in kept.items():
+            model.graph.initializers[name].const_value = tensor
 
 
 def run_everything(
@@ -157,14 +191,3 @@ def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     for name in dict.fromkeys(names):
         if name not in present:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
-
-
-def _is_external(model: ir.Model) -> bool:
-    return any(
-        isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values()
-    )
-
-
-def _bytes(model: ir.Model) -> int:
-    tensors = (v.const_value for v in model.graph.initializers.values())
-    return sum(t.nbytes for t in tensors if t is not None)
