@@ -351,6 +351,20 @@ def gather(c: Call) -> None:
     return c.lookup(c.data(1), x, y, axis)
 
 
+def gather_nd(c: Call) -> None:
+    """Constant indices into several axes together: they are one axis of their product."""
+    x, y = c.data(0), c.output()
+    indices = c.value(1)
+    if c.attribute("batch_dims", 0):
+        raise c.unsupported("has batch axes")
+    k, shape = indices.shape[-1], c.shape(x)
+    flat = c.temporary((int(np.prod(shape[:k])), *shape[k:]))
+    sizes = np.array(shape[:k])
+    rows = np.ravel_multi_index(tuple(np.moveaxis(indices % sizes, -1, 0)), shape[:k]).ravel()
+    c.emit(Reshape(x, flat))
+    take(c, flat, y, {0: rows})
+
+
 def pad(c: Call) -> None:
     x, y = c.data(0), c.output()
     shape = c.shape(x)
@@ -423,7 +437,7 @@ OPERATORS: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantize),
     **dict.fromkeys(("Resize", "Upsample"), resize),
-    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "NonZero", "ScatterND", "GatherND"), opaque),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "NonZero", "ScatterND"), opaque),
     **CONTRACTIONS,
     "BatchNormalization": batch_normalization,
     "Concat": concat,
@@ -432,6 +446,7 @@ OPERATORS: dict[str, Callable[[Call], None]] = {
     "DynamicQuantizeLinear": dynamic_quantize,
     "Expand": expand,
     "Gather": gather,
+    "GatherND": gather_nd,
     "GroupNormalization": group_normalization,
     "InstanceNormalization": instance_normalization,
     "LRN": local_response,

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...graph.nodes import Contraction, Graph, Node, Opaque, Shape, uniform_axes
+from ...graph.nodes import (
+    Contraction,
+    Graph,
+    Node,
+    Opaque,
+    Shape,
+    output_names,
+    uniform_axes,
+)
 from .operators import OPERATORS
 from .session import run_everything
 
@@ -37,6 +45,7 @@ class Call:
         self.op = node.op_type
         self.opset = model.opset
         self.graph = model.graph
+        self._start = len(self.graph.nodes)
         self._after: list[Node] = []
 
     # --- what the node says -------------------------------------------------------------------
@@ -121,8 +130,13 @@ class Call:
         self._after.append(node)
 
     def finish(self) -> None:
-        """Append what was kept for the end."""
+        """Append what was kept for the end; every output that is read has to be described."""
         self.emit(*self._after)
+        made = {name for node in self.graph.nodes[self._start :] for name in output_names(node)}
+        for value in self.node.outputs:
+            read = value.uses() or value.is_graph_output()
+            if value.name and read and value.name not in made:
+                raise self.unsupported(f"has a further output {value.name!r} that is read")
 
     def not_trained(self, *inputs: int) -> None:
         """These inputs are statistics or settings: no optimizer changes them."""
@@ -268,6 +282,9 @@ class Structure:
         except Unsupported as error:
             del self.graph.nodes[before:]
             self._opaque(node, names, str(error))
+        except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
+            del self.graph.nodes[before:]  # an invalid or unforeseen form: frozen, never a crash
+            self._opaque(node, names, f"the operator {node.op_type} has a form not understood")
 
     def _opaque(self, node: ir.Node, names: list[str], reason: str) -> None:
         read = [str(v.name) for v in node.inputs if v is not None]
