@@ -37,10 +37,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .tile import TILE_ROWS, pack_panels, score_block
+from .tile import GROUP, PANEL, TILE_ROWS, WIDTH, n_minima, pack_panels, score_block
 
 ROUNDING = 2.0**-24
-CHUNK = 64  # scores under one minimum; a multiple of every PANEL
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 LANES = 16  # rows are padded to a multiple of the widest vector
 
@@ -100,33 +99,40 @@ def _squared_distance(x, i, w, k, n):
 
 
 @njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
-def _chunk_minima(scores, r, n_chunks, minima):
-    """Minimum of every ``CHUNK`` scores of a row, and the smallest of all.
+def _smallest(minima, r):
+    """Smallest of a row.
 
     The flags say that scores are never NaN (input is finite, padding is infinite), which lets LLVM
     use vector minima; the minimum itself is the same.
     """
     smallest = np.float32(np.inf)
-    for c in range(n_chunks):
-        m = np.float32(np.inf)
-        for j in range(c * CHUNK, (c + 1) * CHUNK):
-            v = scores[r, j]
-            m = v if v < m else m
-        minima[c] = m
-        smallest = m if m < smallest else smallest
+    for j in range(minima.shape[1]):
+        v = minima[r, j]
+        smallest = v if v < smallest else smallest
     return smallest
 
 
 @njit(nogil=True, cache=True)
-def _first_at(scores, r, minima, value):
-    """Lowest index with that score."""
-    c = 0
-    while minima[c] != value:
-        c += 1
-    j = c * CHUNK
-    while scores[r, j] != value:
-        j += 1
-    return j
+def _under(scores, r, entry, n_panels, limit, found):
+    """Nodes under one of the minima whose score is at most ``limit``, into ``found``; how many."""
+    group, lane = entry // WIDTH, entry % WIDTH
+    n = 0
+    for p in range(group * GROUP, min((group + 1) * GROUP, n_panels)):
+        for j in range(p * PANEL + lane, (p + 1) * PANEL, WIDTH):
+            if scores[r, j] <= limit:
+                found[n] = j
+                n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _node_at(scores, minima, r, n_panels, value, found):
+    """A node with that score, which is one of the minima."""
+    entry = 0
+    while minima[r, entry] != value:
+        entry += 1
+    _under(scores, r, entry, n_panels, value, found)
+    return found[0]
 
 
 @njit(nogil=True, cache=True)
@@ -194,11 +200,12 @@ def project(X, first, last, centre, scale, directions, levels, slack, out):
     rows = 16 * TILE_ROWS
     block = np.zeros((rows, -(-n_features // LANES) * LANES), np.float32)
     squares = np.empty(rows, np.float32)
-    scores = np.empty((rows, directions.shape[0] * directions.shape[2]), np.float32)
+    scores = np.empty((rows, directions.shape[0] * PANEL), np.float32)
+    minima = np.empty((rows, n_minima(directions.shape[0])), np.float32)
     for start in range(first, last, rows):
         n = min(rows, last - start)
         load_block(X, start, n, centre, scale, block, squares)
-        score_block(block, n, directions, n_features, scores)
+        score_block(block, n, directions, n_features, scores, minima)
         for r in range(n):
             i = start - first + r
             total = 0.0
@@ -265,8 +272,7 @@ def accumulate(
     n_features = X.shape[1]
     n_nodes = codebook.shape[0]
     padded = nodes.shape[1]
-    n_panels, panel = panels.shape[0], panels.shape[2]
-    n_chunks = -(-n_panels * panel // CHUNK)
+    n_panels = panels.shape[0]
     weighted = weights.shape[0] > 0
     update = sums.shape[0] > 0
     gamma32 = np.float32(gamma)
@@ -275,9 +281,10 @@ def accumulate(
     block = np.zeros((block_rows, padded), np.float32)
     squares = np.empty(block_rows, np.float32)
     coordinates = np.empty((block_rows, q + 1), np.float32)
-    # One chunk more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
-    scores = np.full((block_rows, (n_chunks + 1) * CHUNK), np.float32(np.inf))
-    minima = np.empty(n_chunks, np.float32)
+    # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
+    scores = np.empty((block_rows, (n_panels + 1) * PANEL), np.float32)
+    minima = np.empty((block_rows, n_minima(n_panels)), np.float32)
+    here = np.empty(GROUP * PANEL, np.int64)
     candidates = np.empty(n_nodes, np.int64)
     values = np.empty(n_nodes, np.float32)
     error = 0.0
@@ -287,29 +294,28 @@ def accumulate(
         n = min(block_rows, last - start)
         load_block(X, start, n, centre, scale, block, squares)
         if q == 0:
-            score_block(block, n, panels, n_features, scores)
+            score_block(block, n, panels, n_features, scores, minima)
         else:
             for r in range(n):
                 i = start + r - offset
                 for d in range(q):
                     coordinates[r, d] = projected[i, d]
                 coordinates[r, q] = projected[i, column]
-            score_block(coordinates, n, panels, q + 1, scores)
+            score_block(coordinates, n, panels, q + 1, scores, minima)
 
         for r in range(n):
             i = start + r
             square = squares[r]
-            smallest = _chunk_minima(scores, r, n_chunks, minima)
-            winner = _first_at(scores, r, minima, smallest)
+            smallest = _smallest(minima, r)
+            winner = _node_at(scores, minima, r, n_panels, smallest, here)
             found = 0
             if q == 0:
                 threshold = smallest + 2 * halves[2, winner] + gamma32 * square + TINY
-                for c in range(n_chunks):
-                    if minima[c] <= threshold:
-                        for j in range(c * CHUNK, (c + 1) * CHUNK):
-                            if scores[r, j] <= threshold:
-                                candidates[found] = j
-                                found += 1
+                for entry in range(minima.shape[1]):
+                    if minima[r, entry] <= threshold:
+                        for c in range(_under(scores, r, entry, n_panels, threshold, here)):
+                            candidates[found] = here[c]
+                            found += 1
             else:
                 half = square * np.float32(0.5)
                 slack = half * (gamma32 + gamma_q32) + TINY
@@ -325,10 +331,11 @@ def accumulate(
                     values[1] = value - halves[2, before]
                     found = 2
                     best = min(best, value + halves[2, before])
-                for c in range(n_chunks):
-                    if minima[c] <= best + slack:
-                        for j in range(c * CHUNK, (c + 1) * CHUNK):
-                            if scores[r, j] <= best + slack and j != first_winner and j != before:
+                for entry in range(minima.shape[1]):
+                    if minima[r, entry] <= best + slack:
+                        for c in range(_under(scores, r, entry, n_panels, best + slack, here)):
+                            j = here[c]
+                            if j != first_winner and j != before:
                                 value = halves[0, j] - _dot(block, r, nodes, j, padded)
                                 candidates[found] = j
                                 values[found] = value - halves[2, j]
@@ -377,45 +384,52 @@ def two_nearest(X, first, last, centre, scale, codebook, panels, halves, gamma, 
     n_features = X.shape[1]
     n_nodes = codebook.shape[0]
     padded = -(-n_features // LANES) * LANES
-    n_chunks = -(-panels.shape[0] * panels.shape[2] // CHUNK)
+    n_panels = panels.shape[0]
     block = np.zeros((block_rows, padded), np.float32)
     squares = np.empty(block_rows, np.float32)
-    scores = np.full((block_rows, (n_chunks + 1) * CHUNK), np.float32(np.inf))
-    minima = np.empty(n_chunks, np.float32)
+    scores = np.empty((block_rows, (n_panels + 1) * PANEL), np.float32)
+    minima = np.empty((block_rows, n_minima(n_panels)), np.float32)
+    here = np.empty(GROUP * PANEL, np.int64)
     gamma32 = np.float32(gamma)
     for start in range(first, last, block_rows):
         n = min(block_rows, last - start)
         load_block(X, start, n, centre, scale, block, squares)
-        score_block(block, n, panels, n_features, scores)
+        score_block(block, n, panels, n_features, scores, minima)
         for r in range(n):
             i = start + r
-            smallest = _chunk_minima(scores, r, n_chunks, minima)
-            one = _first_at(scores, r, minima, smallest)
-            value = scores[r, one]
-            scores[r, one] = np.float32(np.inf)
+            value = _smallest(minima, r)
+            entry = 0
+            while minima[r, entry] != value:
+                entry += 1
+            one = _node_at(scores, minima, r, n_panels, value, here)
             threshold = value + 2 * halves[2, one]
-            if n_nodes > 1:
-                smallest = _chunk_minima(scores, r, n_chunks, minima)
-                two = _first_at(scores, r, minima, smallest)
+            if n_nodes > 1:  # without its winner, the row's smallest score is the second
+                scores[r, one] = np.inf
+                rest = np.float32(np.inf)
+                for c in range(_under(scores, r, entry, n_panels, np.float32(np.inf), here)):
+                    rest = min(rest, scores[r, here[c]])
+                minima[r, entry] = rest
+                smallest = _smallest(minima, r)
+                two = _node_at(scores, minima, r, n_panels, smallest, here)
                 threshold = max(threshold, smallest + 2 * halves[2, two])
+                scores[r, one], minima[r, entry] = value, value
             threshold += gamma32 * squares[r] + TINY
-            scores[r, one] = value
             best, second = -1, -1
             d_best, d_second = np.inf, np.inf
-            for c in range(n_chunks):
-                if minima[c] > threshold and c != one // CHUNK:
+            for entry in range(minima.shape[1]):
+                if minima[r, entry] > threshold:
                     continue
-                for k in range(c * CHUNK, (c + 1) * CHUNK):
-                    if scores[r, k] <= threshold:
-                        total = 0.0
-                        for d in range(n_features):
-                            difference = np.float64(X[i, d]) - np.float64(codebook[k, d])
-                            total += difference * difference
-                        if total < d_best:
-                            second, d_second = best, d_best
-                            best, d_best = k, total
-                        elif total < d_second:
-                            second, d_second = k, total
+                for c in range(_under(scores, r, entry, n_panels, threshold, here)):
+                    k = here[c]
+                    total = 0.0
+                    for d in range(n_features):
+                        difference = np.float64(X[i, d]) - np.float64(codebook[k, d])
+                        total += difference * difference
+                    if total < d_best or (total == d_best and k < best):
+                        second, d_second = best, d_best
+                        best, d_best = k, total
+                    elif total < d_second or (total == d_second and k < second):
+                        second, d_second = k, total
             nearest[i, 0] = best
             nearest[i, 1] = second
             distances[i] = np.sqrt(d_best)

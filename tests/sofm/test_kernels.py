@@ -24,7 +24,7 @@ def principal(X, q):
 
 
 @pytest.mark.parametrize("n_features", [1, 3, 16, 49])
-@pytest.mark.parametrize("n_nodes", [1, 16, 17, 100])
+@pytest.mark.parametrize("n_nodes", [1, 16, 17, 100, 300])
 @pytest.mark.parametrize("kernel", [tile.score_tile, tile.score_tile_portable])
 def test_tile_equals_matrix_product(kernel, n_features, n_nodes):
     rng = np.random.default_rng(n_features * 1000 + n_nodes)
@@ -33,11 +33,17 @@ def test_tile_equals_matrix_product(kernel, n_features, n_nodes):
     bias = rng.standard_normal(n_nodes).astype("f4")
     panels = batch.packed(W, bias)
     out = np.full((len(x), len(panels) * tile.PANEL), np.nan, "f4")
+    minima = np.full((len(x), tile.n_minima(len(panels))), np.inf, "f4")
     for p in range(len(panels)):
         for row in range(0, len(x), tile.TILE_ROWS):
-            kernel(x, row, panels, p, n_features, out)
+            kernel(x, row, panels, p, n_features, out, minima)
     np.testing.assert_allclose(out[:, :n_nodes], naive.scores(x, W, bias), atol=2e-5)
     assert np.isinf(out[:, n_nodes:]).all()
+    for entry in range(minima.shape[1]):
+        group, lane = divmod(entry, tile.WIDTH)
+        columns = np.arange(out.shape[1])
+        mine = (columns // (tile.GROUP * tile.PANEL) == group) & (columns % tile.WIDTH == lane)
+        np.testing.assert_array_equal(minima[:, entry], out[:, mine].min(axis=1))
 
 
 def test_tile_is_chosen_for_the_processor():
@@ -46,7 +52,8 @@ def test_tile_is_chosen_for_the_processor():
     assert tile.choose_tile({"avx2": True}, "x86_64") == (3, 16, 4)
     assert tile.choose_tile({}, "arm64") == (6, 16, 4)
     for features, machine in [({"avx512f": True}, "x86_64"), ({}, "arm64"), ({}, "i686")]:
-        assert search.CHUNK % tile.choose_tile(features, machine)[1] == 0
+        _, panel, width = tile.choose_tile(features, machine)
+        assert panel % width == 0
 
 
 @given(
