@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ...graph.channels import ChannelGroup
@@ -19,8 +22,10 @@ from ...graph.nodes import Graph
 from ...graph.selection import find_group
 from ...graph.solve import find_groups
 from ..files import check_writable, written_beside
-from .session import session, swapped
+from .session import replaced, session, swapped, tensor_like
 from .structure import Structure
+
+ALIGNMENT = 4096  # of tensors in a file of weights, so that pages of memory map onto them
 
 
 class OnnxModel:
@@ -33,6 +38,8 @@ class OnnxModel:
         New values of weights, by name.
     structure : Structure, optional
         Of the same model, when it is known.
+    declared : tuple of str, optional
+        Tensors whose types the file declares; without it, onnx-ir's choice is written.
     """
 
     def __init__(
@@ -40,10 +47,12 @@ class OnnxModel:
         model: ir.Model,
         changed: Mapping[str, np.ndarray] | None = None,
         structure: Structure | None = None,
+        declared: tuple[str, ...] | None = None,
     ):
         self.ir = model
         self.changed = dict(changed or {})
         self._given = structure
+        self.declared = declared
 
     @cached_property
     def structure(self) -> Structure:
@@ -97,7 +106,7 @@ class OnnxModel:
                     f"expected an array of shape {tuple(shape)} for the weight {name!r}, "
                     f"got {tuple(array.shape)}"
                 )
-        return OnnxModel(self.ir, {**self.changed, **weights}, self.structure)
+        return OnnxModel(self.ir, {**self.changed, **weights}, self.structure, self.declared)
 
     def session(self, outputs: tuple[str, ...] = ()) -> object:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -115,19 +124,56 @@ class OnnxModel:
             One sentence that says what is in the way.
         """
         target = check_writable(path)
-        external = any(
-            isinstance(v.const_value, ir.ExternalTensor)
-            for v in self.ir.graph.initializers.values()
-        )
-        with swapped(self.ir, self.changed) as model:
-            if not external:
-                with written_beside(target) as beside:
-                    ir.save(model, beside)
-                return
-            data = target.with_name(target.name + ".data")
-            with written_beside(data) as beside_data, written_beside(target) as beside:
-                ir.save(model, beside, external_data=beside_data.name)
-                _point_to(beside, beside_data.name, data.name)
+        data = target.with_name(f"{target.name}.data")
+        outside = [
+            name
+            for name, value in self.ir.graph.initializers.items()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ]
+        inside = {n: values for n, values in self.changed.items() if n not in outside}
+        with ExitStack() as files:
+            beside = files.enter_context(written_beside(target))
+            moved = {}
+            if outside:
+                beside_data = files.enter_context(written_beside(data))
+                moved = self._write_values(outside, beside_data, data.name)
+            with swapped(self.ir, inside), replaced(self.ir, moved):
+                proto = ir.to_proto(self.ir)
+            self._restore_value_info(proto)
+            beside.write_bytes(proto.SerializeToString())
+
+    def _write_values(self, names: list[str], path: Path, location: str) -> dict[str, Any]:
+        """Write weights to a file, one at a time; tensors that refer to them there."""
+        moved = {}
+        with open(path, "wb") as file:
+            for name in names:
+                old = self.ir.graph.initializers[name].const_value
+                assert old is not None
+                changed = self.changed.get(name)
+                content = (old if changed is None else tensor_like(old, changed)).tobytes()
+                file.write(b"\0" * (-file.tell() % ALIGNMENT))
+                moved[name] = ir.ExternalTensor(
+                    location,
+                    file.tell(),
+                    len(content),
+                    old.dtype,
+                    shape=old.shape,
+                    name=name,
+                    doc_string=old.doc_string,
+                    metadata_props=dict(old.metadata_props),
+                )
+                file.write(content)
+        return moved
+
+    def _restore_value_info(self, proto: onnx.ModelProto) -> None:
+        """onnx-ir describes every initializer; keep what the file had, in its order."""
+        if self.declared is None:
+            return
+        written = {info.name: info for info in proto.graph.value_info}
+        kept = [written[name] for name in self.declared if name in written]
+        copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(copies)
 
 
 def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
@@ -156,7 +202,10 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected an ONNX file")
     try:
-        model = ir.load(path)
+        proto = onnx.ModelProto.FromString(path.read_bytes())
+        declared = tuple(info.name for info in proto.graph.value_info)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
         empty = len(model.graph.inputs) == 0 and model.graph.num_nodes() == 0
     except Exception as error:  # protobuf and onnx_ir raise many kinds
         raise ValueError(
@@ -175,16 +224,4 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
                 )
             if held.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
                 raise ValueError(f"{held} is shorter than {path} says: it is truncated")
-    return OnnxModel(model)
-
-
-def _point_to(path: Path, old: str, new: str) -> None:
-    """Rename the file that the external tensors of a model point to."""
-    import onnx
-
-    proto = onnx.load(path, load_external_data=False)
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and entry.value == old:
-                entry.value = new
-    path.write_bytes(proto.SerializeToString())
+    return OnnxModel(model, declared=declared)

@@ -75,6 +75,20 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
             node.attributes["value"] = attribute
 
 
+@contextmanager
+def replaced(model: ir.Model, tensors: Mapping[str, Any]) -> Iterator[None]:
+    """The model with other tensors as initializers, for as long as the block lasts."""
+    values = {name: model.graph.initializers[name] for name in tensors}
+    kept = {name: value.const_value for name, value in values.items()}
+    try:
+        for name, tensor in tensors.items():
+            values[name].const_value = tensor
+        yield
+    finally:
+        for name, value in values.items():
+            value.const_value = kept[name]
+
+
 def tensor_like(old: Any, array: np.ndarray) -> ir.Tensor:
     """``array`` as a tensor with the name, type and documentation of ``old``."""
     if tuple(array.shape) != tuple(old.shape):
