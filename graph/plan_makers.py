@@ -17,6 +17,7 @@ from .plan import GroupPlan, Plan
 from .recipe import Recipe
 from .surgery import check
 
+# The ridge pulls towards the plan's own B, so that its size hardly matters.
 RIDGE = 1e-3
 
 

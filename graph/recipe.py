@@ -14,7 +14,8 @@ Method = Literal["sofm", "kmeans", "l1", "l2", "random"]
 Assign = Literal["fingerprint", "vote", "mode"]
 Outgoing = Literal["least_squares", "sum", "mean"]
 Merge = Literal["mean", "medoid"]
-Neighborhood = Literal["gaussian", "exponential", "bubble", "mexican_hat", "triangle"]
+Neighborhood = Literal["gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"]
+Decay = Literal["geometric", "linear", "asymptotic"]
 MapInit = Literal["pca", "sample", "random"]
 Placement = Literal["map", "in_place"]
 BatchNorm = Literal["recalibrate", "merge"]
@@ -43,12 +44,12 @@ class Recipe:
         weights ``1/n`` of section 2.3).
     merge : {"mean", "medoid"}
         A merged filter is the mean of its members, or the member nearest to the node.
-    neighborhood : {"gaussian", "exponential", "bubble", "mexican_hat", "triangle"}
+    neighborhood : {"gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"}
         Of the map; ``"exponential"`` is eq. 7 as printed.
     sigma : float or None
         Radius of the neighbourhood at the start; None leaves it to the map (``K / 2``).
-    decay : str
-        How the radius shrinks, as :class:`rejuvenet.sofm.SOFM` names it.
+    decay : {"geometric", "linear", "asymptotic"}
+        How the radius shrinks, as in :class:`rejuvenet.sofm.SOFM`.
     map_init : {"pca", "sample", "random"}
         Where the codebook starts.
     epochs : int
@@ -80,7 +81,7 @@ class Recipe:
     merge: Merge = "mean"
     neighborhood: Neighborhood = "gaussian"
     sigma: float | None = None
-    decay: str = "geometric"
+    decay: Decay = "geometric"
     map_init: MapInit = "pca"
     epochs: int = 20
     placement: Placement = "map"

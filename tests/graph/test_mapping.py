@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from rejuvenet.graph.mapping import (
     slices,
     votes,
 )
+from rejuvenet.graph.recipe import Decay, MapInit, Neighborhood
 
 mappings = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 6)).flatmap(
     lambda size: st.tuples(
@@ -169,3 +171,16 @@ def test_one_node_takes_all():
     Q = np.random.default_rng(0).normal(size=(2, 5, 1, 1)).astype(np.float32)
     mapping = map_channels(Q, 1, Recipe(), 0)
     np.testing.assert_allclose(averages(mapping.N), np.full((1, 5), 0.2))
+
+
+@pytest.mark.parametrize("map_init", get_args(MapInit))
+@pytest.mark.parametrize("decay", get_args(Decay))
+@pytest.mark.parametrize("neighborhood", get_args(Neighborhood))
+def test_every_option_of_the_map_is_one_that_the_map_knows(neighborhood, decay, map_init):
+    Q = np.random.default_rng(0).normal(size=(2, 9, 2, 2)).astype(np.float32)
+    recipe = Recipe(
+        neighborhood=neighborhood, decay=decay, map_init=map_init, sigma=2.0, assign="vote"
+    )
+    mapping = map_channels(Q, 5, recipe, 0)
+    assert mapping.N.sum() == 18
+    assert len(mapping.occupied) > 1
