@@ -38,8 +38,9 @@ class OnnxModel:
         New values of weights, by name.
     structure : Structure, optional
         Of the same model, when it is known.
-    declared : tuple of str, optional
-        Tensors whose types the file declares; without it, onnx-ir's choice is written.
+    header : onnx.ModelProto, optional
+        What the file says beside its nodes, as :func:`_header` makes it; without it, what
+        onnx-ir writes.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class OnnxModel:
         model: ir.Model,
         changed: Mapping[str, np.ndarray] | None = None,
         structure: Structure | None = None,
-        declared: tuple[str, ...] | None = None,
+        header: onnx.ModelProto | None = None,
     ):
         self.ir = model
         self.changed = dict(changed or {})
         self._given = structure
-        self.declared = declared
+        self._header = header
 
     @cached_property
     def structure(self) -> Structure:
@@ -106,7 +107,7 @@ class OnnxModel:
                     f"expected an array of shape {tuple(shape)} for the weight {name!r}, "
                     f"got {tuple(array.shape)}"
                 )
-        return OnnxModel(self.ir, {**self.changed, **weights}, self.structure, self.declared)
+        return OnnxModel(self.ir, {**self.changed, **weights}, self.structure, self._header)
 
     def session(self, outputs: tuple[str, ...] = ()) -> object:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -138,8 +139,7 @@ class OnnxModel:
                 beside_data = files.enter_context(written_beside(data))
                 moved = self._write_values(outside, beside_data, data.name)
             with swapped(self.ir, inside), replaced(self.ir, moved):
-                proto = ir.to_proto(self.ir)
-            self._restore_value_info(proto)
+                proto = self._restored(ir.to_proto(self.ir))
             beside.write_bytes(proto.SerializeToString())
 
     def _write_values(self, names: list[str], path: Path, location: str) -> dict[str, Any]:
@@ -165,15 +165,39 @@ class OnnxModel:
                 file.write(content)
         return moved
 
-    def _restore_value_info(self, proto: onnx.ModelProto) -> None:
-        """onnx-ir describes every initializer; keep what the file had, in its order."""
-        if self.declared is None:
-            return
+    def _restored(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """With the header of the file, and the declarations that it had, in their order.
+
+        onnx-ir declares the type of every initializer, and spells defaults out.
+        """
+        if self._header is None:
+            return proto
         written = {info.name: info for info in proto.graph.value_info}
-        kept = [written[name] for name in self.declared if name in written]
-        copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+        declared = [info.name for info in self._header.graph.value_info]
+        kept = [written[name].SerializeToString() for name in declared if name in written]
         del proto.graph.value_info[:]
-        proto.graph.value_info.extend(copies)
+        proto.graph.value_info.extend(map(onnx.ValueInfoProto.FromString, kept))
+        result = onnx.ModelProto()
+        result.CopyFrom(self._header)
+        result.graph.CopyFrom(proto.graph)
+        result.functions.extend(proto.functions)
+        return result
+
+
+def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without its graph and functions; of the graph, the names of declared tensors."""
+    header = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name in ("graph", "functions"):
+            continue
+        if isinstance(value, (str, bytes, int)):
+            setattr(header, field.name, value)
+        else:
+            getattr(header, field.name).extend(value)
+    header.graph.value_info.extend(
+        onnx.ValueInfoProto(name=info.name) for info in proto.graph.value_info
+    )
+    return header
 
 
 def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
@@ -203,7 +227,7 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
         raise ValueError(f"{path} is a folder; expected an ONNX file")
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
-        declared = tuple(info.name for info in proto.graph.value_info)
+        header = _header(proto)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
         empty = len(model.graph.inputs) == 0 and model.graph.num_nodes() == 0
@@ -224,4 +248,4 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
                 )
             if held.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
                 raise ValueError(f"{held} is shorter than {path} says: it is truncated")
-    return OnnxModel(model, declared=declared)
+    return OnnxModel(model, header=header)
