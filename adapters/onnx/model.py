@@ -7,7 +7,7 @@ stay byte for byte what they were.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ import onnx_ir as ir
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
-from ...graph.selection import find_group
+from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
 from ..files import check_writable, written_beside
+from .layer_names import Request, layers_of, resolve
 from .session import replaced, session, swapped, tensor_like
 from .structure import Structure
 
@@ -73,12 +74,24 @@ class OnnxModel:
     def group(self, name: str) -> ChannelGroup:
         """The channel group that a layer makes.
 
+        Parameters
+        ----------
+        name : str
+            Of the group, of a weight, of the layer (module or node), a pattern, or ``"last"``
+            for the deepest group that can move.
+
         Raises
         ------
         ValueError
             No such group; near matches are named.
         """
-        return find_group(self.groups, name)
+        if name == "last":
+            return select_groups(self.groups, name)[0][-1][0]
+        return find_group(self.groups, str(self.requests(name)[0]))
+
+    def requests(self, layers: Request | Sequence[Request]) -> list[Request]:
+        """``layers`` with the names of modules and nodes replaced by those of their weights."""
+        return resolve(layers, self.groups, layers_of(self.ir))
 
     @property
     def weights(self) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ def arrange(
     """
     start = time.perf_counter()
     model = model if isinstance(model, OnnxModel) else load(model)
-    chosen, skipped = select_groups(model.groups, groups)
+    chosen, skipped = select_groups(model.groups, model.requests(groups))
     found = [group for group, _ in chosen]
     if isinstance(order, np.ndarray):
         if len(found) != 1:
@@ -143,7 +143,7 @@ def reorganize(
         recipe = replace(recipe, outgoing=without, batchnorm="merge")
     elif iter(batches) is batches:
         batches = list(batches)
-    chosen, skipped = select_groups(model.groups, layers)
+    chosen, skipped = select_groups(model.groups, model.requests(layers))
     present, plans, reports = model, [], []
     for group, layer in chosen:
         began = time.perf_counter()

@@ -1,0 +1,95 @@
+"""Names of layers in an ONNX file, where an exporter gave the weights names of its own.
+
+The TorchScript exporter calls a folded weight ``onnx::Conv_193`` and keeps the module in the name
+of the node: ``/layer4/layer4.1/conv1/Conv`` is the module ``layer4.1.conv1``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ...graph.channels import ChannelGroup
+
+
+def module_of(node_name: str) -> str:
+    """The module that a node belongs to, by the TorchScript exporter's naming.
+
+    >>> module_of("/layer4/layer4.1/conv1/Conv")
+    'layer4.1.conv1'
+    >>> module_of("/features/features.3/Conv")
+    'features.3'
+    """
+    module: list[str] = []
+    for part in node_name.strip("/").split("/")[:-1]:
+        above = ".".join(module)
+        module = [part] if above and part.startswith(f"{above}.") else [*module, part]
+    return ".".join(module)
+
+
+def layers_of(model: ir.Model) -> dict[str, str]:
+    """Weight of each layer: the names of nodes and of their modules, to what they read."""
+    found: dict[str, str] = {}
+    made_by = {str(v.name): node for node in model.graph for v in node.outputs}
+    for node in model.graph:
+        name = str(node.name or "")
+        if not name or node.op_type in ("Identity", "Constant"):
+            continue
+        for value in node.inputs[1:]:
+            weight = str(value.name) if value is not None else ""
+            while weight in made_by and made_by[weight].op_type in ("Identity", "DequantizeLinear"):
+                source = made_by[weight].inputs[0]
+                weight = str(source.name) if source is not None else ""
+            constant = weight in made_by and made_by[weight].op_type == "Constant"
+            if weight in model.graph.initializers or constant:
+                found.setdefault(name, weight)
+                if name.startswith("/"):
+                    found.setdefault(module_of(name), weight)
+                break
+    return found
+
+
+Request = str | ChannelGroup
+
+
+def resolve(
+    layers: Request | Sequence[Request], groups: Sequence[ChannelGroup], known: dict[str, str]
+) -> list[Request]:
+    """``layers`` with names of nodes and modules replaced by those of their weights.
+
+    Parameters
+    ----------
+    layers : str, ChannelGroup, or sequence of both
+        ``"last"`` and ``"all"`` stay as they are.
+    groups : sequence of ChannelGroup
+    known : dict of str to str
+        From :func:`layers_of`.
+
+    Raises
+    ------
+    ValueError
+        A name or pattern that stands for nothing; near matches are named.
+    """
+    weights = {group.name for group in groups}
+    weights |= {member.weight for group in groups for member in group.producers}
+    own = weights | {name.rpartition(".")[0] for name in weights if "." in name}
+    layer = {name: weight for name, weight in known.items() if weight in weights}
+    resolved: list[Request] = []
+    for request in [layers] if isinstance(layers, (str, ChannelGroup)) else layers:
+        if not isinstance(request, str) or request in own or request in ("last", "all"):
+            resolved.append(request)
+        elif request in layer:
+            resolved.append(layer[request])
+        elif any(fnmatch.fnmatch(name, request) for name in own):
+            resolved.append(request)
+        else:
+            found = [weight for name, weight in layer.items() if fnmatch.fnmatch(name, request)]
+            if not found:
+                near = difflib.get_close_matches(request, sorted({*own, *layer}), n=3)
+                hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups"
+                raise ValueError(f"no channel group is made by a layer {request!r}; {hint}")
+            resolved += dict.fromkeys(found)
+    return resolved
