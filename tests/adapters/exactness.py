@@ -19,7 +19,10 @@ from torch.utils._pytree import tree_flatten
 
 
 class Verdict(NamedTuple):
-    """What one check found; changes are relative to the largest output."""
+    """What one check found; changes are relative to the largest output.
+
+    A convolution is moved where its output channels are permuted.
+    """
 
     error: float
     noise: float
@@ -100,11 +103,19 @@ def verify(model: torch.nn.Module, *inputs: torch.Tensor, seed: int = 0) -> Verd
          for left in left_behind), default=0.0,
     )  # fmt: skip
     convs = convolutions(model)
+    orders = {p.group: p.order for p in plan.groups}
+    produced = {
+        member.weight
+        for group in traced.groups
+        if group.name in orders and (orders[group.name] != np.arange(group.channels)).any()
+        for member in group.members
+        if member.role == "weight" and member.kind in ("producer", "per_channel")
+    }
     return Verdict(
         error=change(outputs(model, inputs, swapped(changed))),
         noise=change(outputs(model, shaken)),
         control=control,
         convolutions=len(convs),
-        moved=len(convs & set(touched)),
+        moved=len(convs & produced),
         frozen={g.name: g.frozen for g in traced.groups if g.frozen},
     )

@@ -1,0 +1,93 @@
+"""Time to find, plan and permute channel groups, beside Torch-Pruning; overhead of collection.
+
+    python tests/benchmarks/channel_groups.py
+
+One thread, 64 x 64 images, medians; ratios above one mean that we are slower.  Torch-Pruning is
+measured where it is installed (``pip install torch-pruning``).  Writes
+``tests/benchmarks/results/channel_groups.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from rejuvenet.adapters.torch import collect, trace
+from rejuvenet.graph import arrange_plan, find_groups, transform
+
+RESULTS = Path(__file__).parent / "results" / "channel_groups.json"
+NETWORKS = ("resnet50", "densenet121", "efficientnet_v2_l")
+
+
+def median(action: Callable[[], Any], repeats: int = 5) -> tuple[float, Any]:
+    """Median seconds of an action, and its last result."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), result
+
+
+def measure(name: str) -> dict[str, float]:
+    """All steps for one network, in seconds."""
+    model = torchvision.models.get_model(name, weights=None).eval()
+    x = torch.randn(1, 3, 64, 64)
+    row = {}
+    with torch.no_grad():
+        row["forward"], _ = median(lambda: model(x))
+    row["trace"], traced = median(lambda: trace(model, x))
+    row["groups"], groups = median(lambda: find_groups(traced.graph))
+    weights = traced.weights
+    row["plan"], plan = median(lambda: arrange_plan(groups, order="random"))
+    row["permute"], _ = median(lambda: transform(plan, weights))
+    try:
+        import torch_pruning
+    except ImportError:
+        return row
+    row["peer_graph"], graph = median(
+        lambda: torch_pruning.DependencyGraph().build_dependency(model, x), 3
+    )
+    row["peer_groups"], _ = median(lambda: list(graph.get_all_groups()), 3)
+    ours, theirs = row["trace"] + row["groups"], row["peer_graph"] + row["peer_groups"]
+    row["ratio"] = ours / theirs
+    return row
+
+
+def overhead(name: str = "resnet18", batch: int = 32, batches: int = 4) -> dict[str, float]:
+    """Seconds of collection over those of plain inference, alternating."""
+    model = torchvision.models.get_model(name, weights=None).eval()
+    data = [(torch.randn(batch, 3, 64, 64), torch.arange(batch) % 8) for _ in range(batches)]
+    traced = trace(model, data[0][0])
+    last = [g for g in traced.groups if g.frozen is None and g.tap is not None][-1:]
+
+    def plain() -> None:
+        with torch.no_grad():
+            for inputs, _ in data:
+                model(inputs)
+
+    pairs = [(median(plain, 1)[0], median(lambda: collect(traced, data, last), 1)[0])
+             for _ in range(7)]  # fmt: skip
+    ratio = statistics.median(b / a for a, b in pairs)
+    return {"plain": statistics.median(a for a, _ in pairs), "ratio": ratio}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {"seconds": {name: measure(name) for name in NETWORKS}}
+    results["collect"] = overhead()
+    for name, row in results["seconds"].items():
+        print(name, {key: round(value, 3) for key, value in row.items()})
+    print(f"collect over plain inference, resnet18: {results['collect']['ratio']:.3f}")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
