@@ -308,6 +308,30 @@ def split(c: Call) -> None:
         start += length
 
 
+def split_to_sequence(c: Call) -> None:
+    """The parts are described where they are read, by ``SequenceAt`` at a constant place."""
+    c.lengths(0)
+    for node in c.readers():
+        place = node.inputs[1] if node.op_type == "SequenceAt" else None
+        if place is None or str(place.name) not in c.model.known:
+            raise c.unsupported("makes a sequence that is not read at constant places")
+
+
+def sequence_at(c: Call) -> None:
+    """One part of ``SplitToSequence``."""
+    whole = c.maker(0)
+    x = whole.data(0)
+    lengths = whole.lengths(0)
+    i = int(c.value(1).item()) % len(lengths)
+    axis = whole.attribute("axis", 0) % len(c.shape(x))
+    start = sum(lengths[:i])
+    part = (*c.shape(x)[:axis], lengths[i], *c.shape(x)[axis + 1 :])
+    y = c.output() if part == c.shape(c.output()) else c.temporary(part)
+    c.emit(Gather(x, y, axis, np.arange(start, start + lengths[i])))
+    if y != c.output():
+        c.emit(Reshape(y, c.output()))
+
+
 def take(c: Call, x: str, output: str, chosen: dict[int, np.ndarray]) -> None:
     """``output = x`` with the positions ``chosen[axis]`` picked along each axis."""
     chosen = {
@@ -456,7 +480,9 @@ OPERATORS: dict[str, Callable[[Call], None]] = {
     "Pad": pad,
     "Slice": slices,
     "SpaceToDepth": space_to_depth,
+    "SequenceAt": sequence_at,
     "Split": split,
+    "SplitToSequence": split_to_sequence,
     "Tile": tile,
     "Transpose": transpose,
     "Trilu": triangle,

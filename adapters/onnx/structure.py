@@ -94,6 +94,33 @@ class Call:
         """Shape of a tensor of the structural graph."""
         return self.graph.shapes[tensor]
 
+    def maker(self, i: int) -> Call:
+        """The node that makes input ``i``, which is a sequence."""
+        value = self.node.inputs[i]
+        node = value.producer() if value is not None else None
+        if node is None or node.op_type != "SplitToSequence":
+            raise self.unsupported("reads a sequence that is not a split")
+        return Call(self.model, node)
+
+    def readers(self) -> list[ir.Node]:
+        """Nodes that read the first output; an output of the model is read by none of them."""
+        value = self.node.outputs[0]
+        if value.is_graph_output():
+            raise self.unsupported("makes an output of the model")
+        return [use.node for use in value.uses()]
+
+    def lengths(self, i: int) -> list[int]:
+        """Lengths of the parts that ``SplitToSequence`` splits input ``i`` into."""
+        shape = self.shape(self.data(i))
+        n = shape[self.attribute("axis", 0) % len(shape)]
+        if not self.has(1):
+            return [1] * n
+        given = self.value(1)
+        if given.ndim:
+            return [int(length) for length in given]
+        step = int(given)
+        return [min(step, n - start) for start in range(0, n, step)]
+
     def unsupported(self, reason: str) -> Unsupported:
         """To raise: the operator cannot be described."""
         return Unsupported(f"the operator {self.op} {reason}")
@@ -135,7 +162,8 @@ class Call:
         made = {name for node in self.graph.nodes[self._start :] for name in output_names(node)}
         for value in self.node.outputs:
             read = value.uses() or value.is_graph_output()
-            if value.name and read and value.name not in made:
+            sequence = value.name not in self.model.shapes  # described where it is read
+            if value.name and read and value.name not in made and not sequence:
                 raise self.unsupported(f"has a further output {value.name!r} that is read")
 
     def not_trained(self, *inputs: int) -> None:
@@ -184,8 +212,9 @@ class Structure:
         self.graph = Graph()
         self.initializers = dict(model.graph.initializers)
         self.inputs = [str(v.name) for v in model.graph.inputs if v.name not in self.initializers]
-        values = run_everything(model, feeds)
-        self.shapes = {name: tuple(np.shape(value)) for name, value in values.items()}
+        values = run_everything(model, feeds)  # without sequences, which have no shape
+        values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
+        self.shapes = {name: value.shape for name, value in values.items()}
         self.known: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}
