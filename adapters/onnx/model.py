@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
@@ -23,7 +24,7 @@ from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
 from ..files import check_writable, written_beside
 from .layer_names import Request, layers_of, resolve
-from .session import replaced, session, swapped, tensor_like
+from .session import example_feeds, replaced, session, swapped, tensor_like
 from .structure import Structure
 
 ALIGNMENT = 4096  # of tensors in a file of weights, so that pages of memory map onto them
@@ -42,6 +43,15 @@ class OnnxModel:
     header : onnx.ModelProto, optional
         What the file says beside its nodes, as :func:`_header` makes it; without it, what
         onnx-ir writes.
+    feeds : dict of str to ndarray, optional
+        Inputs to measure the shapes with; also the ``example_inputs``.
+
+    Attributes
+    ----------
+    ir : onnx_ir.Model
+        The model as it was read.
+    analysed : onnx_ir.Model
+        The same with its functions inlined, which is what runs.
     """
 
     def __init__(
@@ -50,16 +60,24 @@ class OnnxModel:
         changed: Mapping[str, np.ndarray] | None = None,
         structure: Structure | None = None,
         header: onnx.ModelProto | None = None,
+        feeds: dict[str, np.ndarray] | None = None,
     ):
         self.ir = model
+        self.analysed = _inlined(model)
         self.changed = dict(changed or {})
         self._given = structure
         self._header = header
+        self._feeds = feeds
 
     @cached_property
     def structure(self) -> Structure:
         """The model as structural nodes; needs one run of the model."""
-        return self._given or Structure(self.ir)
+        return self._given or Structure(self.analysed, self.example_inputs)
+
+    @cached_property
+    def example_inputs(self) -> dict[str, np.ndarray]:
+        """Inputs that the model runs on, by name."""
+        return self._feeds or example_feeds(self.analysed)
 
     @property
     def graph(self) -> Graph:
@@ -91,7 +109,7 @@ class OnnxModel:
 
     def requests(self, layers: Request | Sequence[Request]) -> list[Request]:
         """``layers`` with the names of modules and nodes replaced by those of their weights."""
-        return resolve(layers, self.groups, layers_of(self.ir))
+        return resolve(layers, self.groups, layers_of(self.analysed))
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -120,11 +138,12 @@ class OnnxModel:
                     f"expected an array of shape {tuple(shape)} for the weight {name!r}, "
                     f"got {tuple(array.shape)}"
                 )
-        return OnnxModel(self.ir, {**self.changed, **weights}, self.structure, self._header)
+        changed = {**self.changed, **weights}
+        return OnnxModel(self.ir, changed, self.structure, self._header, self._feeds)
 
     def session(self, outputs: tuple[str, ...] = ()) -> object:
         """An onnxruntime session that also returns some intermediate tensors."""
-        with swapped(self.ir, self.changed) as model:
+        with swapped(self.analysed, self.changed) as model:
             return session(model, outputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -213,12 +232,28 @@ def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
     return header
 
 
-def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
+def _inlined(model: ir.Model) -> ir.Model:
+    """The model without functions; the weights are the same tensors."""
+    if not model.functions:
+        return model
+    return InlinePass()(model.clone()).model
+
+
+def load(
+    source: str | os.PathLike[str] | ir.Model,
+    *,
+    batch: int = 1,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxModel:
     """Read an ONNX file.
 
     Parameters
     ----------
     source : path or onnx_ir.Model
+    batch : int
+        Length of a dynamic batch axis in the run that measures the shapes.
+    input_shapes : mapping of input name to sequence of int, optional
+        Shapes for that run, where other axes are dynamic.
 
     Returns
     -------
@@ -232,7 +267,7 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
         It is no ONNX model, it is truncated, or the file that holds its weights is missing.
     """
     if isinstance(source, ir.Model):
-        return OnnxModel(source)
+        return OnnxModel(source, feeds=example_feeds(source, batch, input_shapes))
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -261,4 +296,4 @@ def load(source: str | os.PathLike[str] | ir.Model) -> OnnxModel:
                 )
             if held.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
                 raise ValueError(f"{held} is shorter than {path} says: it is truncated")
-    return OnnxModel(model, header=header)
+    return OnnxModel(model, header=header, feeds=example_feeds(model, batch, input_shapes))

@@ -34,7 +34,6 @@ from ...graph.selection import select_groups
 from ...graph.surgery import transform
 from .collect import Runner, channels_first, collect, read
 from .model import OnnxModel, load
-from .session import example_feeds
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
 Layers = str | Sequence[str | ChannelGroup]
@@ -68,7 +67,7 @@ def arrange(
     OnnxModel
         With the same nodes and shapes.
     Report
-        ``output_change`` is measured on random inputs.
+        ``output_change`` is measured on random inputs; None for a model that cannot run here.
 
     Raises
     ------
@@ -91,7 +90,11 @@ def arrange(
         means = collect(model, batches, found, progress=progress)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     changed = model.with_weights(transform(plan, model.weights))
-    change = output_change(model, changed, [(example_feeds(model.ir), np.zeros(1))])
+    inputs = model.example_inputs
+    try:
+        change = output_change(model, changed, [(inputs, np.zeros(_samples(inputs)))])
+    except ValueError:  # operators that onnxruntime does not have: not measured
+        change = None
     report = Report.of(plan, None, change, time.perf_counter() - start)
     report.skipped.update(skipped)
     return changed, report
@@ -268,6 +271,10 @@ class _Task:
             )
             cross, gram = cross + x @ y.T, gram + y @ y.T
         return refit(plan, cross, gram)
+
+
+def _samples(inputs: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(inputs.values())))
 
 
 def output_change(

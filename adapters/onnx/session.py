@@ -22,7 +22,8 @@ NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.UINT8,
     ir.DataType.INT32,
 }
-UNKNOWN_EXTENT = 64  # of a dynamic spatial axis
+IMAGE_EXTENT = 224  # of a dynamic axis of an input of rank four
+UNKNOWN_EXTENT = 64  # of another dynamic axis
 
 
 def providers() -> list[str]:
@@ -173,24 +174,51 @@ def run_everything(
     taken = session(model, names, optimized=False)
     feeds = dict(feeds or example_feeds(model))
     produced = [o.name for o in taken.get_outputs()]
-    values = dict(zip(produced, taken.run(produced, feeds), strict=True))
+    try:
+        values = dict(zip(produced, taken.run(produced, feeds), strict=True))
+    except Exception as error:  # onnxruntime has a dozen error types of its own
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the model cannot run on example inputs: {reason}") from error
     return values | feeds
 
 
-def example_feeds(model: ir.Model, batch: int = 1) -> dict[str, np.ndarray]:
-    """Random inputs in the shapes that the model declares; dynamic axes get small sizes."""
+def example_feeds(
+    model: ir.Model, batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, np.ndarray]:
+    """Random inputs in the shapes that the model declares.
+
+    Dynamic axes get ``batch`` in front, the extent of a usual image in inputs of rank four, and
+    a small size elsewhere; ``shapes`` gives whole shapes by input name.
+
+    Raises
+    ------
+    ValueError
+        An input without shape and type, or a shape for an input that the model does not have or
+        declares otherwise.
+    """
     rng = np.random.default_rng(0)
     feeds = {}
+    shapes = dict(shapes or {})
+    known = [str(v.name) for v in model.graph.inputs if v.name not in model.graph.initializers]
+    for name in shapes:
+        if name not in known:
+            raise ValueError(f"the model has no input {name!r}; its inputs are {known}")
     for value in model.graph.inputs:
         name = str(value.name)
         if name in model.graph.initializers:
             continue
         if value.shape is None or value.dtype is None:
             raise ValueError(f"the input {name!r} of the model has no declared shape and type")
-        shape = [
-            n if isinstance(n, int) else (batch if axis == 0 else UNKNOWN_EXTENT)
-            for axis, n in enumerate(value.shape)
+        axes = list(value.shape)
+        extent = IMAGE_EXTENT if len(axes) == 4 else UNKNOWN_EXTENT
+        shape = list(shapes.get(name, ())) or [
+            n if isinstance(n, int) else (batch if axis == 0 else extent)
+            for axis, n in enumerate(axes)
         ]
+        if len(shape) != len(axes) or any(
+            isinstance(n, int) and n != m for n, m in zip(axes, shape, strict=True)
+        ):
+            raise ValueError(f"the input {name!r} has the shape {axes}, got {shape}")
         dtype = value.dtype.numpy()
         if np.dtype(dtype).kind in "iub":
             feeds[name] = np.zeros(shape, dtype)

@@ -26,8 +26,9 @@ from ...graph.nodes import (
     output_names,
     uniform_axes,
 )
+from .inference import run_as_far_as_known
 from .operators import OPERATORS
-from .session import run_everything
+from .session import example_feeds, run_everything
 
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
 
@@ -212,9 +213,13 @@ class Structure:
         self.graph = Graph()
         self.initializers = dict(model.graph.initializers)
         self.inputs = [str(v.name) for v in model.graph.inputs if v.name not in self.initializers]
-        values = run_everything(model, feeds)  # without sequences, which have no shape
-        values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
-        self.shapes = {name: value.shape for name, value in values.items()}
+        feeds = feeds or example_feeds(model)
+        try:
+            values = run_everything(model, feeds)  # without sequences, which have no shape
+            values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
+            self.shapes = {name: value.shape for name, value in values.items()}
+        except ValueError:  # operators that onnxruntime does not have
+            self.shapes, values = run_as_far_as_known(model, feeds)
         self.known: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}

@@ -1,0 +1,74 @@
+"""Shapes and constants of a model that onnxruntime cannot run, as far as ONNX itself knows them.
+
+Operators of other domains have no shapes there: what they touch is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+
+def inferred_shapes(
+    model: ir.Model, feeds: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes by ONNX's inference, inputs having the shapes of ``feeds``."""
+    proto = ir.to_proto(model)
+    for value in proto.graph.input:
+        if value.name in feeds:
+            kind = value.type.tensor_type
+            kind.ClearField("shape")
+            for size in feeds[value.name].shape:
+                kind.shape.dim.add(dim_value=size)
+    del proto.graph.value_info[:]
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # what is left unknown becomes opaque
+        return {}
+    found = {}
+    for value in (*proto.graph.value_info, *proto.graph.output):
+        kind = value.type.tensor_type
+        dims = list(kind.shape.dim)
+        if kind.HasField("shape") and all(d.WhichOneof("value") == "dim_value" for d in dims):
+            found[value.name] = tuple(d.dim_value for d in dims)
+    return found
+
+
+def folded(
+    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Values of tensors that depend on initializers, constants and shapes only."""
+    values: dict[str, np.ndarray] = {}
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            values[name] = value.const_value.numpy()
+    # Only the shape of what is not constant is looked at.
+    empty = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
+    empty |= {name: np.broadcast_to(np.int8(0), array.shape) for name, array in feeds.items()}
+    for node in model.graph:
+        read = [str(v.name) for v in node.inputs if v is not None]
+        by_shape = node.op_type in ("Shape", "Size") and read[0] in {**empty, **values}
+        if node.op_type.startswith("Random") or not (by_shape or all(n in values for n in read)):
+            continue
+        given = {name: values[name] if name in values else empty[name] for name in read}
+        try:
+            results = ReferenceEvaluator(ir.to_proto(node)).run(None, given)
+        except Exception:  # not a constant, then
+            continue
+        names = [str(v.name) for v in node.outputs]
+        values |= {n: np.asarray(v) for n, v in zip(names, results, strict=False) if n}
+    return values
+
+
+def run_as_far_as_known(
+    model: ir.Model, feeds: Mapping[str, np.ndarray]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """Shapes of all tensors that have a known one, and the values of constants."""
+    shapes = {name: array.shape for name, array in feeds.items()}
+    shapes |= inferred_shapes(model, feeds)
+    values = folded(model, shapes, feeds)
+    return shapes | {name: array.shape for name, array in values.items()}, values
