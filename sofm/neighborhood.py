@@ -24,6 +24,7 @@ undefined for it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
 ]
 Decay = Literal["geometric", "linear", "asymptotic"]
+SMALL_SIDE = 128  # nodes along a side up to which indices are kept
 ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
 
 
@@ -97,6 +99,12 @@ def decayed(start: float, end: float, epoch: int, n_epochs: int, decay: Decay) -
     return float(start / (1 + t * (start / end - 1)))
 
 
+@cache
+def _apart(n: int) -> NDArray[np.int64]:
+    place = np.arange(n)
+    return np.abs(place[:, None] - place)
+
+
 def profile(grid: Grid, axis: int, h, sigma: float, rows: slice = slice(None)) -> NDArray:
     """``h`` between rows (axis 0) or columns (axis 1) of a map, as a matrix, or some rows of it.
 
@@ -105,6 +113,8 @@ def profile(grid: Grid, axis: int, h, sigma: float, rows: slice = slice(None)) -
     n = grid.rows if axis == 0 else grid.columns
     step = np.arange(n, dtype=np.float64)
     values = h(np.minimum(step, n - step) if grid.periodic else step, sigma)
+    if n <= SMALL_SIDE:  # a strided view takes longer to make than to copy
+        return values[_apart(n)[rows]]
     mirrored = np.concatenate([values[:0:-1], values])
     return np.lib.stride_tricks.sliding_window_view(mirrored, n)[::-1][rows]
 

@@ -126,9 +126,20 @@ def _under(scores, r, entry, n_panels, limit, found):
 
 
 @njit(nogil=True, cache=True)
+def _count_under(minima, r, first, limit):
+    """How many of ``WIDTH`` minima are at most ``limit``: one vector comparison."""
+    n = 0
+    for lane in range(WIDTH):
+        n += minima[r, first + lane] <= limit
+    return n
+
+
+@njit(nogil=True, cache=True)
 def _node_at(scores, minima, r, n_panels, value, found):
-    """A node with that score, which is one of the minima."""
+    """A node with that score, which is the smallest of the minima."""
     entry = 0
+    while _count_under(minima, r, entry, value) == 0:
+        entry += WIDTH
     while minima[r, entry] != value:
         entry += 1
     _under(scores, r, entry, n_panels, value, found)
@@ -277,6 +288,7 @@ def accumulate(
     update = sums.shape[0] > 0
     gamma32 = np.float32(gamma)
     gamma_q32 = np.float32(gamma_q)
+    largest_half = halves[2].max()
 
     block = np.zeros((block_rows, padded), np.float32)
     squares = np.empty(block_rows, np.float32)
@@ -307,16 +319,31 @@ def accumulate(
             i = start + r
             square = squares[r]
             smallest = _smallest(minima, r)
-            winner = _node_at(scores, minima, r, n_panels, smallest, here)
             found = 0
             if q == 0:
-                threshold = smallest + 2 * halves[2, winner] + gamma32 * square + TINY
-                for entry in range(minima.shape[1]):
-                    if minima[r, entry] <= threshold:
-                        for c in range(_under(scores, r, entry, n_panels, threshold, here)):
-                            candidates[found] = here[c]
-                            found += 1
+                # The largest margin first: nearly always one node is left, and it is the winner.
+                threshold = smallest + 2 * largest_half + gamma32 * square + TINY
+                for group in range(0, minima.shape[1], WIDTH):
+                    if _count_under(minima, r, group, threshold) == 0:
+                        continue
+                    for entry in range(group, group + WIDTH):
+                        if minima[r, entry] <= threshold:
+                            for c in range(_under(scores, r, entry, n_panels, threshold, here)):
+                                candidates[found] = here[c]
+                                values[found] = scores[r, here[c]]
+                                found += 1
+                if found > 1:
+                    best = np.float32(np.inf)
+                    for c in range(found):
+                        best = min(best, values[c] + 2 * halves[2, candidates[c]])
+                    kept = 0
+                    for c in range(found):
+                        if values[c] <= best + gamma32 * square + TINY:
+                            candidates[kept] = candidates[c]
+                            kept += 1
+                    found = kept
             else:
+                winner = _node_at(scores, minima, r, n_panels, smallest, here)
                 half = square * np.float32(0.5)
                 slack = half * (gamma32 + gamma_q32) + TINY
                 first_winner, before = winner, labels[i]
@@ -331,8 +358,12 @@ def accumulate(
                     values[1] = value - halves[2, before]
                     found = 2
                     best = min(best, value + halves[2, before])
-                for entry in range(minima.shape[1]):
-                    if minima[r, entry] <= best + slack:
+                for group in range(0, minima.shape[1], WIDTH):
+                    if _count_under(minima, r, group, best + slack) == 0:
+                        continue
+                    for entry in range(group, group + WIDTH):
+                        if minima[r, entry] > best + slack:
+                            continue
                         for c in range(_under(scores, r, entry, n_panels, best + slack, here)):
                             j = here[c]
                             if j != first_winner and j != before:

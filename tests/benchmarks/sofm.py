@@ -8,7 +8,10 @@ The unit is one ``X @ W.T`` in float32 (numpy, two threads of its BLAS): the cos
 winner search.  A figure is the whole training call divided by its epochs and by the unit, so that
 preparation and the final labels count too; every tool starts from the same codebook.  Tools and
 the unit take turns, each repetition in a process of its own; medians are reported.  ``slow`` tools
-run fewer epochs; their errors are then those of a short training.
+run fewer epochs; their errors are then those of a short training.  ``cpu`` is the same ratio in
+processor time, to that of the product on one thread: on a shared machine it wavers less, but it
+counts threads that spin while they wait.  Rows of an earlier run that this one does not measure
+stay in the JSON and the plot.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 RESULTS = Path(__file__).parent / "results"
 FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 THREADS = 2
+ENOUGH = 20.0  # seconds of training after which a tool is not repeated
 
 
 def activations(n: int, side: int) -> np.ndarray:
@@ -166,6 +171,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def cpu_seconds(work) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
 def resident() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -202,8 +213,10 @@ def one(peer: str, workload: str, repeats: int) -> dict:
         warm = tool(X, W, shape, 1)
         next(warm), next(warm)
     X @ W.T
-    times, units = [], []
+    times, units, cpu_times = [], [], []
     growth = 0
+    with threadpool_limits(1):
+        cpu_units = [cpu_seconds(lambda: X @ W.T) for _ in range(5)]
     for _ in range(repeats if epochs >= 20 else 1):
         for _ in range(5):
             time.sleep(0.02)
@@ -214,19 +227,24 @@ def one(peer: str, workload: str, repeats: int) -> dict:
         next(call)
         time.sleep(0.25)  # the BLAS threads of the unit have gone to sleep
         with Growth() as memory:
-            begun = time.perf_counter()
+            cpu_begun, begun = time.process_time(), time.perf_counter()
             result = next(call)
             took = time.perf_counter() - begun
+            cpu_took = time.process_time() - cpu_begun
         growth = max(growth, memory.largest)
         if isinstance(result, tuple):
             result, done = result
         else:
             done = epochs
         times.append(took / done)
+        cpu_times.append(cpu_took / done)
+        if took * len(times) > ENOUGH:
+            break
     return {
         "seconds_per_epoch": statistics.median(times),
         "unit_seconds": statistics.median(units),
         "ratio": statistics.median(times) / statistics.median(units),
+        "cpu_ratio": statistics.median(cpu_times) / statistics.median(cpu_units),
         "epochs": epochs,
         "growth_mib": growth / 2**20,
         "peak_mib": peak_memory() / 2**20,
@@ -323,11 +341,12 @@ def main() -> None:
         (options.output or RESULTS / "sofm_large.json").write_text(text + "\n")
         print(text)
         return
-    table: dict = {}
+    output = options.output or RESULTS / "sofm.json"
+    table: dict = json.loads(output.read_text()) if output.exists() else {}
     for workload in options.workloads:
-        table[workload] = {}
-        print(f"\n{workload}: {'tool':12} {'ratio':>8} {'ms/epoch':>9} {'QE':>8} {'TE':>6} "
-              f"{'growth MiB':>10} {'epochs':>6}")  # fmt: skip
+        table.setdefault(workload, {})
+        head = f"{'ratio':>8} {'cpu':>8} {'ms/epoch':>9} {'QE':>8} {'TE':>6} {'growth MiB':>10}"
+        print(f"\n{workload}: {'tool':12} {head} {'epochs':>6}")
         for peer in options.peers:
             if importlib.util.find_spec(PEERS[peer][1]) is None:
                 continue
@@ -335,11 +354,12 @@ def main() -> None:
             if row is None:
                 continue
             table[workload][peer] = row
-            print(f"   {peer:12} {row['ratio']:8.2f} {1e3 * row['seconds_per_epoch']:9.2f} "
-                  f"{row['quantization_error']:8.4f} {row['topographic_error']:6.3f} "
-                  f"{row['growth_mib']:10.0f} {row['epochs']:6}", flush=True)  # fmt: skip
-    output = options.output or RESULTS / "sofm.json"
-    output.write_text(json.dumps(table, indent=1) + "\n")
+            speed = f"{row['ratio']:8.2f} {row['cpu_ratio']:8.2f} "
+            speed += f"{1e3 * row['seconds_per_epoch']:9.2f}"
+            errors = f"{row['quantization_error']:8.4f} {row['topographic_error']:6.3f}"
+            rest = f"{row['growth_mib']:10.0f} {row['epochs']:6}"
+            print(f"   {peer:12} {speed} {errors} {rest}", flush=True)
+            output.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
     plot(table, output.with_suffix(".png"))
 
 
