@@ -171,7 +171,8 @@ class Call:
         """These inputs are statistics or settings: no optimizer changes them."""
         for i in inputs:
             if self.has(i):
-                self.model.graph.buffers.add(self._name(i))
+                name = self._name(i)
+                self.model.graph.buffers.add(self.model.alias.get(name, name))
 
     def lookup(self, indices: str, table: str, output: str, axis: int) -> None:
         """Rows of a table chosen by data: the order of the rows is fixed."""
@@ -223,6 +224,7 @@ class Structure:
         self.known: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}
+        self.alias: dict[str, str] = {}  # ``Identity`` of a weight, as exporters share equal ones
         self._find_known(values)
         del values
         for name in self.inputs:
@@ -245,6 +247,7 @@ class Structure:
 
     def tensor(self, name: str, op: str) -> str:
         """A value as data of an operator: computed, a weight, or a constant."""
+        name = self.alias.get(name, name)
         if name in self.weights:
             values = self.known[name]
             # Ones and zeros that an exporter shares between layers tie nothing.
@@ -274,6 +277,10 @@ class Structure:
         derived: set[str] = set()  # computed from weights alone: no constants of the structure
         for node in self.ir.graph:
             read = [str(v.name) for v in node.inputs if v is not None]
+            read = [self.alias.get(name, name) for name in read]
+            if node.op_type == "Identity" and read[0] in self.weights:
+                self.alias[str(node.outputs[0].name)] = read[0]
+                continue
             for name in read:
                 self.uses[name] = self.uses.get(name, 0) + 1
             if _has_subgraph(node):
@@ -300,7 +307,7 @@ class Structure:
 
     def _translate(self, node: ir.Node) -> None:
         names = [str(v.name) for v in node.outputs if v.name]
-        if all(name in self.known for name in names):
+        if all(name in self.known or name in self.alias for name in names):
             return
         call = Call(self, node)
         before = len(self.graph.nodes)
