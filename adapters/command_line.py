@@ -84,16 +84,20 @@ def inspect(
     if as_json:
         print_json({"model": str(model), "groups": rows})
         return
-    header = ["group", "channels", "producers", "per channel", "consumers", "exchangeable"]
-    keys = ["group", "channels", "producers", "per_channel", "consumers", "exchangeable"]
-    if figures:
-        header += ["occupied nodes", "effective rank", "dormant"]
-        keys += ["occupied", "effective_rank", "dormant"]
-    lines = [[row.get(key) for key in keys] + [row["frozen"] or ""] for row in rows]
-    for line in lines:
-        if figures and line[-2] is not None:
-            line[-3], line[-2] = round(line[-3], 1), percent(line[-2])
-    terminal.out.print(table(str(model), [*header, "frozen because"], lines))
+    header = ["group", "channels", "producers +\nper channel +\nconsumers", "exchangeable"]
+    header += ["occupied\nnodes", "effective\nrank", "dormant"] if figures else []
+    lines = []
+    for row in rows:
+        places = f"{row['producers']} + {row['per_channel']} + {row['consumers']}"
+        line = [row["group"], row["channels"], places, row["exchangeable"] or "-"]
+        if figures:
+            rank = row.get("effective_rank")
+            line += [row.get("occupied"), rank and round(rank, 1), percent(row.get("dormant"))]
+        lines.append(line)
+    terminal.out.print(table(str(model), header, lines))
+    for row in rows:
+        if row["frozen"]:
+            terminal.say_plainly(f"{row['group']} is frozen: {row['frozen']}")
 
 
 def _describe(group: Any, figures: Any) -> dict[str, Any]:
@@ -189,31 +193,18 @@ def reorganize(
         print_json({"model": str(model), "output": str(output), **report.to_dict()})
         return
     _print_report(report)
-    terminal.out.print(f"Wrote {output}", highlight=False)
+    terminal.say_plainly(f"Wrote {output}")
 
 
 def _print_report(report: Any) -> None:
-    rows = [
-        (
-            line.group,
-            line.channels,
-            *((line.moved,) if line.kind == "arrange" else (line.survivors, line.merged, line.new)),
-            line.before and f"{line.before.occupied} of {line.before.nodes}",
-            line.before and round(line.before.effective_rank, 1),
-            line.after and round(line.after.effective_rank, 1),
-            line.output_change,
-            line.note,
-        )
-        for line in report.groups
-    ]
+    from .report_page import report_rows
+
     arranged = bool(report.groups) and report.groups[0].kind == "arrange"
-    header = ["group", "channels", *(("moved",) if arranged else ("survive", "merged", "new"))]
-    header += ["nodes", "rank before", "after", "output change", "note"]
-    terminal.out.print(table("Reorganized", header, rows))
+    terminal.out.print(table("Arranged" if arranged else "Reorganized", *report_rows(report)))
     for name, reason in report.skipped.items():
-        terminal.out.print(f"Left as it was: {name}: {reason}", markup=False, highlight=False)
-    if report.output_change is not None:
-        terminal.out.print(f"Outputs changed by {report.output_change:.2e}", highlight=False)
+        terminal.say_plainly(f"Left as it was: {name}: {reason}")
+    if report.output_change is not None and len(report.groups) > 1:
+        terminal.say_plainly(f"Outputs changed by {report.output_change:.2e}")
 
 
 @app.command()
@@ -276,7 +267,7 @@ def finetune(
         for name in result["before"]
     ]
     terminal.out.print(table("Accuracy", ["images", "before", "after"], rows))
-    terminal.out.print(f"Wrote {output}", highlight=False)
+    terminal.say_plainly(f"Wrote {output}")
 
 
 @app.command()
@@ -338,7 +329,7 @@ def demo(
     ),
     epochs: Annotated[
         int, typer.Option(min=1, help="Epochs of training, and of each follow-up.")
-    ] = 12,
+    ] = 10,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

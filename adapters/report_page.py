@@ -40,43 +40,39 @@ def report_page(
             new = plans[line.group].new if line.group in plans else np.zeros(0, int)
             finished = (trained or {}).get(line.group)
             _group(page, line.group, new, before[line.group], after[line.group], finished)
-    page.table(
-        "Groups",
-        [
-            "group",
-            "channels",
-            "survive",
-            "merged",
-            "new",
-            "moved",
-            "nodes",
-            "rank before",
-            "after",
-            "output change",
-            "note",
-        ],
-        [
-            [
-                line.group,
-                line.channels,
-                line.survivors,
-                line.merged,
-                line.new,
-                line.moved,
-                f"{line.occupied} of {line.nodes}" if line.nodes else "",
-                line.before and line.before.effective_rank,
-                line.after and line.after.effective_rank,
-                line.output_change,
-                line.note,
-            ]
-            for line in report.groups
-        ],
-    )
+    page.table("Groups", *report_rows(report))
     if report.skipped:
         page.table("Left as they were", ["group", "because"], report.skipped.items())
     if report.plan is not None and report.plan.recipe is not None:
-        page.table("Recipe", ["option", "value"], report.plan.recipe.to_dict().items())
+        shown = {name: str(value) for name, value in report.plan.recipe.to_dict().items()}
+        page.table("Recipe", ["option", "value"], shown.items())
     return str(page)
+
+
+def report_rows(report: Report) -> tuple[list[str], list[list[object]]]:
+    """Header and rows of the groups of a report; columns in which nothing stands are left out."""
+    alone = report.output_change if len(report.groups) == 1 else None
+    columns: dict[str, list[object]] = {
+        "group": [line.group for line in report.groups],
+        "channels": [line.channels for line in report.groups],
+        "moved": [line.moved or None for line in report.groups],
+        "survive": [line.survivors if line.nodes else None for line in report.groups],
+        "merged": [line.merged if line.nodes else None for line in report.groups],
+        "new": [line.new if line.nodes else None for line in report.groups],
+        "occupied nodes": [
+            f"{line.occupied} of {line.nodes}" if line.nodes else None for line in report.groups
+        ],
+        "effective rank": [
+            line.before and round(line.before.effective_rank, 1) for line in report.groups
+        ],
+        "after": [line.after and round(line.after.effective_rank, 1) for line in report.groups],
+        "output change": [
+            alone if line.output_change is None else line.output_change for line in report.groups
+        ],
+        "note": [line.note or None for line in report.groups],
+    }
+    kept = {name: c for name, c in columns.items() if any(v is not None for v in c)}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
 def _group(

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-out = Console()
+# Into a file or a pipe, tables are as wide as they need to be up to this.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
 err = Console(stderr=True)
 
 EXTRAS = {
@@ -68,7 +69,6 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror.lower()}."
     if isinstance(error, (ValueError, OSError)) and said:
-        said = said[0].upper() + said[1:]
         return said if said.endswith((".", "!", "?")) else said + "."
     if isinstance(error, MemoryError):
         return "Not enough memory; give a smaller --batch-size."
@@ -95,9 +95,14 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def say(shown: Any) -> None:
+def say_plainly(text: str) -> None:
+    """Print one line on standard output as it is, broken by the terminal alone."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(shown: str | Table) -> None:
     """Print a line or a table on standard output."""
-    out.print(shown, highlight=False)
+    say_plainly(shown) if isinstance(shown, str) else out.print(shown)
 
 
 def progress(what: str, quiet: bool = False) -> Callable[[Iterable], Iterator]:
@@ -116,7 +121,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     ]
     made = Table(title=title, title_justify="left", title_style="bold")
     for name, figures in zip(header, right, strict=True):
-        made.add_column(name, justify="right" if figures else "left", overflow="fold")
+        made.add_column(
+            name, justify="right" if figures else "left", overflow="fold", no_wrap=figures
+        )
     for row in cells:
         made.add_row(*row)
     return made

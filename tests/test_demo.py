@@ -17,9 +17,9 @@ def test_figures(demo_run):
     _, result = demo_run
     accuracy = result["accuracy"]
     (group,) = result["report"]["groups"]
-    assert group["channels"] == 64
-    assert group["survivors"] + group["new"] == 64
-    assert group["survivors"] <= 32
+    assert group["channels"] == 32
+    assert group["survivors"] + group["new"] == 32
+    assert group["survivors"] <= 16
     assert accuracy["original"] > 0.9
     # With data at hand, half of the channels are enough to keep the function ...
     assert accuracy["preserving"] > accuracy["original"] - 0.05

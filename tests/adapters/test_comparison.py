@@ -1,0 +1,97 @@
+"""Comparison of two ONNX files whose difference is known."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from rejuvenet.adapters.comparison import Runner, accuracy, compare, image_shape  # noqa: E402
+from rejuvenet.adapters.data import ArrayFile  # noqa: E402
+
+
+def linear(path, weight, batch="n", name="w"):
+    """``scores = flatten(x) weight``, one input of ``(batch, 1, 2, 2)``."""
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("MatMul", ["f", name], ["scores"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 1, 2, 2])],
+        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [batch, weight.shape[1]])],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), name)],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return str(path)
+
+
+@pytest.fixture
+def data():
+    x = np.eye(4, dtype=np.float32).reshape(4, 1, 2, 2)
+    return ArrayFile.of(x, np.arange(4))
+
+
+def test_same_file_is_the_same(tmp_path, data):
+    model = linear(tmp_path / "a.onnx", np.eye(4))
+    result = compare(model, model, data, batch_size=3)
+    assert result.accuracy == (1.0, 1.0)
+    assert (result.top1, result.top5, result.max_difference) == (1.0, 1.0, 0.0)
+    assert (result.equal, result.changed) == (1, {})
+    assert result.images == 4
+
+
+def test_known_difference(tmp_path, data):
+    weight = np.eye(4)
+    changed = weight.copy()
+    changed[0] = [0, 2, 0, 0]  # the first image now goes to class 1
+    a, b = linear(tmp_path / "a.onnx", weight), linear(tmp_path / "b.onnx", changed)
+    result = compare(a, b, data)
+    assert result.accuracy == (1.0, 0.75)
+    assert result.top1 == 0.75
+    assert result.max_difference == 2.0
+    assert result.mean_difference == pytest.approx(3 / 16)
+    assert result.relative_difference == pytest.approx(np.sqrt(5) / 2)
+    assert result.changed == {"w": 2.0}
+
+
+def test_weights_of_one_file_only(tmp_path, data):
+    a = linear(tmp_path / "a.onnx", np.eye(4), name="w")
+    b = linear(tmp_path / "b.onnx", np.eye(4), name="v")
+    result = compare(a, b, data)
+    assert (result.only_first, result.only_second, result.equal) == (["w"], ["v"], 0)
+
+
+def test_different_outputs_are_refused(tmp_path, data):
+    a = linear(tmp_path / "a.onnx", np.eye(4))
+    b = linear(tmp_path / "b.onnx", np.eye(4)[:, :3])
+    with pytest.raises(ValueError, match=r"different outputs: 4 in .* 3 in"):
+        compare(a, b, data)
+
+
+def test_fixed_batch_size_is_filled_up(tmp_path, data):
+    weight = np.random.default_rng(0).normal(size=(4, 3))
+    runner = Runner(linear(tmp_path / "a.onnx", weight, batch=3))
+    assert np.allclose(runner(data.x), weight, atol=1e-6)
+    assert runner.shape == (1, 2, 2)
+
+
+def test_labels_that_are_no_outputs_give_no_accuracy(tmp_path, data):
+    data.classes = ["a", "b", "c", "d"]
+    a = linear(tmp_path / "a.onnx", np.eye(4, 7))
+    assert compare(a, a, data).accuracy is None
+    assert accuracy(np.eye(2), None) is None
+
+
+def test_size_must_fit_the_model():
+    with pytest.raises(ValueError, match=r"takes images of 3x32x32, got --size 24x24"):
+        image_shape((3, 32, 32), (None, 24, 24))
+
+
+def test_damaged_file(tmp_path, data):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="onnxruntime cannot run"):
+        compare(str(path), str(path), data)

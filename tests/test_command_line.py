@@ -1,0 +1,234 @@
+"""The commands on real files: what they print, what they write, and how they fail."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rejuvenet.adapters.command_line import app
+from rejuvenet.adapters.terminal import sentence
+from typer.testing import CliRunner
+
+pytest.importorskip("onnx")
+
+
+@pytest.fixture
+def place(demo_run, tmp_path, monkeypatch):
+    """An empty folder, the working one, with the demo's files as arguments."""
+    monkeypatch.chdir(tmp_path)
+    made = demo_run[0] / "demo"
+    for name in ("original.onnx", "digits_train.npz", "digits_test.npz"):
+        shutil.copy(made / name, tmp_path)
+    return tmp_path
+
+
+def call(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def fails(status, *words):
+    """Run, and check that the failure is one sentence and leaves no new file behind."""
+    before = sorted(os.listdir())
+    done = call(*words)
+    assert done.exit_code == status, done.output
+    assert "Traceback" not in done.output
+    assert sorted(os.listdir()) == before
+    return " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_inspect_as_table_and_json(place):
+    shown = call("inspect", "original.onnx").stdout
+    assert "conv4.weight" in shown
+    assert "classifier.weight is frozen" in shown
+    groups = json.loads(call("inspect", "original.onnx", "--json").stdout)["groups"]
+    assert [g["group"] for g in groups][-2:] == ["conv4.weight", "classifier.weight"]
+    assert [g["channels"] for g in groups] == [16, 32, 32, 32, 10]
+    assert groups[3]["consumers"] == 1
+    assert "occupied" not in groups[3]
+
+
+def test_inspect_with_data_measures_capacity(place):
+    done = call("inspect", "original.onnx", "--data", "digits_train.npz", "--json")
+    last = json.loads(done.stdout)["groups"][3]
+    assert 1 <= last["occupied"] <= last["nodes"] == 32
+    assert 1 < last["effective_rank"] < 32
+    assert 0 <= last["dormant"] <= 1
+
+
+def test_reorganize_writes_model_page_and_plan(place):
+    done = call(
+        "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "new.onnx",
+        "--html", "page.html", "--plan", "plan.npz", "--option", "epochs=5", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (group,) = json.loads(done.stdout)["groups"]
+    assert group["group"] == "conv4.weight"
+    assert group["survivors"] <= 16
+
+    from rejuvenet.graph import Plan
+
+    plan = Plan.load("plan.npz")
+    assert plan.recipe.epochs == 5
+    assert len(plan.groups[0].new) == group["new"]
+    assert "<b>Reorganized</b>" in (place / "page.html").read_text()
+    result = json.loads(
+        call("compare", "original.onnx", "new.onnx", "--data", "digits_test.npz", "--json").stdout
+    )
+    assert result["top1"] > 0.9
+    assert {"conv4.weight", "classifier.weight"} <= set(result["changed"])
+    assert not any(name.startswith(("conv1", "conv2", "conv3")) for name in result["changed"])
+
+
+def test_arrange_keeps_the_outputs(place):
+    done = call("reorganize", "original.onnx", "--arrange", "--order", "random", "-o", "new.onnx")
+    assert done.exit_code == 0, done.output
+    assert "classifier.weight" in done.stdout
+    result = json.loads(
+        call("compare", "original.onnx", "new.onnx", "--data", "digits_test.npz", "--json").stdout
+    )
+    assert result["relative_difference"] < 1e-5
+    assert result["top1"] == 1.0
+    assert len(result["changed"]) >= 4 * 5
+
+
+def test_compare_as_table(place):
+    done = call("compare", "original.onnx", "original.onnx", "--data", "digits_test.npz")
+    assert done.exit_code == 0, done.output
+    assert "100.00 %" in done.stdout
+
+
+def test_finetune_writes_a_trained_file(place):
+    done = call(
+        "finetune", "original.onnx", "--module", "rejuvenet.adapters.demo:DigitsNet",
+        "--data", "digits_train.npz", "--test", "digits_test.npz", "--epochs", 1,
+        "-o", "tuned.onnx", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["after"]["training"] > 0.9
+    assert (place / "tuned.onnx").read_bytes() != (place / "original.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("inspect nothing.onnx", "does not exist"),
+        ("reorganize original.onnx --data digits_train.npz", "--output"),
+        ("reorganize original.onnx -o new.onnx", "give --data"),
+        ("reorganize original.onnx --data digits_train.npz -o new.onnx --ratio 2", "ratio"),
+        ("reorganize original.onnx --data digits_train.npz -o n.onnx --method best", "best"),
+        ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x=1", "'x'"),
+        ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x", "NAME=VALUE"),
+        ("inspect original.onnx --data digits_train.npz --size big", "HEIGHTxWIDTH"),
+        ("inspect original.onnx --data digits_train.npz --mean a", "expected --mean"),
+        ("finetune original.onnx --data digits_train.npz -o new.onnx", "give --module"),
+    ],
+)
+def test_wrong_usage_is_status_2(place, words, said):
+    assert said in fails(2, *words.split())
+
+
+def bad_files(place):
+    """Write every kind of bad input beside the good ones."""
+    import onnx
+
+    whole = (place / "original.onnx").read_bytes()
+    (place / "text.onnx").write_text("not a model")
+    (place / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    model = onnx.load(place / "original.onnx")
+    onnx.save(model, place / "external.onnx", save_as_external_data=True, location="weights.bin",
+              size_threshold=0)  # fmt: skip
+    (place / "weights.bin").unlink()
+    data = np.load(place / "digits_train.npz")
+    x, y = data["x"], data["y"]
+    np.savez(place / "unpaired.npz", x=x[:10], y=y[:9])
+    spoiled = x[:100].copy()
+    spoiled[7, 0, 0, 0] = np.nan
+    np.savez(place / "nan.npz", x=spoiled, y=y[:100])
+    np.savez(place / "large.npz", x=np.zeros((4, 3, 32, 32), np.float32), y=np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("inspect text.onnx", "text.onnx is not a complete ONNX model"),
+        ("inspect cut.onnx", "cut.onnx is not a complete ONNX model"),
+        ("inspect external.onnx", "weights.bin"),
+        ("inspect original.onnx --data unpaired.npz", "10 images in x and 9 labels in y"),
+        ("reorganize original.onnx --data nan.npz -o new.onnx", "Image 7 (counted from 0)"),
+        ("reorganize original.onnx --data large.npz -o new.onnx", "takes images of 1x8x8"),
+        ("reorganize original.onnx --data digits_train.npz -l conv5 -o new.onnx", "'conv4'"),
+        (
+            "reorganize original.onnx --data digits_train.npz -l classifier -o new.onnx",
+            "reaches an output",
+        ),
+        ("reorganize original.onnx --data digits_train.npz -o no/new.onnx", "no folder"),
+        ("reorganize original.onnx --data digits_train.npz -o .", "it is a folder"),
+        ("reorganize original.onnx --data digits_train.npz -o /dev/null", "not a regular file"),
+        (
+            "finetune original.onnx --data digits_train.npz -o n.onnx --module a:b",
+            "Cannot import a",
+        ),
+        (
+            "finetune original.onnx --data digits_train.npz -o n.onnx --module torch.nn:Identity",
+            "outputs",
+        ),
+    ],
+)
+def test_failed_operation_is_one_sentence_and_status_1(place, words, said):
+    bad_files(place)
+    stderr = fails(1, *words.split())
+    assert said in stderr
+    assert stderr.startswith("Error: ")
+    assert stderr.endswith(".")
+
+
+def test_disk_full_leaves_the_old_file(place, monkeypatch):
+    (place / "new.onnx").write_bytes(b"old")
+
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    stderr = fails(1, "reorganize", "original.onnx", "--arrange", "--order", "random",
+                   "-o", "new.onnx")  # fmt: skip
+    assert "no space left on the disk" in stderr
+    assert (place / "new.onnx").read_bytes() == b"old"
+
+
+def test_unreadable_picture_in_a_folder(place):
+    pytest.importorskip("PIL")
+    (place / "pictures" / "0").mkdir(parents=True)
+    (place / "pictures" / "0" / "a.png").write_bytes(b"broken")
+    said = fails(1, "inspect", "original.onnx", "--data", "pictures")
+    assert "Cannot read the picture" in said
+
+
+def test_errors_of_the_program_itself_are_a_sentence_too():
+    said = sentence(KeyError("v12"))
+    assert said.startswith("Unexpected KeyError: 'v12'")
+    assert sentence(ValueError("expected x,\n   got y")) == "expected x, got y."
+    assert sentence(MemoryError()) == "Not enough memory; give a smaller --batch-size."
+
+
+def test_runs_as_a_module(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "rejuvenet", "--version"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.startswith("rejuvenet ")
+    wrong = subprocess.run(
+        [sys.executable, "-m", "rejuvenet", "paint"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert wrong.returncode == 2
+    assert "No such command" in wrong.stderr
+
+
+def test_output_into_a_closed_pipe_is_quiet(place):
+    shell = f"{sys.executable} -m rejuvenet inspect original.onnx --json | head -c 1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
