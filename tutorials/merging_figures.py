@@ -1,6 +1,6 @@
 """What merging half of a layer costs, before any training.
 
-Run as (the training takes about 20 minutes on one core, the tables about 10 on two)::
+Run as (training about 20 minutes on one core; the tables took 18 on two that were shared)::
 
     python tutorials/merging_figures.py --data DIR --checkpoint FILE
 
