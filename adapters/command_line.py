@@ -171,7 +171,7 @@ def reorganize(
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
     names = layers or (["all"] if arrange else ["last"])
     loaded = onnx_adapter.load(model)
-    batches = data and open_batches(model, data, size, mean, std, batch_size)
+    batches = open_batches(model, data, size, mean, std, batch_size) if data else None
     wanted = names[0] if len(names) == 1 else names
     if arrange:
         changed, report = onnx_adapter.arrange(
@@ -179,14 +179,14 @@ def reorganize(
         )
     else:
         changed, report = onnx_adapter.reorganize(loaded, batches, layers=wanted, recipe=chosen)
-    if html is not None:
+    if html is not None and batches is not None:
         from .report_page import report_page
 
         groups = [loaded.group(line.group) for line in report.groups]
         before = onnx_adapter.collect(loaded, batches, groups)
         after = onnx_adapter.collect(changed, batches, groups)
         write_text(html, report_page(f"{model} to {output}", report, before, after))
-    if plan is not None:
+    if plan is not None and report.plan is not None:
         report.plan.save(plan)
     changed.save(output)
     if as_json:
