@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
+from .channels import Kind
 from .labels import Component, occurrence
 from .nodes import Shape
 
@@ -30,7 +32,7 @@ class Places:
     view: Shape
     axes: tuple[int, ...]
     atoms: np.ndarray
-    kind: str = ""
+    kind: Kind | Literal[""] = ""
     role: str = ""
     origin: str = ""
     read: str = ""  # tensor that a consumer reads, the last one where there are several

@@ -94,4 +94,5 @@ def join_contraction(
     axes = {c.axes for c in left} & {c.axes for c in right}
     loose = [[c for c in side if c.axes not in axes] for side in sides]
     matched = [[c for c in side if c.axes in axes] for side in sides]
-    return join(state, *matched, shape, shared) + join(state, *loose, shape, shared)
+    equal = join(state, matched[0], matched[1], shape, shared)
+    return equal + join(state, loose[0], loose[1], shape, shared)

@@ -149,7 +149,7 @@ def reshaped(component: Component, before: Shape, after: Shape) -> Component:
         keys = None if keys is None else keys.reshape(atoms.shape)
         axes = rest + tuple(-1 - a for a in new)
     keep = [i for i, a in enumerate(axes) if a < 0]  # what is left over has size one
-    shape = tuple(atoms.shape[i] for i in keep)
-    keys = None if keys is None else keys.reshape(shape)
-    component = Component((), atoms.reshape(shape), keys, component.coarse)
+    extent = tuple(atoms.shape[i] for i in keep)
+    keys = None if keys is None else keys.reshape(extent)
+    component = Component((), atoms.reshape(extent), keys, component.coarse)
     return component.moved(tuple(-1 - axes[i] for i in keep)).simplified()

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .channels import Kind
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
 from .joining import join, join_contraction
 from .labels import Component, is_distinct, occurrence, reshaped
@@ -115,7 +116,7 @@ class Propagation:
             found = {self.state.origins[row][1] for row in rows}
         return [self.state.places[i] for i in sorted(found) if i >= 0]
 
-    def describe(self, components: list[Component], kind: str, role: str, met: str) -> None:
+    def describe(self, components: list[Component], kind: Kind, role: str, met: str) -> None:
         """Record what a weight is to the operator that uses it; a contraction has the last word."""
         for component in components:
             for places in self.places_of(component):
@@ -190,7 +191,7 @@ class Propagation:
         self._combine(node.output, operands)
         for name, role in zip(node.inputs[1:], node.roles, strict=True):
             if name in self.weight_only:
-                kind = "producer" if role == "bias" else "per_channel"
+                kind: Kind = "producer" if role == "bias" else "per_channel"
                 self.describe(self.labels[name], kind, role, met)
 
     def contraction(self, node: Contraction) -> None:
@@ -251,7 +252,9 @@ class Propagation:
         met = self.met([c for c in sides[1 - k] if set(c.axes) & shared])
         for component in sides[k]:
             axes = set(component.axes)
-            kind = "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
+            kind: Kind = (
+                "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
+            )
             self.describe([component], kind, "weight", "" if kind == "producer" else met)
             if kind == "consumer":
                 for places in self.places_of(component):
@@ -268,7 +271,8 @@ class Propagation:
 
     def reduce(self, node: Reduce) -> None:
         """Sums forget the order and keep the membership."""
-        drop, merged = set(node.axes), []
+        drop = set(node.axes)
+        merged: list[Component] = []
         shape = self.graph.shapes[node.input]
         for component in self.labels[node.input]:
             if drop & set(component.axes):

@@ -13,9 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 
-def inferred_shapes(
-    model: ir.Model, feeds: Mapping[str, np.ndarray]
-) -> dict[str, tuple[int, ...]]:
+def inferred_shapes(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     """Shapes by ONNX's inference, inputs having the shapes of ``feeds``."""
     proto = ir.to_proto(model)
     for value in proto.graph.input:

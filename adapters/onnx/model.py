@@ -141,7 +141,7 @@ class OnnxModel:
         changed = {**self.changed, **weights}
         return OnnxModel(self.ir, changed, self.structure, self._header, self._feeds)
 
-    def session(self, outputs: tuple[str, ...] = ()) -> object:
+    def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
         with swapped(self.analysed, self.changed) as model:
             return session(model, outputs)
@@ -189,7 +189,7 @@ class OnnxModel:
                     file.tell(),
                     len(content),
                     old.dtype,
-                    shape=old.shape,
+                    shape=ir.Shape(old.shape.numpy()),
                     name=name,
                     doc_string=old.doc_string,
                     metadata_props=dict(old.metadata_props),

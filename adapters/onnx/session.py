@@ -152,7 +152,12 @@ def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
             if tensor.dtype in NATIVE:
                 arrays[name] = np.ascontiguousarray(tensor.numpy())
                 light: Any = ir.ExternalTensor(
-                    "given", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+                    "given",
+                    0,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=name,
                 )
             elif external:
                 light = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)

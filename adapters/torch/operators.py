@@ -43,7 +43,7 @@ class Value:
     constant: np.ndarray | None = None
 
 
-Rule = Callable[..., None]
+Rule = Callable[..., "bool | None"]
 RULES: dict[str, Rule] = {}
 
 
@@ -565,10 +565,12 @@ def index_select(graph: Graph, out: Value, x: Value, axis: int, index: Value) ->
 def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -> bool | None:
     """``x[:, index]``: one index along one axis; the index may have several dimensions."""
     given = [(a, v) for a, v in enumerate(indices) if v is not None]
-    if len(given) != 1 or given[0][1].constant is None:
+    if len(given) != 1:
         return False
     axis, value = given[0]
     flat = value.constant
+    if flat is None:
+        return False
     flat = np.flatnonzero(flat) if flat.dtype == bool else flat.ravel() % x.shape[axis]
     taken = graph.temporary([len(flat) if a == axis else n for a, n in enumerate(x.shape)])
     graph.nodes += [Gather(x.name, taken, axis, flat), Reshape(taken, out.name)]
@@ -674,8 +676,8 @@ ELEMENTWISE_OP = {
     "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
     "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
     "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",
-    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "hardsigmoid_", "hardtanh_", "silu_",
-    "leaky_relu_", "elu_", "sigmoid_", "celu_", "mish_",
+    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "hardsigmoid_", "hardtanh_",
+    "silu_", "leaky_relu_", "elu_", "sigmoid_", "celu_", "mish_",
 )  # fmt: skip
 def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: Any) -> None:
     """Every tensor among the arguments meets the output position by position."""

@@ -40,7 +40,7 @@ def networks(path: Path | None) -> list[dict]:
     """``{"name", "source", "input"}`` of every network of the sweep."""
     if path is not None:
         return json.loads(path.read_text())
-    sizes = {"alexnet": 80, "googlenet": 80}
+    sizes = {"alexnet": 224, "vgg11_bn": 224, "googlenet": 80}
     return [
         {"name": n, "source": "torchvision", "input": [1, 3, *[sizes.get(n, 64)] * 2]}
         for n in FIFTEEN
