@@ -5,6 +5,7 @@ Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs 
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -334,6 +335,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job on real data without a download: train, reorganize, rejuvenate, compare."""
+    for package in ("torch", "onnx_ir", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"the demo needs {package}, which is not installed: pip install 'rejuvenet[all]'"
+            )
     from .demo import run_demo
 
     result = run_demo(output, epochs=epochs, seed=seed, say=None if as_json else terminal.say)
