@@ -9,6 +9,7 @@ float64 for float64 activations) and accumulated in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,6 +171,34 @@ class ClassMeans:
     def activity(self) -> np.ndarray | None:
         """Mean absolute activation of each channel over all samples, shape (o,)."""
         return None if self.magnitudes is None else self.magnitudes / max(self.samples, 1)
+
+
+def extent_within(
+    h: int, w: int, position_bytes: int, budget: float, group: str
+) -> tuple[int, int]:
+    """The largest extent of about the shape of ``(h, w)`` whose sums fit in ``budget`` bytes.
+
+    Raises
+    ------
+    ValueError
+        Not even one position fits.
+
+    Examples
+    --------
+    >>> extent_within(56, 56, position_bytes=1000, budget=100_000, group="conv")
+    (10, 10)
+    """
+    if position_bytes > budget:
+        raise ValueError(
+            f"the class means of group {group!r} need {position_bytes:,} bytes at 1 x 1 positions "
+            f"and {budget:,.0f} are allowed; collect fewer groups at a time or raise max_bytes"
+        )
+    if position_bytes * h * w > budget:
+        shrink = math.sqrt(position_bytes * h * w / budget)
+        h, w = max(1, int(h / shrink)), max(1, int(w / shrink))
+        while position_bytes * h * w > budget:
+            h, w = (h - 1, w) if h > w else (h, w - 1)
+    return h, w
 
 
 def _extent(spatial: tuple[int, ...]) -> tuple[int, int]:

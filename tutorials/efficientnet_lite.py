@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-IMAGES = "--size 224 --mean 0.5 --std 0.5"
+IMAGES = "--size 224 --mean 0.5 --std 0.5 --batch-size 20"
 COMMANDS = (
     ("What the network looks like", "rejuvenet inspect lite0.onnx"),
     (

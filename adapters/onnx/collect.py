@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...graph.channels import ChannelGroup, Tap
-from ...graph.class_means import ClassMeans
+from ...graph.class_means import ClassMeans, extent_within
 from .model import OnnxModel
+
+MAX_BYTES = 2**31
 
 
 def collect(
@@ -18,6 +21,7 @@ def collect(
     groups: Sequence[ChannelGroup | str] | str = "all",
     classes: Sequence[str | int] | None = None,
     progress: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> dict[str, ClassMeans]:
     """Class means of the taps of several groups in one pass.
 
@@ -33,6 +37,8 @@ def collect(
         highest one.
     progress : bool
         Show a progress bar.
+    max_bytes : int
+        Memory for the sums of all groups; taps are pooled until the sums fit.
 
     Returns
     -------
@@ -60,13 +66,20 @@ def collect(
     classes = classes if classes is not None else getattr(batches, "classes", None)
     named = list(range(1)) if classes is None else list(classes)
     sums = {name: ClassMeans.empty(named) for name in taps}
+    extents: dict[str, tuple[int, int]] = {}
     runner = Runner(model, sorted({tap.tensor for tap in taps.values()}))
     for inputs, labels in read(batches, "class means", progress):
         values = runner(inputs)
         for name, tap in taps.items():
             if classes is None and labels.ndim == 1 and labels.size:
                 sums[name].grow(int(labels.max()) + 1)
-            sums[name].update(channels_first(values[tap.tensor], tap), labels)
+            x = channels_first(values[tap.tensor], tap)
+            x = x.reshape(*x.shape[:2], *_two_axes(x.shape[2:]))
+            if name not in extents:
+                per_position = 8 * len(sums[name].classes) * x.shape[1]
+                share = max_bytes / len(taps)
+                extents[name] = extent_within(x.shape[2], x.shape[3], per_position, share, name)
+            sums[name].update(pooled(x, extents[name]), labels)
     for name, means in sums.items():
         try:
             means.check()
@@ -124,6 +137,26 @@ class Runner:
         """All floating-point outputs of a run in one row, in float64."""
         found = [values[name].ravel() for name in self.outputs if values[name].dtype.kind == "f"]
         return np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+
+
+def pooled(x: np.ndarray, extent: tuple[int, int]) -> np.ndarray:
+    """Means over the cells of a grid of ``extent`` that covers the last two axes.
+
+    >>> pooled(np.arange(6.0).reshape(1, 1, 2, 3), (1, 3))[0, 0]
+    array([[1.5, 2.5, 3.5]])
+    """
+    for axis, cells in zip((2, 3), extent, strict=True):
+        size = x.shape[axis]
+        if cells < size:
+            starts = np.arange(cells) * size // cells
+            widths = np.diff(np.append(starts, size))
+            shape = [-1 if a == axis else 1 for a in range(4)]
+            x = np.add.reduceat(x, starts, axis=axis) / widths.reshape(shape).astype(x.dtype)
+    return x
+
+
+def _two_axes(spatial: tuple[int, ...]) -> tuple[int, int]:
+    return (math.prod(spatial[:-1]), spatial[-1]) if spatial else (1, 1)
 
 
 def channels_first(activation: np.ndarray, tap: Tap) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from ...graph.channels import ChannelGroup, Tap
-from ...graph.class_means import ClassMeans
+from ...graph.class_means import ClassMeans, extent_within
 from .batches import Batches, Unpack, samples
 from .trace import TracedModel, observe
 
@@ -83,9 +83,7 @@ def collect(
     return sums.means()
 
 
-def resolve(
-    traced: TracedModel, groups: Sequence[ChannelGroup | str] | str
-) -> list[ChannelGroup]:
+def resolve(traced: TracedModel, groups: Sequence[ChannelGroup | str] | str) -> list[ChannelGroup]:
     """The groups, each of which has a tap."""
     if isinstance(groups, str):
         if groups == "all":
@@ -243,18 +241,8 @@ class ClassSums:
         if self.size is not None:
             h, w = min(h, self.size[0]), min(w, self.size[1])
         share = self.max_bytes / len(self.groups)
-        per_value = 8 * len(self.counts) * group.channels
-        if per_value > share:
-            raise ValueError(
-                f"the class means of group {group.name!r} need {per_value:,} bytes at 1 x 1 "
-                f"positions and {share:,.0f} are allowed; collect fewer groups at a time or raise "
-                "max_bytes"
-            )
-        if per_value * h * w > share:
-            shrink = math.sqrt(per_value * h * w / share)
-            h, w = max(1, int(h / shrink)), max(1, int(w / shrink))
-            while per_value * h * w > share:
-                h, w = (h - 1, w) if h > w else (h, w - 1)
+        per_position = 8 * len(self.counts) * group.channels
+        h, w = extent_within(h, w, per_position, share, group.name)
         self.extents[group.name] = (h, w)
         self.sums[group.name] = torch.zeros(
             len(self.counts), group.channels * h * w, dtype=exact_type(x.device), device=x.device
