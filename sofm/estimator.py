@@ -392,11 +392,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.labels_ = np.ascontiguousarray(nearest[:, 0])
         self.n_iter_ = len(self.history_)
         self.quantization_error_ = float(np.average(distances, weights=samples.weights))
-        if len(self.codebook_) == 1:
-            self.topographic_error_ = 0.0
-        else:
-            apart = ~self.grid_.adjacent(nearest[:, 0], nearest[:, 1])
-            self.topographic_error_ = float(np.average(apart, weights=samples.weights))
+        self.topographic_error_ = self.grid_.share_apart(nearest, samples.weights)
 
     def _search(self, X, work):
         """``work(samples, codebook)`` on new samples, in their type."""

@@ -76,6 +76,19 @@ class Grid:
             apart = np.minimum(apart, np.abs(around - apart))
         return np.hypot(apart[..., 0], apart[..., 1])
 
+    def share_apart(self, nearest: NDArray, weights: NDArray | None = None) -> float:
+        """Weighted share of the pairs (N, 2) of nodes that do not touch: the topographic error."""
+        if self.n_nodes == 1:
+            return 0.0
+        step = 1 << 16  # coordinates of all pairs would take 64 bytes for each
+        apart = np.concatenate(
+            [
+                ~self.adjacent(pairs[:, 0], pairs[:, 1])
+                for pairs in (nearest[i : i + step] for i in range(0, len(nearest), step))
+            ]
+        )
+        return float(np.average(apart, weights=weights))
+
     def adjacent(self, a: NDArray, b: NDArray) -> NDArray[np.bool_]:
         """Whether the nodes ``a`` and ``b`` touch.
 

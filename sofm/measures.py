@@ -47,11 +47,7 @@ def quantization_error(som, X, sample_weight=None) -> float:
 def topographic_error(som, X, sample_weight=None) -> float:
     """Share of samples whose best and second best matching units do not touch on the map."""
     check_is_fitted(som, "codebook_")
-    if len(som.codebook_) == 1:
-        return 0.0
-    nearest = som._two_nearest(X)[0]
-    apart = ~som.grid_.adjacent(nearest[:, 0], nearest[:, 1])
-    return float(np.average(apart, weights=sample_weight))
+    return som.grid_.share_apart(som._two_nearest(X)[0], sample_weight)
 
 
 def distortion(som, X, sigma: float = 0.5) -> float:
