@@ -22,7 +22,17 @@ from scipy.sparse.csgraph import connected_components
 from .channels import ChannelGroup, Member, Tap
 from .constraints import Constraints, Places
 from .labels import Component
-from .nodes import Graph, Opaque, input_names, output_names
+from .nodes import (
+    Elementwise,
+    Graph,
+    Opaque,
+    Positional,
+    Reduce,
+    Reshape,
+    Transpose,
+    input_names,
+    output_names,
+)
 from .propagate import Propagation
 
 
@@ -175,9 +185,7 @@ class _Solution:
         classes = classes[order]
         # Columns correspond by role; they are shown in the order of the first channel's rows.
         rows = [r[order][:, np.argsort(r[order[0]], kind="stable")] for r in rows]
-        built = [
-            self._member(state.places[p], r) for (p, _), r in zip(spans, rows, strict=True)
-        ]
+        built = [self._member(state.places[p], r) for (p, _), r in zip(spans, rows, strict=True)]
         movable = self.reason[classes] < 0
         sets = []
         if movable.any():
@@ -223,25 +231,28 @@ class _Solution:
         read = [p.read for p in places if p.kind == "consumer" and p.read]
         if not read:
             return None
-        name: str | None = max(read, key=self.step.__getitem__)
-        found = None
-        while name is not None:
-            axis_and_index = self._channel_axis(name, classes)
-            if axis_and_index is None:
+        name = max(read, key=self.step.__getitem__)
+        found = self._tap_at(name, classes)
+        while found is None or not self._has_extent(found):
+            node = self.made_by.get(name)
+            pools = isinstance(node, (Positional, Reduce, Reshape))
+            if node is None or not (pools or isinstance(node, (Elementwise, Transpose))):
                 break
-            axis, index = axis_and_index
-            if axis >= 0:
-                found = Tap(name, axis, index)
-                shape = self.graph.shapes[name]
-                if any(n > 1 for a, n in enumerate(shape) if a not in (0, axis)):
-                    break
-            name = self._source(name)
+            name = input_names(node)[0]
+            before = self._tap_at(name, classes)
+            # Further back than pooling, activations are not what the consumer reads.
+            if pools and before is not None and (found is None or self._has_extent(before)):
+                found = before
         return found
 
-    def _source(self, name: str) -> str | None:
-        """First input of the node that made a tensor."""
-        node = self.made_by.get(name)
-        return None if node is None else input_names(node)[0]
+    def _tap_at(self, name: str, classes: np.ndarray) -> Tap | None:
+        """The channels in one tensor of the model, where they lie along one axis."""
+        axis, index = self._channel_axis(name, classes) or (-1, classes)
+        return None if axis < 0 or name.startswith("%") else Tap(name, axis, index)
+
+    def _has_extent(self, tap: Tap) -> bool:
+        shape = self.graph.shapes[tap.tensor]
+        return any(n > 1 for a, n in enumerate(shape) if a not in (0, tap.axis))
 
     def _channel_axis(self, name: str, classes: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Axis on which a tensor carries the classes and their places there; axis -1 if joint."""

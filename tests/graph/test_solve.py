@@ -31,6 +31,9 @@ class Net(Graph):
         super().__init__()
         self.inputs.append(self.add_tensor("x", (1, 3, 8, 8)))
 
+    def tensor(self, shape):
+        return self.add_tensor(f"t{len(self.shapes)}", shape)
+
     def weight(self, name, *shape):
         self.weights[name] = name
         return self.add_tensor(name, shape)
@@ -39,12 +42,12 @@ class Net(Graph):
         n, c, *space = self.shapes[x]
         if name not in self.shapes:
             self.weight(name, o, c // groups, *(3 for _ in space))
-        out = self.temporary((n, o, *space))
+        out = self.tensor((n, o, *space))
         self.add_convolution(x, name, out, groups)
         return out
 
     def put(self, kind, x, shape, *args, **named):
-        out = self.temporary(shape)
+        out = self.tensor(shape)
         self.nodes.append(kind(x, out, *args, **named))
         return out
 
@@ -325,3 +328,20 @@ def test_small_functions_of_labels():
     assert reshape_blocks((4, 6), (2, 2, 6)) == [((0,), (0, 1)), ((1,), (2,))]
     assert occurrence(np.array([[1, 1], [2, 1]])).tolist() == [[0, 1], [0, 2]]
     assert uniform_axes(np.zeros((2, 3))) == frozenset({0, 1})
+
+
+def test_the_tap_of_a_hidden_layer_is_what_the_next_layer_reads():
+    net = Net()
+    flat = net.put(Reshape, "x", (1, 192))
+    for name, shape in {"a": (6, 192), "b": (2, 6), "bias": (6,)}.items():
+        net.weight(name, *shape)
+    hidden, out = net.temporary((1, 6)), net.temporary((1, 2))
+    net.nodes.append(Contraction((flat, "a"), hidden, ("n", "i"), ("o", "i"), ("n", "o")))
+    biased = net.put(PerChannel, (hidden, "bias"), (1, 6), 1, ("bias",))
+    active = net.add_tensor("active", (1, 6))
+    net.nodes += [
+        Elementwise((biased,), active),
+        Contraction((active, "b"), out, ("n", "i"), ("o", "i"), ("n", "o")),
+    ]
+    net.outputs.append(out)
+    assert net.group("a").tap.tensor == "active"
