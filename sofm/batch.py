@@ -140,12 +140,12 @@ class Sweep:
 
     def _set_directions(self, directions) -> None:
         self.levels = np.empty(0, np.int64)
-        self.projected = None
+        self.projected: NDArray[np.float32] | None = None
         if directions is None:
             return
         q, D = directions.shape
         self.levels = np.array([level for level in LEVELS if level <= q], np.int64)
-        slack = [3 * search.epsilon_projection(D, level) for level in self.levels]
+        slack = [3 * search.epsilon_projection(D, level) for level in self.levels.tolist()]
         self.slack = np.array(slack)
         self.directions = packed(-directions.astype(np.float32), np.zeros(q, np.float32))
         self.width = int(self.levels[-1]) + len(self.levels)
@@ -164,6 +164,7 @@ class Sweep:
         )
 
     def _project_into(self, first: int, last: int) -> None:
+        assert self.projected is not None
         self._project(self.X, first, last, self.projected[first:last])
 
     def _ranges(self, first: int, last: int) -> Iterator[tuple[int, int, NDArray, int]]:
@@ -194,12 +195,14 @@ class Sweep:
 
     def _accumulate(self, nodes, panels, column, gamma_q, ranges, q, labels, sums, counts):
         error, full = 0.0, 0
+        big, big_weight, big_error = self.grids
         for first, last, projected, offset in ranges:
             e, f = search.accumulate(
                 self.X, self.weights, first, last, self.centre, self.scale,
                 nodes.codebook, nodes.nodes, nodes.halves, nodes.gamma,
                 panels, projected, offset, q, column, gamma_q,
-                rows_per_block(len(nodes.codebook)), labels, *self.grids, sums, counts,
+                rows_per_block(len(nodes.codebook)), labels,
+                big, big_weight, big_error, sums, counts,
             )  # fmt: skip
             error += e
             full += f
@@ -214,8 +217,7 @@ class Sweep:
         K, D = nodes.codebook.shape
         rows = min(PILOT_ROWS, len(self.X))
         cost = {0: K * D}
-        for q in self.levels:
-            q = int(q)
+        for q in self.levels.tolist():
             panels, column, gamma_q = self._panels(nodes, q)
             projected = self.projected
             if projected is None:

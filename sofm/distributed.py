@@ -36,12 +36,15 @@ def block_rows(block, rows: NDArray) -> NDArray:
 
 def block_epoch(block, weights, frame_, grids, directions, codebook):
     """Sums, counts and error of one block, in one thread of a worker."""
-    sweep = Sweep(_dense(block), weights, *frame_, grids, directions, 1, None)
+    centre, reach = frame_
+    sweep = Sweep(_dense(block), weights, centre, reach, grids, directions, 1, None)
     return sweep.epoch(codebook)
 
 
 def block_two_nearest(block, frame_, grids, codebook):
-    return Sweep(_dense(block), None, *frame_, grids, None, 1, None).two_nearest(codebook)
+    centre, reach = frame_
+    sweep = Sweep(_dense(block), None, centre, reach, grids, None, 1, None)
+    return sweep.two_nearest(codebook)
 
 
 class DaskRows(Samples):

@@ -249,7 +249,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self.grid_, self.history_ = grid, []
             self._set_codebook(start.codebook)
         if fresh:
-            self._sums, self._counts, self._calls = 0.0, 0.0, 0
+            self._sums, self._counts, self._calls = np.zeros(()), np.zeros(()), 0
         epoch = min(self._calls, self.n_epochs - 1)
         sigma = decayed(*schedule.sigma, epoch, self.n_epochs, self.decay)
         codebook = self.codebook_.astype(samples.dtype)

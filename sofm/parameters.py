@@ -42,7 +42,7 @@ def grid_of(estimator) -> Grid:
         rows, columns = sides
     except (TypeError, ValueError):
         raise _wrong("shape", "a number of nodes or (rows, columns)", shape) from None
-    if not all(isinstance(n, Integral) and n > 0 for n in (rows, columns)):
+    if not all(isinstance(n, Integral) and int(n) > 0 for n in (rows, columns)):
         raise _wrong("shape", "a positive number of nodes or (rows, columns)", shape)
     if rows > 1 and columns == 1:  # a column is a line too: node k is its k-th place
         rows, columns = columns, rows
@@ -81,9 +81,9 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
         value = getattr(estimator, name)
         if not (isinstance(value, str) and value in allowed):
             raise _wrong(name, " or ".join(map(repr, allowed)), value)
-    if not (isinstance(estimator.n_epochs, Integral) and estimator.n_epochs >= 1):
+    if not (isinstance(estimator.n_epochs, Integral) and int(estimator.n_epochs) >= 1):
         raise _wrong("n_epochs", "a positive integer", estimator.n_epochs)
-    if not (isinstance(estimator.tol, Real) and estimator.tol >= 0):
+    if not (isinstance(estimator.tol, Real) and float(estimator.tol) >= 0):
         raise _wrong("tol", "a number >= 0", estimator.tol)
     if not (estimator.n_jobs is None or isinstance(estimator.n_jobs, Integral)):
         raise _wrong("n_jobs", "an integer or None", estimator.n_jobs)

@@ -14,7 +14,8 @@ Because sums are exact (:mod:`.search`), the same rows give the same bits in any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,24 @@ class Samples:
         return self.take(rows), None if self.weights is None else self.weights[rows]
 
     def take(self, rows: NDArray) -> NDArray:
+        """Samples of those (ascending or drawn) rows, dense."""
         raise NotImplementedError
+
+    def begin(self, codebook: NDArray, directions, threads: int, pool, some=None) -> None:
+        """Prepare for epochs that start at ``codebook``; ``some`` saves taking them again."""
+        raise NotImplementedError
+
+    def epoch(self, codebook: NDArray) -> Sequence[Any]:
+        """Sums, counts and the sum of distances (eq. 8) for a codebook."""
+        raise NotImplementedError
+
+    def two_nearest(self, codebook: NDArray) -> tuple[NDArray, NDArray]:
+        """The two best matching units (N, 2) and the distance to the first (N,)."""
+        raise NotImplementedError
+
+    def winners(self, codebook: NDArray) -> NDArray[np.int32]:
+        """Best matching units alone."""
+        return np.ascontiguousarray(self.two_nearest(codebook)[0][:, 0])
 
 
 def frame(samples_range: Range, some: NDArray, codebook: NDArray) -> tuple[NDArray, float]:
@@ -227,9 +245,6 @@ class _ByFeature(Samples):
     def two_nearest(self, codebook: NDArray):
         return self._run(codebook, False)[:2]
 
-    def winners(self, codebook: NDArray) -> NDArray[np.int32]:
-        return np.ascontiguousarray(self.two_nearest(codebook)[0][:, 0])
-
 
 class SparseRows(_ByFeature):
     """A CSR matrix; implicit entries are zeros.
@@ -259,9 +274,10 @@ class SparseRows(_ByFeature):
     def _kernel(self, first, last, by_feature, grids, nearest, distances, sums, counts):
         weights = np.empty(0) if self.weights is None else self.weights
         halves = (by_feature * by_feature).sum(axis=0) / 2
+        big, big_weight, big_error = grids
         return accumulate_csr(
             self.X.data, self.X.indices, self.X.indptr, weights, first, last, by_feature,
-            halves, *grids, nearest, distances, sums, counts,
+            halves, big, big_weight, big_error, nearest, distances, sums, counts,
         )  # fmt: skip
 
 
@@ -294,6 +310,8 @@ class WithMissing(_ByFeature):
 
     def _kernel(self, first, last, by_feature, grids, nearest, distances, sums, counts):
         weights = np.empty(0) if self.weights is None else self.weights
+        big, big_weight, big_error = grids
         return accumulate_missing(
-            self.X, weights, first, last, by_feature, *grids, nearest, distances, sums, counts
-        )
+            self.X, weights, first, last, by_feature, big, big_weight, big_error,
+            nearest, distances, sums, counts,
+        )  # fmt: skip

@@ -19,6 +19,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def save(estimator, path) -> None:
     parameters["callback"] = None
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
-    arrays = {n: np.asarray(getattr(estimator, n)) for n in ARRAYS if hasattr(estimator, n)}
+    arrays: dict[str, Any] = {n: np.asarray(getattr(estimator, n)) for n in ARRAYS if hasattr(estimator, n)}
     if "feature_names_in_" in arrays:
         arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(str)
     if not isinstance(parameters["init"], str):

@@ -195,7 +195,7 @@ def _score_tile_vector(x, row, panels, p, n_features, out, minima):
     minima : float32 array of shape (n_rows, n_minima(n_panels)), C-contiguous
         Lowered to the smallest scores.
     """
-    _emit_tile(
+    _emit_tile(  # type: ignore[call-arg]  # Numba passes the typing context
         x.ctypes.data + 4 * row * x.shape[1],
         x.shape[1],
         panels.ctypes.data + 4 * p * panels.shape[1] * PANEL,
@@ -207,7 +207,7 @@ def _score_tile_vector(x, row, panels, p, n_features, out, minima):
     )
 
 
-score_tile = score_tile_portable if numba.config.DISABLE_JIT else _score_tile_vector
+score_tile = score_tile_portable if getattr(numba.config, "DISABLE_JIT", 0) else _score_tile_vector
 
 
 @njit(nogil=True, cache=True)
