@@ -49,7 +49,8 @@ def save(estimator, path) -> None:
     parameters["callback"] = None
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
-    arrays: dict[str, Any] = {n: np.asarray(getattr(estimator, n)) for n in ARRAYS if hasattr(estimator, n)}
+    learned = [name for name in ARRAYS if hasattr(estimator, name)]
+    arrays: dict[str, Any] = {name: np.asarray(getattr(estimator, name)) for name in learned}
     if "feature_names_in_" in arrays:
         arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(str)
     if not isinstance(parameters["init"], str):
