@@ -120,7 +120,8 @@ def main() -> None:
         if chosen and network["name"] not in chosen:
             continue
         for form in forms:
-            if form in results.get(key, {}):
+            known = results.get(key, {}).get(form, {"outcome": "failed"})
+            if not known["outcome"].startswith("failed"):
                 continue
             try:
                 row = check(network, form)
