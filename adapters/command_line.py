@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..files import check_writable, write_text
 from . import terminal
 from .command_options import (
     BatchSize,
@@ -30,7 +31,6 @@ from .command_options import (
     parse_size,
 )
 from .data import read_data
-from .files import check_writable, write_text
 from .terminal import guarded, percent, print_json, progress, table
 
 app = typer.Typer(

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..files import write_text, written_beside
 from ..graph import Recipe
 from . import onnx as onnx_adapter
 from .data import ArrayFile, Batches
-from .files import write_text, written_beside
 from .finetuning import carry, finetune, score, shuffled, write_back
 from .html import Page
 from .report_page import report_page

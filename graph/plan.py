@@ -10,18 +10,15 @@ everything that its application needs, so that one machine may make it and anoth
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..files import written_beside
 from .capacity import Capacity
 from .channels import Member
 from .recipe import Recipe
@@ -207,7 +204,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        OSError
             Where the file cannot be written; an existing file is then as it was.
         """
         arrays: dict[str, np.ndarray] = {}
@@ -219,14 +216,8 @@ class Plan:
             "groups": [_pack(plan, f"{i}", arrays) for i, plan in enumerate(self.groups)],
         }
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        try:
-            with _written_beside(Path(path)) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        except OSError as error:
-            raise ValueError(
-                f"expected a path that can be written, got {os.fspath(path)!r}: "
-                f"{error.strerror or error}"
-            ) from error
+        with written_beside(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -315,17 +306,3 @@ def _unpack(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupPlan:
         sets=tuple(arrays[key] for key in values["sets"]),
         capacity=None if figures is None else Capacity(**figures),
     )
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[str]:
-    """A temporary file in the folder of ``path`` that replaces it when the block succeeds."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

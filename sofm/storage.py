@@ -15,13 +15,12 @@ A ``callback`` and a ``RandomState`` object are not data and are left out (None 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..files import written_beside
 
 FORMAT, VERSION = "rejuvenet.sofm", 1
 ARRAYS = ("codebook_", "labels_", "_sums", "_counts", "feature_names_in_")
@@ -62,15 +61,8 @@ def save(estimator, path) -> None:
         parameters=np.array(json.dumps(parameters, default=_plain)),
         state=np.array(json.dumps(state, default=_plain)),
     )
-    path = Path(path)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with written_beside(path) as beside, open(beside, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def load(cls, path):

@@ -18,11 +18,11 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from ...files import check_writable, written_beside
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
-from ..files import check_writable, written_beside
 from .layer_names import Request, layers_of, resolve
 from .session import example_feeds, replaced, session, swapped, tensor_like
 from .structure import Structure

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent / "adapters"))
 
 import exactness  # noqa: E402
 import onnx_exports  # noqa: E402
-from rejuvenet.adapters.files import write_text  # noqa: E402
+from rejuvenet.files import write_text  # noqa: E402
 
 FIFTEEN = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2",

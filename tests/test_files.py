@@ -5,7 +5,7 @@ import os
 import stat
 
 import pytest
-from rejuvenet.adapters.files import check_writable, write_bytes, write_text, written_beside
+from rejuvenet.files import check_writable, write_bytes, write_text, written_beside
 
 
 def write_half(path, error):
