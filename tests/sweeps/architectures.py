@@ -33,6 +33,10 @@ FIFTEEN = (
     "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5",
     "efficientnet_b0", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny",
 )  # fmt: skip
+INTRODUCTION = """Written by `python tests/sweeps/architectures.py`; raw numbers in
+`results/torchvision.json`. Each cell says whether the outputs agree to rounding with those before,
+and how many convolutions had their output channels permuted. "right" also means that leaving one
+weight behind changes the outputs."""
 FORMS = ("torch", *onnx_exports.VARIANTS)
 
 
@@ -130,7 +134,11 @@ def main() -> None:
             results.setdefault(key, {})[form] = row
             write_text(options.output, json.dumps(results, indent=1) + "\n")
             print(key, form, row["outcome"], row.get("moved"), row.get("convolutions"), flush=True)
-    print(table(results))
+    shown = table(results)
+    print(shown)
+    if options.output.name == "torchvision.json":
+        text = "# Permuting every channel group of a network at once\n\n" + INTRODUCTION + "\n"
+        write_text(HERE / "README.md", f"{text}\n{shown}\n")
 
 
 if __name__ == "__main__":
