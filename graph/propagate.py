@@ -93,8 +93,11 @@ class Propagation:
             index = len(state.places)
             if axis == 1 and groups > 1:
                 view = (groups, shape[0] // groups, *shape[1:])
-                atoms = state.fresh((groups, size), index)
-                state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
+                # With one row for each group, what moves the row moves all that it makes.
+                alone = shape[0] == groups
+                atoms = state.fresh((groups, size), -1 if alone else index)
+                if not alone:
+                    state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
                 atoms = np.repeat(atoms, shape[0] // groups, axis=0)
                 component = Component((0, 1), atoms, occurrence(atoms))
             else:

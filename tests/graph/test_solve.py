@@ -150,6 +150,20 @@ def test_depthwise_multiplier_moves_all_copies_of_a_channel():
     assert group.members[1].positions.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
+def test_transposed_depthwise_multiplier_moves_its_rows_once():
+    net = Net()
+    a = net.conv("x", "first", 4)
+    net.weight("up", 4, 2, 3, 3)
+    b = net.tensor((1, 8, 8, 8))
+    net.add_convolution(a, "up", b, groups=4, transposed=True)
+    net.outputs.append(net.conv(b, "last", 2))
+    group = net.group("first")
+    assert [(m.weight, m.view, m.axes) for m in group.members if m.weight == "up"] == [
+        ("up", (4, 2, 3, 3), (0,))
+    ]
+    assert group.consumers[0].positions.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
 def test_a_convolution_with_one_input_channel_is_not_depthwise():
     net = Net()
     one = net.conv("x", "to_one", 1)
