@@ -85,7 +85,7 @@ class Propagation:
         if weight in self.weight_labels:
             return self.weight_labels[weight]
         shape, state = self.graph.shapes[name], self.state
-        groups = self.groups.get(weight, 1)
+        groups, transposed = self.groups.get(weight, (1, False))
         components = []
         for axis, size in enumerate(shape):
             if size == 1:
@@ -93,8 +93,8 @@ class Propagation:
             index = len(state.places)
             if axis == 1 and groups > 1:
                 view = (groups, shape[0] // groups, *shape[1:])
-                # With one row for each group, what moves the row moves all that it makes.
-                alone = shape[0] == groups
+                # Where a group reads one channel, what moves this row moves all that it makes.
+                alone = transposed and shape[0] == groups
                 atoms = state.fresh((groups, size), -1 if alone else index)
                 if not alone:
                     state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
@@ -413,8 +413,8 @@ class Propagation:
             self.labels[name] = []
 
 
-def _grouped_weights(graph: Graph) -> dict[str, int]:
-    """Weights of grouped convolutions and their number of groups.
+def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:
+    """Weights of grouped convolutions: number of groups, and whether the input axis comes first.
 
     Their input axis has places for each group of its own, which has to be known before the
     weight's labels are made, however it is normalized on its way to the convolution.
@@ -422,15 +422,16 @@ def _grouped_weights(graph: Graph) -> dict[str, int]:
     if not any(isinstance(n, Contraction) and "g" in n.b_axes for n in graph.nodes):
         return {}
     made_by: dict[str, Node] = {}
-    split: dict[str, int] = {}
+    split: dict[str, tuple[int, bool]] = {}
     for node in graph.nodes:
         for name in output_names(node):
             made_by[name] = node
         if isinstance(node, Contraction) and "g" in node.b_axes:
             reshape = made_by.get(node.inputs[1])
             if isinstance(reshape, Reshape):
-                split[reshape.input] = graph.shapes[reshape.output][0]
-    found: dict[str, int] = {}
+                count = graph.shapes[reshape.output][0]
+                split[reshape.input] = count, node.b_axes[1] == "i"
+    found: dict[str, tuple[int, bool]] = {}
     for start, groups in split.items():
         pending, shape = [start], graph.shapes[start]
         while pending:
