@@ -131,18 +131,31 @@ class _Solution:
         several = counts[inverse] > 1
         if not several.any():
             return roles
-        wanted = np.zeros(self.state.size, bool)
-        wanted[table.atom[several]] = True
-        role = np.zeros(self.state.size, np.uint64)
+        repeated = np.zeros(self.count, bool)
+        repeated[table.label[several]] = True
+        wanted = repeated[self.label]  # every atom of such a class passes its role on
         starts = np.array([start for start, _ in self.state.origins])
+        links = []
         for i, (a, b) in enumerate(self.state.equations):
             for mine, other in ((a, b), (b, a)):
-                atoms = mine.atoms.ravel()
-                if not wanted[atoms[0]] and not wanted[atoms].any():
-                    continue
-                source = np.searchsorted(starts, other.atoms.ravel(), side="right")
-                keys = 0 if other.keys is None else other.keys.ravel()
-                np.add.at(role, atoms, _mix(keys + np.zeros_like(source), _mix(source, 7 + i)))
+                atoms, met = mine.atoms.ravel(), other.atoms.ravel()
+                keep = wanted[atoms]
+                if keep.any():
+                    source = np.searchsorted(starts, met, side="right")
+                    keys = np.zeros_like(source) if other.keys is None else other.keys.ravel()
+                    salt = _mix(keys, _mix(source, 7 + i))
+                    links.append((atoms[keep], met[keep], salt[keep]))
+        role = np.zeros(self.state.size, np.uint64)
+        known = 0
+        while True:  # roles are refined by the roles of what they meet, until that tells no more
+            refined = _mix(role, 5)
+            for atoms, met, salt in links:
+                np.add.at(refined, atoms, _mix(role[met], salt))
+            role = refined
+            distinct = len(np.unique(_mix(role[table.atom], table.label)))
+            if distinct == known:
+                break
+            known = distinct
         roles[several] = role[table.atom[several]]
         return roles
 

@@ -359,3 +359,15 @@ def test_the_tap_of_a_hidden_layer_is_what_the_next_layer_reads():
     ]
     net.outputs.append(out)
     assert net.group("a").tap.tensor == "active"
+
+
+def test_several_rows_of_a_channel_correspond_by_what_they_meet_not_by_their_order():
+    """A cyclic shift puts the second copy of the last channel before the first of the others."""
+    net = Net()
+    a = net.conv("x", "conv", 4)
+    both = net.put(Concat, (a, a), (1, 8, 8, 8), 1)
+    tied = net.conv(net.conv(both, "tied", 8), "tied", 8)
+    rolled = net.put(Gather, tied, (1, 8, 8, 8), 1, np.roll(np.arange(8), 1))
+    net.outputs.append(net.conv(rolled, "last", 2))
+    last = next(m for m in net.group("conv").members if m.weight == "last")
+    assert last.positions.tolist() == [[1, 5], [2, 6], [3, 7], [4, 0]]
