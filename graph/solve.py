@@ -121,6 +121,11 @@ class _Solution:
         for i, (fine, keys) in enumerate(state.partitions):
             keys = np.where(keys < 0, keys, label[np.maximum(keys, 0)])
             np.add.at(signature, label[fine].ravel(), _mix(keys.ravel(), _mix(np.array([i]), 3)))
+        # Rows that nothing tells apart could be exchanged crosswise: their channels stay.
+        row = _mix(roles, _mix(table.places, _mix(table.label, 4)))
+        _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
+        tied = np.unique(table.label[counts[inverse] > 1])
+        signature[tied] += _mix(tied, 11)
         return self._assemble(table, members, signature, roles)
 
     def _roles(self, table: _Table) -> np.ndarray:
@@ -137,13 +142,13 @@ class _Solution:
         starts = np.array([start for start, _ in self.state.origins])
         links = []
         for i, (a, b) in enumerate(self.state.equations):
-            for mine, other in ((a, b), (b, a)):
+            for side, (mine, other) in enumerate(((a, b), (b, a))):
                 atoms, met = mine.atoms.ravel(), other.atoms.ravel()
                 keep = wanted[atoms]
                 if keep.any():
                     source = np.searchsorted(starts, met, side="right")
                     keys = np.zeros_like(source) if other.keys is None else other.keys.ravel()
-                    salt = _mix(keys, _mix(source, 7 + i))
+                    salt = _mix(keys, _mix(source, 7 + 2 * i + side))
                     links.append((atoms[keep], met[keep], salt[keep]))
         role = np.zeros(self.state.size, np.uint64)
         known = 0

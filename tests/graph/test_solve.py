@@ -371,3 +371,15 @@ def test_several_rows_of_a_channel_correspond_by_what_they_meet_not_by_their_ord
     net.outputs.append(net.conv(rolled, "last", 2))
     last = next(m for m in net.group("conv").members if m.weight == "last")
     assert last.positions.tolist() == [[1, 5], [2, 6], [3, 7], [4, 0]]
+
+
+def test_channels_tied_in_a_cycle_stay():
+    """``x + shuffle(x)``: exchanging two cycles would need them in step."""
+    net = Net()
+    a = net.conv("x", "conv", 8)
+    shuffled = net.put(Gather, a, (1, 8, 8, 8), 1, np.arange(8).reshape(2, 4).T.ravel())
+    total = net.put(Elementwise, (a, shuffled), (1, 8, 8, 8), "add")
+    net.outputs.append(net.conv(total, "next", 2))
+    moved = [g.producers[0].positions[s].ravel().tolist()
+             for g in find_groups(net) for s in g.exchangeable]  # fmt: skip
+    assert moved == [[0, 7]]
