@@ -119,7 +119,7 @@ class _Solution:
         roles = self._roles(table)
         signature = members + _sum_by(table.label, _mix(roles, _mix(table.places, 2)), self.count)
         for i, (fine, keys) in enumerate(state.partitions):
-            keys = np.where(keys < 0, keys, label[np.maximum(keys, 0)])
+            # Keys are atoms, not classes: sets of channels that are tied are still different sets.
             np.add.at(signature, label[fine].ravel(), _mix(keys.ravel(), _mix(np.array([i]), 3)))
         # Rows that nothing tells apart could be exchanged crosswise: their channels stay.
         row = _mix(roles, _mix(table.places, _mix(table.label, 4)))
