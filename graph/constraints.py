@@ -115,8 +115,13 @@ class Constraints:
         self.divide(component.atoms, -1 - np.arange(int(np.prod(shape))).reshape(shape))
         return [component]
 
-    def without(self, component: Component, drop: set[int]) -> list[Component]:
-        """The component after its axes ``drop`` were summed: order free, membership kept."""
+    def without(
+        self, component: Component, drop: set[int], copies: bool = False
+    ) -> list[Component]:
+        """The component after its axes ``drop`` were summed: order free, membership kept.
+
+        ``copies``: sums over different copies of the same channels are different sets.
+        """
         if not drop & set(component.axes):
             return [component]
         rest = tuple(a for a in component.axes if a not in drop)
@@ -127,6 +132,8 @@ class Constraints:
         order += [i for i, a in enumerate(component.axes) if a in drop]
         shape = tuple(component.atoms.shape[i] for i in order[: len(rest)])
         rows = component.atoms.transpose(order).reshape(int(np.prod(shape)), -1)
+        if copies and component.keys is not None:
+            rows = np.hstack([rows, component.keys.transpose(order).reshape(rows.shape)])
         distinct, row = np.unique(rows, axis=0, return_inverse=True)
         atoms = self.fresh((len(distinct),))[row.reshape(shape)]
         view = atoms.reshape([shape[rest.index(a)] if a in rest else 1 for a in component.axes])

@@ -228,7 +228,7 @@ class Propagation:
         self._describe_contraction(node, sides, index, shared, summed)
         merged: list[Component] = []
         for component in join_contraction(state, sides, shape, shared):
-            parts = state.without(component, summed)
+            parts = state.without(component, summed, copies=True)
             merged = join(state, merged, parts, shape, set(range(len(shape))))
         place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
         self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
