@@ -39,8 +39,8 @@ class Verdict(NamedTuple):
         return "right" if self.control > 1e3 * max(self.error, 1e-15) else "unverifiable"
 
 
-def randomize(model: torch.nn.Module, seed: int = 0) -> None:
-    """Random running statistics, affine terms and layer scales."""
+def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random running statistics, affine terms and layer scales; evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(like):
@@ -58,6 +58,7 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
                 parameter.add_(0.1 * noise(parameter))
             if constant and parameter.dim() > 1:
                 parameter.add_(0.5)
+    return model.eval()
 
 
 def outputs(model: torch.nn.Module, inputs: tuple, weights: dict | None = None) -> torch.Tensor:

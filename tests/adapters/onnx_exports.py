@@ -17,33 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
+from exactness import randomize
 from rejuvenet.adapters.onnx import load
 from rejuvenet.adapters.onnx.collect import Runner
 from rejuvenet.graph import arrange_plan, transform
 
+__all__ = ["VARIANTS", "Verdict", "export", "randomize", "verify"]
 VARIANTS = ("dynamo, folded", "dynamo, kept", "script, folded", "script, kept")
-
-
-def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random running statistics, affine terms and layer scales; evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(like):
-        return torch.randn(like.shape, generator=generator)
-
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.1 * noise(buffer))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.5 + noise(buffer).abs())
-        for parameter in module.parameters():
-            constant = bool((parameter == parameter.ravel()[0]).all())
-            if parameter.dim() == 1 or constant:
-                parameter.add_(0.1 * noise(parameter))
-            if constant and parameter.dim() > 1:
-                parameter.add_(0.5)
-    return module.eval()
 
 
 def export(module: torch.nn.Module, example, path: Path, variant: str, **options) -> Path:
