@@ -98,6 +98,8 @@ class Propagation:
                 atoms = state.fresh((groups, size), -1 if alone else index)
                 if not alone:
                     state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
+                    # Both axes hold the groups: only one of them may exchange whole groups.
+                    state.divide(atoms, -1 - np.arange(groups)[:, None])
                 atoms = np.repeat(atoms, shape[0] // groups, axis=0)
                 component = Component((0, 1), atoms, occurrence(atoms))
             else:
