@@ -4,24 +4,51 @@ Statistics, affine terms and layer scales get random values first, because fresh
 permutations.  Everything is permuted at once, in float64.  The tolerance is a hundred times the
 network's own noise floor: its response to a relative input change of 1e-15.  A negative control
 leaves one weight behind and must change the outputs.
+
+A model in half precision is checked as it is, with an input change of one rounding, ten times its
+noise floor, and a control that has to exceed the error tenfold.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from rejuvenet.adapters.torch import trace
-from rejuvenet.graph import arrange_plan, transform
+from rejuvenet.graph import ChannelGroup, Plan, arrange_plan, transform
 from torch.utils._pytree import tree_flatten
 
+LEFT_BY_CHANCE = "the random order left every channel in its place"
+NOT_RUN = "the forward pass does not use it"
 
-class Verdict(NamedTuple):
+
+class Limits(NamedTuple):
+    """How far the outputs may move: the least tolerance, noise floors, and what a control is."""
+
+    shake: float
+    least: float
+    floors: float
+    control: float
+
+
+DOUBLE = Limits(shake=1e-15, least=1e-12, floors=100, control=1e3)
+SINGLE = Limits(shake=3e-7, least=1e-5, floors=100, control=30)
+HALF = {
+    torch.float16: Limits(shake=1e-3, least=2e-3, floors=10, control=10),
+    torch.bfloat16: Limits(shake=8e-3, least=1.6e-2, floors=10, control=10),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
     """What one check found; changes are relative to the largest output.
 
-    A convolution is moved where its output channels are permuted.
+    A convolution is moved where its output channels are permuted; ``unmoved`` says why the others
+    are not.
     """
 
     error: float
@@ -29,14 +56,18 @@ class Verdict(NamedTuple):
     control: float
     convolutions: int
     moved: int
+    unmoved: dict[str, str]
     frozen: dict[str, str]
+    limits: Limits = DOUBLE
 
     @property
     def outcome(self) -> str:
         """``"right"``, ``"wrong"``, or ``"unverifiable"`` where the control changed nothing."""
-        if self.error > max(1e-12, 100 * self.noise):
+        least, floors = self.limits.least, self.limits.floors
+        if not self.error <= max(least, floors * self.noise):
             return "wrong"
-        return "right" if self.control > 1e3 * max(self.error, 1e-15) else "unverifiable"
+        told_apart = self.limits.control * max(self.error, least / 100)
+        return "right" if self.control > told_apart else "unverifiable"
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -71,23 +102,55 @@ def outputs(model: torch.nn.Module, inputs: tuple, weights: dict | None = None) 
 
 
 def convolutions(model: torch.nn.Module) -> set[str]:
-    """Names of the weights of all convolutions."""
-    kinds = (torch.nn.modules.conv._ConvNd,)
-    return {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, kinds)}
+    """Names of the weights of all convolutions, the first one where several make it."""
+    found = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.modules.conv._ConvNd):
+            own = [n for n, p in module.named_parameters() if p.dim() == module.weight.dim()]
+            found.add(f"{name}.{own[0]}" if name else own[0])
+    return found
 
 
-def verify(model: torch.nn.Module, *inputs: torch.Tensor, seed: int = 0) -> Verdict:
+def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
+    """Weights with an axis that makes channels and that the plan permutes."""
+    orders = {p.group: p.order for p in plan.groups}
+    return {
+        member.weight
+        for group in groups
+        if group.name in orders and (orders[group.name] != np.arange(group.channels)).any()
+        for member in group.members
+        if member.role == "weight" and member.kind in ("producer", "per_channel")
+    }
+
+
+def reasons(groups: Sequence[ChannelGroup], plan: Plan, unmoved: Iterable[str]) -> dict[str, str]:
+    """Why each of some weights makes the channels that it made before."""
+    why = {name: NOT_RUN for name in unmoved}
+    for group in groups:
+        for member in group.members:
+            if member.weight in why and member.kind in ("producer", "per_channel"):
+                reason = group.frozen or plan.skipped.get(group.name, LEFT_BY_CHANCE)
+                why[member.weight] = reason
+    return why
+
+
+def verify(
+    model: torch.nn.Module,
+    *inputs: torch.Tensor,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Verdict:
     """Permute all movable groups of a copy of ``model`` at random and compare."""
-    model = copy.deepcopy(model).double().eval()
-    inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-    randomize(model, seed)
+    limits = HALF.get(dtype, DOUBLE)
+    model = randomize(copy.deepcopy(model).float(), seed).to(dtype)
+    inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     traced = trace(model, inputs)
     weights = traced.weights
     plan = arrange_plan(traced.groups, order="random", seed=seed)
     changed = transform(plan, weights)
 
     def swapped(names):
-        return {name: torch.from_numpy(changed[name]) for name in names}
+        return {name: torch.from_numpy(changed[name]).to(dtype) for name in names}
 
     before = outputs(model, inputs)
     scale = float(before.abs().max())
@@ -95,8 +158,9 @@ def verify(model: torch.nn.Module, *inputs: torch.Tensor, seed: int = 0) -> Verd
     def change(after):
         return float((after - before).abs().max()) / scale
 
-    shaken = tuple(x * (1 + 1e-15 * torch.randn_like(x)) if x.is_floating_point() else x
-                   for x in inputs)  # fmt: skip
+    shaken = tuple(
+        x * (1 + limits.shake * torch.randn_like(x)) if x.is_floating_point() else x for x in inputs
+    )
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
     left_behind = [touched[i] for i in {0, len(touched) // 2, len(touched) - 1}] if touched else []
     control = max(
@@ -104,19 +168,14 @@ def verify(model: torch.nn.Module, *inputs: torch.Tensor, seed: int = 0) -> Verd
          for left in left_behind), default=0.0,
     )  # fmt: skip
     convs = convolutions(model)
-    orders = {p.group: p.order for p in plan.groups}
-    produced = {
-        member.weight
-        for group in traced.groups
-        if group.name in orders and (orders[group.name] != np.arange(group.channels)).any()
-        for member in group.members
-        if member.role == "weight" and member.kind in ("producer", "per_channel")
-    }
+    moved = convs & produced(traced.groups, plan)
     return Verdict(
         error=change(outputs(model, inputs, swapped(changed))),
         noise=change(outputs(model, shaken)),
         control=control,
         convolutions=len(convs),
-        moved=len(convs & produced),
+        moved=len(moved),
+        unmoved=reasons(traced.groups, plan, sorted(convs - moved)),
         frozen={g.name: g.frozen for g in traced.groups if g.frozen},
+        limits=limits,
     )

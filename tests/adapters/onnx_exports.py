@@ -11,116 +11,158 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from exactness import randomize
-from rejuvenet.adapters.onnx import load
+from exactness import SINGLE, Verdict, produced, randomize, reasons
+from rejuvenet.adapters.onnx import OnnxModel, load
 from rejuvenet.adapters.onnx.collect import Runner
 from rejuvenet.graph import arrange_plan, transform
 
-__all__ = ["VARIANTS", "Verdict", "export", "randomize", "verify"]
+__all__ = ["VARIANTS", "FileVerdict", "export", "exports", "randomize", "verify"]
 VARIANTS = ("dynamo, folded", "dynamo, kept", "script, folded", "script, kept")
 
 
 def export(module: torch.nn.Module, example, path: Path, variant: str, **options) -> Path:
     """Write ``module`` in one of the four variants."""
-    example = example if isinstance(example, tuple) else (example,)
     exporter, folding = variant.split(", ")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if exporter == "script":
-            if folding == "kept":
-                options |= {
-                    "training": torch.onnx.TrainingMode.PRESERVE,
-                    "do_constant_folding": False,
-                }
-            torch.onnx.export(module, example, str(path), dynamo=False, **options)
-        else:
-            options.setdefault("external_data", False)
-            if folding == "kept":
-                options |= {"optimize": False}
-            torch.onnx.export(module, example, str(path), dynamo=True, verbose=False, **options)
+    for found, write in exports(module, example, exporter, **options):
+        if found == f"{exporter}, {folding}":
+            write(path)
     return path
 
 
-class Verdict(NamedTuple):
-    """What one check found; changes are relative to the largest output."""
+def exports(
+    module: torch.nn.Module, example: Any, exporter: str, **options: Any
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """The variants of one exporter, the unfolded first, each with a function that writes it.
 
-    error: float
-    noise: float
-    control: float
-    convolutions: int
-    moved: int
-    frozen: dict[str, str]
+    The exporter ``"dynamo"`` runs once: it folds what it has exported.
+    """
+    example = example if isinstance(example, tuple) else (example,)
+    if exporter == "dynamo":
+        outside = options.pop("external_data", False)
+        with _silence():
+            program = torch.onnx.export(
+                module, example, dynamo=True, verbose=False, optimize=False, **options
+            )
+        assert program is not None
+
+        def write(path: Path) -> None:
+            program.save(str(path), external_data=outside)
+
+        yield "dynamo, kept", write
+        with _silence():
+            program.optimize()
+        yield "dynamo, folded", write
+        return
+
+    def traced(**more: Any) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            with _silence():
+                torch.onnx.export(module, example, str(path), dynamo=False, **more, **options)
+
+        return write
+
+    preserve = torch.onnx.TrainingMode.PRESERVE
+    yield "script, kept", traced(training=preserve, do_constant_folding=False)
+    yield "script, folded", traced()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileVerdict(Verdict):
+    """What one check found, and how many BatchNorms the file holds."""
+
     normalizations: int
 
-    @property
-    def outcome(self) -> str:
-        """``"right"``, ``"wrong"``, or ``"unverifiable"`` where the control changed nothing."""
-        if not self.error <= max(1e-5, 100 * self.noise):
-            return "wrong"
-        return "right" if self.control > 30 * max(self.error, 1e-7) else "unverifiable"
 
+def convolutions(path: Path) -> list[str]:
+    """For each convolution of a file the initializer that it reads as a weight.
 
-def convolutions_moved(path: Path, changed: set[str]) -> tuple[int, int]:
-    """Convolutions of a file, and those whose weight or bias changed."""
-    graph = onnx.load(path).graph
+    Where the weight is computed (standardized, dequantized), the largest initializer that it is
+    computed from; empty where there is none.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
     made_by = {name: node for node in graph.node for name in node.output}
+    sizes = {t.name: int(np.prod(t.dims)) for t in graph.initializer}
+    sizes |= {
+        n.output[0]: int(np.prod(n.attribute[0].t.dims))
+        for n in graph.node
+        if n.op_type == "Constant"
+    }
 
-    def source(name):
-        node = made_by.get(name)
-        passed = node is not None and node.op_type in ("Identity", "DequantizeLinear", "Reshape")
-        return source(node.input[0]) if passed else name
+    def source(name: str) -> str:
+        pending, seen, best = [name], set(), ""
+        while pending:
+            name = pending.pop()
+            if name in sizes:
+                best = max(best, name, key=lambda n: sizes.get(n, 0))
+            elif name in made_by and name not in seen:
+                seen.add(name)
+                pending += made_by[name].input
+        return best
 
-    convs = [n for n in graph.node if n.op_type in ("Conv", "ConvTranspose", "QLinearConv")]
-    return len(convs), sum(source(n.input[1]) in changed for n in convs)
+    kinds = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
+    return [source(n.input[kinds[n.op_type]]) for n in graph.node if n.op_type in kinds]
 
 
-def verify(path: Path, x: np.ndarray, seed: int = 0) -> Verdict:
-    """Permute all movable groups of a file at random and compare."""
+def verify(path: Path, inputs: Any, seed: int = 0) -> FileVerdict:
+    """Permute all movable groups of a file at random and compare.
+
+    ``inputs`` is an array, or a dict of arrays by input name.
+    """
     model = load(path)
     weights = model.weights
     plan = arrange_plan(model.groups, order="random", seed=seed)
     changed = transform(plan, weights)
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
     first = Runner(model)
-    before = first.scores(first(x))
+    before = first.scores(first(inputs))
     scale = np.abs(before).max()
 
-    def difference(other, inputs=x):
+    def difference(other: OnnxModel, fed: Any = inputs) -> float:
         runner = Runner(other)
-        return float(np.abs(runner.scores(runner(inputs)) - before).max()) / scale
+        return float(np.abs(runner.scores(runner(fed)) - before).max()) / scale
 
     # Producers of the moved groups whose axis really changed: the first, a middle and the last.
-    left = [touched[i] for i in sorted({0, len(touched) // 2, len(touched) - 1})]
+    left = [touched[i] for i in {0, len(touched) // 2, len(touched) - 1}] if touched else []
     control = max(
-        difference(model.with_weights({n: v for n, v in changed.items() if n != name}))
-        for name in left
-    )
+        (difference(model.with_weights({n: v for n, v in changed.items() if n != name}))
+         for name in left), default=0.0,
+    )  # fmt: skip
     rng = np.random.default_rng(seed)
-    shaken = (x * (1 + 3e-7 * rng.standard_normal(x.shape))).astype(np.float32)
-    # Output axes that moved: the weight as a producer.
-    orders = {p.group: p.order for p in plan.groups}
-    produced = {
-        member.weight
-        for group in model.groups
-        if group.name in orders and (orders[group.name] != np.arange(group.channels)).any()
-        for member in group.members
-        if member.role == "weight" and member.kind in ("producer", "per_channel")
-    }
-    n_convolutions, moved = convolutions_moved(path, produced & set(touched))
+
+    def shake(x: np.ndarray) -> np.ndarray:
+        noise = 1 + SINGLE.shake * rng.standard_normal(x.shape)
+        return (x * noise).astype(x.dtype) if x.dtype.kind == "f" else x
+
+    several = isinstance(inputs, dict)
+    shaken = {n: shake(x) for n, x in inputs.items()} if several else shake(inputs)
+    sources = convolutions(path)
+    moved = produced(model.groups, plan) & set(touched)
+    unmoved = sorted({name for name in sources if name not in moved})
     nodes = onnx.load(path, load_external_data=False).graph.node
-    return Verdict(
+    return FileVerdict(
         error=difference(model.with_weights(changed)),
         noise=difference(model, shaken),
         control=control,
-        convolutions=n_convolutions,
-        moved=moved,
+        convolutions=len(sources),
+        moved=sum(name in moved for name in sources),
+        unmoved=reasons(model.groups, plan, unmoved),
         frozen={g.name: g.frozen for g in model.groups if g.frozen},
+        limits=SINGLE,
         normalizations=sum(n.op_type == "BatchNormalization" for n in nodes),
     )

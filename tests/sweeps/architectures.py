@@ -2,143 +2,204 @@
 
     python tests/sweeps/architectures.py                      # 15 networks of torchvision
     python tests/sweeps/architectures.py --list FILE.json     # your own list (torchvision, timm)
-    python tests/sweeps/architectures.py --only resnet18,densenet121 --form torch
+    python tests/sweeps/architectures.py --only resnet18,densenet121 --exporters torch
 
 Each network is checked as a PyTorch module in float64 and as the ONNX files that PyTorch's two
-exporters write, with BatchNorm folded and kept.  How: see ``tests/adapters/exactness.py`` and
-``tests/adapters/onnx_exports.py``.  The results are kept in ``tests/sweeps/results`` after every
-network; a sweep that was stopped goes on where it was.  ``--table`` prints the table and stops.
+exporters write, with BatchNorm kept and folded.  How: see ``tests/adapters/exactness.py`` and
+``tests/adapters/onnx_exports.py``.  For the files with BatchNorm kept, the channel groups are also
+compared with those of the module: see ``tests/adapters/agreement.py``.
+
+Each network runs in a process of its own, within a limit of processor time.  Its records are
+appended to ``tests/sweeps/results/architectures.jsonl`` at once; a sweep that was stopped goes on
+where it was, and ``--again`` repeats what failed (``failed``), what was checked by an older version
+of the program (``older``), or everything (``all``).  ``--table`` writes the README and stops.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "adapters"))
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE))
 
-import exactness  # noqa: E402
-import onnx_exports  # noqa: E402
-from rejuvenet.files import write_text  # noqa: E402
+import networks  # noqa: E402
+import records  # noqa: E402
 
-FIFTEEN = (
-    "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2",
-    "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5",
-    "efficientnet_b0", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny",
-)  # fmt: skip
-INTRODUCTION = """Written by `python tests/sweeps/architectures.py`; raw numbers in
-`results/torchvision.json`. Each cell says whether the outputs agree to rounding with those before,
-and how many convolutions had their output channels permuted. "right" also means that leaving one
-weight behind changes the outputs."""
-FORMS = ("torch", *onnx_exports.VARIANTS)
+EXPORTERS = ("torch", "script", "dynamo")
+LIMITS = {"check": 600, "export": 240}  # seconds of processor time
 
 
-def networks(path: Path | None) -> list[dict]:
-    """``{"name", "source", "input"}`` of every network of the sweep."""
-    if path is not None:
-        return json.loads(path.read_text())
-    sizes = {"alexnet": 224, "vgg11_bn": 224, "googlenet": 80}
-    return [
-        {"name": n, "source": "torchvision", "input": [1, 3, *[sizes.get(n, 64)] * 2]}
-        for n in FIFTEEN
-    ]
+def version() -> str:
+    """The commit at hand, with a mark where the program differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", "graph", "adapters"]
+    return commit + ("+" if subprocess.check_output(changed, text=True).strip() else "")
 
 
-def build(network: dict) -> torch.nn.Module:
-    """The network with random weights."""
-    torch.manual_seed(0)
-    if network["source"] == "timm":
-        import timm
-
-        return timm.create_model(network["name"], pretrained=False)
-    import torchvision
-
-    inception = network["name"] in ("googlenet", "inception_v3")
-    options = {"aux_logits": False, "init_weights": False} if inception else {}
-    return torchvision.models.get_model(network["name"], weights=None, **options)
+def limit(seconds: int) -> None:
+    """End this process after so much more processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    allowed = int(used.ru_utime + used.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
 
 
-def check(network: dict, form: str) -> dict:
-    """One network in one form."""
-    model = build(network).eval()
-    x = torch.randn(network["input"], generator=torch.Generator().manual_seed(1))
+def check(network: networks.Network, exporter: str, out: TextIO) -> None:
+    """One network as a module, or in the variants of one exporter; records as lines of JSON."""
+    # Imported here, in a process of its own, so that a long sweep sees the program as it is now.
+    import exactness
+    import onnx_exports
+    from agreement import agreement
+    from rejuvenet.adapters.onnx import load
+    from rejuvenet.adapters.torch import trace
+
+    def say(**row: object) -> None:
+        print(json.dumps(row), file=out, flush=True)
+
+    def judge(form: str, verdict: exactness.Verdict, start: float, **more: object) -> None:
+        row = {name: value for name, value in vars(verdict).items() if name != "limits"}
+        row["frozen"] = Counter(verdict.frozen.values())
+        row["seconds"] = round(time.perf_counter() - start, 2)
+        say(form=form, outcome=verdict.outcome, **row, **more)
+
+    limit(LIMITS["check"])
     start = time.perf_counter()
-    if form == "torch":
-        verdict = exactness.verify(model, x)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            module = onnx_exports.randomize(model)
-            path = onnx_exports.export(module, x, Path(folder) / "model.onnx", form)
-            verdict = onnx_exports.verify(path, x.numpy())
-    row = {"outcome": verdict.outcome, **verdict._asdict()}
-    row["seconds"] = round(time.perf_counter() - start, 2)
-    return row
+    model, inputs = networks.build(network)
+    if exporter == "torch":
+        say(form="torch", stage="check")
+        judge("torch", exactness.verify(model, *inputs), start)
+        return
+    model = exactness.randomize(model)
+    traced = trace(model, inputs)
+    module_groups, module_weights = traced.groups, traced.weights
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        form = f"{exporter}, kept"
+        say(form=form, stage="export")
+        limit(LIMITS["export"])
+        try:
+            for form, write in onnx_exports.exports(model, inputs, exporter):
+                say(form=form, stage="export")
+                write(path)
+                say(form=form, stage="check")
+                limit(LIMITS["check"])
+                exported = time.perf_counter() - start
+                try:
+                    file = load(path)
+                    names = file.structure.inputs
+                    feeds = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
+                    more = {"export_seconds": round(exported, 2)}
+                    verdict = onnx_exports.verify(path, feeds)
+                    if form.endswith("kept"):
+                        same = agreement(module_groups, module_weights, file.groups, file.weights)
+                        more["agreement"] = same._asdict()
+                    judge(form, verdict, start, **more)
+                except Exception as error:
+                    say(form=form, outcome="failed", reason=one_line(error))
+                start = time.perf_counter()
+                limit(LIMITS["export"])
+        except Exception as error:
+            say(form=form, outcome="export failed", reason=one_line(error))
 
 
-def table(results: dict) -> str:
-    """Convolutions moved, by network and form."""
-    lines = ["| network | " + " | ".join(FORMS) + " |", "| --- " * (len(FORMS) + 1) + "|"]
-    for name, forms in results.items():
-        cells = []
-        for form in FORMS:
-            row = forms.get(form)
-            cells.append(
-                "" if row is None
-                else f"{row['outcome']}, {row['moved']} of {row['convolutions']}"
-                if "moved" in row
-                else row["outcome"]
-            )  # fmt: skip
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    rows = [row for forms in results.values() for row in forms.values()]
-    right = sum(row["outcome"] == "right" for row in rows)
-    moved = sum(row.get("moved", 0) for row in rows)
-    total = sum(row.get("convolutions", 0) for row in rows)
-    lines.append(
-        f"\n{right} of {len(rows)} right; {moved:,} of {total:,} convolutions moved "
-        f"({100 * moved / max(total, 1):.2f} %)."
-    )
-    return "\n".join(lines)
+def one_line(error: Exception) -> str:
+    """Type and first sentence of an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if any(letter.isalpha() for letter in line)] or [""]
+    cause = error.__cause__
+    if cause is not None and str(cause).strip():
+        lines[0] += f" ({type(cause).__name__}: {str(cause).strip().splitlines()[0]})"
+    return f"{type(error).__name__}: {lines[0]}"[:300]
+
+
+def run(network: networks.Network, exporter: str) -> list[dict]:
+    """The records of :func:`check` in a process of its own."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        try:
+            with os.fdopen(write, "w") as out:
+                try:
+                    check(network, exporter, out)
+                except Exception as error:  # a sweep reports and goes on
+                    form = "torch" if exporter == "torch" else f"{exporter}, kept"
+                    row = {"form": form, "outcome": "failed", "reason": one_line(error)}
+                    print(json.dumps(row), file=out)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as lines:
+        rows = [json.loads(line) for line in lines]
+    _, status = os.waitpid(child, 0)
+    done = [row for row in rows if "outcome" in row]
+    if os.WIFSIGNALED(status):
+        last = rows[-1] if rows else {"form": exporter, "stage": "check"}
+        stage = last.get("stage", "export")
+        form = last["form"] if "stage" in last else f"{exporter}, folded"
+        killed = os.WTERMSIG(status)
+        late = killed == 24  # SIGXCPU
+        reason = f"more than {LIMITS[stage]} s to {stage}" if late else f"signal {killed}"
+        outcome = {"export": "export failed", "check": "failed"}[stage]
+        outcome = ("export timeout" if stage == "export" else "timeout") if late else outcome
+        done.append({"form": form, "outcome": outcome, "reason": reason})
+    found = {row["form"] for row in done}
+    if exporter != "torch" and f"{exporter}, folded" not in found and done:
+        reason = done[-1].get("reason", "")
+        done.append({"form": f"{exporter}, folded", "outcome": done[-1]["outcome"],
+                     "reason": reason})  # fmt: skip
+    return done
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--list", type=Path, help="JSON list of {name, source, input}")
     parser.add_argument("--only", help="names, comma-separated")
-    parser.add_argument("--form", help="forms, separated by semicolons")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "torchvision.json")
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--exporters", default=",".join(EXPORTERS), help="comma-separated")
+    parser.add_argument("--again", choices=("failed", "older", "all"), help="repeat these")
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
+    parser.add_argument("--table", action="store_true", help="write the README and stop")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = json.loads(options.output.read_text()) if options.output.exists() else {}
-    chosen = options.only.split(",") if options.only else None
-    forms = options.form.split(";") if options.form else FORMS
-    for network in [] if options.table else networks(options.list):
-        key = network["name"] if network["source"] == "torchvision" else f"timm/{network['name']}"
-        if chosen and network["name"] not in chosen:
-            continue
-        for form in forms:
-            known = results.get(key, {}).get(form, {"outcome": "failed"})
-            if not known["outcome"].startswith("failed"):
+    chosen = networks.networks(options.list)
+    if options.only:
+        chosen = [n for n in chosen if n["name"] in options.only.split(",")]
+    exporters = options.exporters.split(",")
+    if not options.table:
+        import timm  # noqa: F401 (the processes of all networks share what is imported here)
+        import torchvision  # noqa: F401
+    if not options.table and exporters != ["torch"]:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    for exporter in [] if options.table else exporters:
+        for network in chosen:
+            name = networks.key(network)
+            known = records.read(options.output)
+            form = "torch" if exporter == "torch" else f"{exporter}, kept"
+            at = version()
+            if not records.wanted(known.get((name, form)), options.again, at):
                 continue
-            try:
-                row = check(network, form)
-            except Exception as error:  # a sweep reports and goes on
-                row = {"outcome": f"failed: {type(error).__name__}: {error}"[:200]}
-            results.setdefault(key, {})[form] = row
-            write_text(options.output, json.dumps(results, indent=1) + "\n")
-            print(key, form, row["outcome"], row.get("moved"), row.get("convolutions"), flush=True)
-    shown = table(results)
-    print(shown)
-    if options.output.name == "torchvision.json":
-        text = "# Permuting every channel group of a network at once\n\n" + INTRODUCTION + "\n"
-        write_text(HERE / "README.md", f"{text}\n{shown}\n")
+            for row in run(network, exporter):
+                row = {"network": name, **row, "version": at}
+                records.append(options.output, row)
+                print(name, row["form"], row["outcome"], row.get("moved"), row.get("convolutions"),
+                      row.get("reason", ""), (row.get("agreement") or {}).get("difference", ""),
+                      flush=True)  # fmt: skip
+    if options.table:
+        records.write_readme(options.output, HERE / "README.md", networks.networks(options.list))
 
 
 if __name__ == "__main__":

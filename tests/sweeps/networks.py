@@ -1,0 +1,62 @@
+"""The networks of the sweep: lists of torchvision and timm, and those that are built by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
+
+FIFTEEN = (
+    "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2",
+    "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5",
+    "efficientnet_b0", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny",
+)  # fmt: skip
+SIZES = {"alexnet": 80, "vgg11_bn": 64, "googlenet": 80}
+
+Network = dict[str, Any]  # {"name", "source", "input"}
+
+
+def networks(path: Path | None) -> list[Network]:
+    """Those of a JSON list, or fifteen of torchvision; one of each family first."""
+    if path is None:
+        return [
+            {"name": n, "source": "torchvision", "input": [1, 3, *[SIZES.get(n, 64)] * 2]}
+            for n in FIFTEEN
+        ]
+    listed = json.loads(path.read_text())
+    seen: dict[str, int] = {}
+    rank = []
+    for network in listed:
+        family = network["name"].split("_")[0].rstrip("0123456789stmb")
+        rank.append(seen.get(family, 0))
+        seen[family] = rank[-1] + 1
+    return [listed[i] for i in sorted(range(len(listed)), key=rank.__getitem__)]
+
+
+def key(network: Network) -> str:
+    """Name of a network in the results."""
+    return f"{network['source']}/{network['name']}"
+
+
+def build(network: Network) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """The network with random weights, in evaluation mode, and its inputs."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    if network["source"] == "timm":
+        import timm
+
+        model = timm.create_model(network["name"], pretrained=False)
+    elif network["source"] == "torchvision":
+        import torchvision
+
+        inception = network["name"] in ("googlenet", "inception_v3")
+        options = {"aux_logits": False, "init_weights": False} if inception else {}
+        model = torchvision.models.get_model(network["name"], weights=None, **options)
+    else:
+        raise ValueError(f"expected the source 'timm' or 'torchvision', got {network['source']!r}")
+    return model.eval(), (torch.randn(network["input"], generator=generator),)
