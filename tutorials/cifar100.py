@@ -83,14 +83,14 @@ class ResNet20(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random flips and crops after padding by four, one offset for each image."""
+def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
+    """Random flips and crops after padding by ``pad``, one offset for each image."""
     flip = torch.rand(len(x), generator=generator) < 0.5
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
-    padded = F.pad(x, (4, 4, 4, 4))
-    offsets = torch.randint(0, 9, (len(x), 2), generator=generator)
-    rows = (offsets[:, :1] + torch.arange(32))[:, None, :, None]
-    columns = (offsets[:, 1:] + torch.arange(32))[:, None, None, :]
+    padded = F.pad(x, (pad, pad, pad, pad))
+    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator)
+    rows = (offsets[:, :1] + torch.arange(x.shape[2]))[:, None, :, None]
+    columns = (offsets[:, 1:] + torch.arange(x.shape[3]))[:, None, None, :]
     image = torch.arange(len(x))[:, None, None, None]
     channel = torch.arange(x.shape[1])[None, :, None, None]
     return padded[image, channel, rows, columns]

@@ -1,0 +1,198 @@
+"""Does reorganizing during training help?  A first measurement, paired over seeds.
+
+Run as (one core; every run is a JSON file, and those that exist are not repeated)::
+
+    OMP_NUM_THREADS=1 python tutorials/paper/study.py --data DIR --seeds 0:5
+    python tutorials/paper/study.py --table
+
+CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16 (10,000 to train on,
+2,000 to test), and a network of three convolutions whose last one is wider than it needs to be.
+Every arm trains for the same number of epochs from the same weights on the same batches; those
+that reorganize do so to the last convolution, every ``PERIOD`` epochs:
+
+- ``step``: the rate starts at 0.1 and falls by a factor of 5 after 30, 60 and 80 % of the epochs,
+  as in the paper (200 epochs, falls at 60, 120 and 160);
+- ``cyclic``: cosine from 0.1 to 0 with a restart every ``PERIOD`` epochs, right after each event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import cifar100  # noqa: E402
+import rejuvenet  # noqa: E402
+from rejuvenet.adapters.torch import Reorganizer, collect, trace  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
+from rejuvenet.graph.capacity import capacity  # noqa: E402
+
+RUNS = HERE / "runs"
+CLASSES, EPOCHS, PERIOD, BATCH, RATE = 20, 24, 6, 125, 0.1
+WIDTHS = (24, 48, 256)
+CALIBRATION = 2000
+LAYER = "6.weight"
+
+# Each arm's recipe; the events of the paper's recipe go on until the end, those of the others
+# until three quarters of the epochs, as their recipes say.
+ARMS: dict[str, Callable[[], Recipe] | None] = {
+    "plain": None,
+    "paper": Recipe.paper,
+    "preserving": Recipe.preserving,
+    "redundant": lambda: Recipe.preserving(ratio="redundant"),
+    "random": lambda: Recipe.comparison("random"),
+    "kmeans": lambda: Recipe.preserving(method="kmeans"),
+}
+
+
+def rate(schedule: str, epoch: int, share: float) -> float:
+    """Learning rate in ``epoch``, of which ``share`` has passed.
+
+    >>> [round(rate("step", e, 0), 4) for e in (0, 7, 15, 20)]
+    [0.1, 0.1, 0.004, 0.0008]
+    >>> rate("cyclic", 6, 0.0)
+    0.1
+    """
+    if schedule == "step":
+        return RATE * 0.2 ** sum(epoch >= part * EPOCHS for part in (0.3, 0.6, 0.8))
+    return RATE / 2 * (1 + math.cos(math.pi * (epoch % PERIOD + share) / PERIOD))
+
+
+def network(seed: int) -> nn.Sequential:
+    """Three strided 3 x 3 convolutions, pooled."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip((3, *WIDTHS), WIDTHS, strict=False):
+        layers += [nn.Conv2d(n_in, n_out, 3, 2, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], CLASSES)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def images(data: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of 16 x 16 and labels."""
+    x, y = cifar100.load(data, split, CLASSES)
+    return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
+
+
+def figures(model: nn.Module, calibration: list[Any]) -> dict[str, float]:
+    """How much of its capacity the last convolution uses."""
+    traced = trace(model, calibration[0][0])
+    group = next(g for g in traced.groups if g.name == LAYER)
+    means = collect(traced, calibration, [group])[LAYER]
+    return capacity(means.Q, activity=means.activity).to_dict()
+
+
+def run(arm: str, schedule: str, seed: int, data: dict[str, Any]) -> dict[str, Any]:
+    """One training: accuracies of every epoch and what the events did."""
+    start = time.time()
+    (x, y), test = data["train"], data["test"]
+    picked = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+    calibration = [(x[part], y[part]) for part in picked.split(500)]
+    model = network(seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    recipe, reorganizer = ARMS[arm], None
+    if recipe is not None:
+        reorganizer = Reorganizer(
+            model, optimizer, calibration, layers=[LAYER], every=PERIOD, epochs=EPOCHS,
+            recipe=recipe(), seed=seed,
+        )  # fmt: skip
+    epochs, events = [], []
+    for epoch in range(EPOCHS):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        total = 0.0
+        batches = torch.randperm(len(x), generator=generator).split(BATCH)
+        for number, batch in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = rate(schedule, epoch, number / len(batches))
+            inputs = cifar100.augment(x[batch], generator, 2)
+            loss = F.cross_entropy(model(inputs), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+        now = {"loss": total / len(x), "accuracy": cifar100.accuracy(model, *test)}
+        report = None if reorganizer is None else reorganizer.step(epoch)
+        if report is not None:
+            right_after = cifar100.accuracy(model, *test)
+            events.append({"epoch": epoch, "accuracy_after": right_after, **report.to_dict()})
+        epochs.append(now)
+    return {
+        "arm": arm, "schedule": schedule, "seed": seed,
+        "accuracy": epochs[-1]["accuracy"],
+        "capacity": figures(model, calibration),
+        "epochs": epochs, "events": events,
+        "recipe": None if recipe is None else recipe().to_dict(),
+        "settings": {
+            "classes": CLASSES, "epochs": EPOCHS, "period": PERIOD, "batch": BATCH, "rate": RATE,
+            "widths": WIDTHS, "train": len(x), "test": len(test[0]), "calibration": CALIBRATION,
+        },
+        "seconds": time.time() - start,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides the figures."""
+    git = ["git", "-C", str(Path(rejuvenet.__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return {
+        "commit": done.stdout.strip() or "not in a repository",
+        "rejuvenet": rejuvenet.__version__, "torch": torch.__version__,
+        "numpy": np.__version__, "python": platform.python_version(),
+        "machine": platform.machine(), "threads": str(torch.get_num_threads()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="../shared/data/cifar100", help="folder of mosaics")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--schedules", nargs="+", choices=("step", "cyclic"), default=["step", "cyclic"]
+    )
+    parser.add_argument("--seeds", default="0:5", help="first and end, as in range()")
+    parser.add_argument("--output", type=Path, default=RUNS)
+    parser.add_argument("--table", action="store_true", help="write the page from the runs")
+    options = parser.parse_args()
+    if options.table:
+        import table
+
+        return table.write(options.output)
+    torch.set_num_threads(1)
+    data = {split: images(options.data, split) for split in ("train", "test")}
+    options.output.mkdir(parents=True, exist_ok=True)
+    # Seeds outermost: after each, all arms are complete.
+    for seed in range(*map(int, options.seeds.split(":"))):
+        for arm in options.arms:
+            for schedule in options.schedules:
+                path = options.output / f"{schedule}-{arm}-{seed}.json"
+                if path.exists():
+                    continue
+                result = run(arm, schedule, seed, data)
+                beside = path.with_suffix(".part")
+                beside.write_text(json.dumps(result, indent=1) + "\n")
+                os.replace(beside, path)
+                print(f"{path.stem}: {result['accuracy']:.1%}, {result['seconds']:.0f} s",
+                      flush=True)  # fmt: skip
+    return None
+
+
+if __name__ == "__main__":
+    main()
