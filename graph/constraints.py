@@ -11,7 +11,7 @@ All three are arrays, recorded during the pass over the graph and solved at once
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -45,11 +45,16 @@ class Constraints:
     size: int = 0
     places: list[Places] = field(default_factory=list)
     origins: list[tuple[int, int]] = field(default_factory=list)  # (first atom, places or -1)
+    aliases: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     equations: list[tuple[Component, Component]] = field(default_factory=list)
     partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
     labels: dict[str, list[Component]] = field(default_factory=dict)
+    # By the identity of an array of atoms: its first atom, while no tensor carries it as a label;
+    # the atoms that it is an alias of.
+    _new: dict[int, int] = field(default_factory=dict)
+    _old: dict[int, np.ndarray] = field(default_factory=dict)
 
     def fresh(self, shape: Shape, places: int = -1) -> np.ndarray:
         """New atoms; ``places`` is the index of the places that they are, if any."""
@@ -59,10 +64,44 @@ class Constraints:
         self.size += count
         return atoms
 
-    def equate(self, a: Component, b: Component) -> None:
-        """``a`` and ``b`` over the same axes are the same channels."""
-        if a.atoms is not b.atoms:
-            self.equations.append((a, b))
+    def claim(self, weight: str, view: Shape, axes: tuple[int, ...], shape: Shape) -> np.ndarray:
+        """New atoms that are places of a weight."""
+        atoms = self.fresh(shape, len(self.places))
+        self.places.append(Places(weight, view, axes, atoms))
+        self._new[id(atoms)] = self.size - atoms.size
+        return atoms
+
+    def equate(self, a: Component, b: Component) -> Component:
+        """``a`` and ``b`` over the same axes are the same channels; the one to go on with.
+
+        Where distinct channels meet a weight for the first time, its atoms are theirs: no
+        equation is left to be solved.
+        """
+        a, b = self.known(a), self.known(b)
+        if a.atoms is b.atoms:
+            return a
+        if a.keys is None and b.keys is None:
+            for old, new in ((a, b), (b, a)):
+                start = self._new.get(id(new.atoms))
+                if start is not None and int(old.atoms.max()) < start:
+                    del self._new[id(new.atoms)]
+                    self._old[id(new.atoms)] = old.atoms
+                    self.aliases.append((start, new.atoms, old.atoms))
+                    return old
+        self.equations.append((a, b))
+        return b if a.keys is None and b.keys is not None else a
+
+    def known(self, component: Component) -> Component:
+        """The component, with the atoms that its own are an alias of."""
+        while (old := self._old.get(id(component.atoms))) is not None:
+            component = replace(component, atoms=old)
+        return component
+
+    def as_labels(self, components: list[Component]) -> list[Component]:
+        """Labels of a tensor that depends on the data: their atoms stay what they are."""
+        for component in components:
+            self._new.pop(id(component.atoms), None)
+        return [self.known(c) for c in components] if self._old else components
 
     def tie(self, fine: Component, coarse: np.ndarray) -> None:
         """Every atom of ``fine`` is the channel ``coarse`` (broadcast to it) at its position."""

@@ -46,8 +46,7 @@ def join(
 def _same(state: Constraints, a: Component, b: Component) -> Component:
     """``a`` and ``b`` lie over the same axes; the one that says more."""
     if a.coarse == b.coarse:
-        state.equate(a, b)
-        return b if a.keys is None and b.keys is not None else a
+        return state.equate(a, b)
     fine, coarse = (b, a) if a.coarse else (a, b)
     state.divide(fine.atoms, coarse.atoms)
     return fine

@@ -70,7 +70,10 @@ class Propagation:
                     self.labels[name] = self.boundary(name)
             self.rules[type(node)](node)
             computed.update(output_names(node))
-            if not computed.intersection(input_names(node)):
+            if computed.intersection(input_names(node)):
+                for name in output_names(node):
+                    self.labels[name] = self.state.as_labels(self.labels[name])
+            else:
                 computed.difference_update(output_names(node))
                 self.weight_only.update(output_names(node))
         for name in self.graph.outputs:
@@ -90,22 +93,19 @@ class Propagation:
         for axis, size in enumerate(shape):
             if size == 1:
                 continue
-            index = len(state.places)
             if axis == 1 and groups > 1:
                 view = (groups, shape[0] // groups, *shape[1:])
                 # Where a group reads one channel, what moves this row moves all that it makes.
-                alone = transposed and shape[0] == groups
-                atoms = state.fresh((groups, size), -1 if alone else index)
-                if not alone:
-                    state.places.append(Places(weight, view, (0, 2), atoms.ravel()))
+                if transposed and shape[0] == groups:
+                    atoms = state.fresh((groups, size))
+                else:
+                    atoms = state.claim(weight, view, (0, 2), (groups, size))
                     # Both axes hold the groups: only one of them may exchange whole groups.
                     state.divide(atoms, -1 - np.arange(groups)[:, None])
                 atoms = np.repeat(atoms, shape[0] // groups, axis=0)
                 component = Component((0, 1), atoms, occurrence(atoms))
             else:
-                atoms = state.fresh((size,), index)
-                state.places.append(Places(weight, shape, (axis,), atoms))
-                component = Component((axis,), atoms)
+                component = Component((axis,), state.claim(weight, shape, (axis,), (size,)))
             components.append(component)
         self.weight_labels[weight] = components
         return components

@@ -1,12 +1,7 @@
 """Channel groups from the recorded constraints, solved once.
 
-1. The connected components of all equations are *classes*: one channel and everything that moves
-   with it.
-2. The signature of a class is the multiset of the weight axes on which it has places, the roles of
-   these places, and its keys in the partitions.  Classes with equal signatures may be exchanged.
-3. Classes that have places on the same weight axes, equally many on each, form a channel group.
-
-Multisets are compared by the sum of 64-bit hashes of their elements.
+Classes that have places on the same weight axes, equally many on each, form a channel group; those
+with equal signatures may be exchanged (:mod:`rejuvenet.graph.classes`).
 """
 
 from __future__ import annotations
@@ -16,10 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from .channels import ChannelGroup, Member, Tap
+from .classes import Classes
 from .constraints import Constraints, Places
 from .labels import Component
 from .nodes import (
@@ -71,13 +65,12 @@ def find_groups(graph: Graph) -> list[ChannelGroup]:
 
 
 @dataclass
-class _Table:
-    """All places of all weights, one row each."""
+class _Span:
+    """The rows of one weight axis that belong to one group."""
 
-    label: np.ndarray  # class
-    places: np.ndarray  # index into Constraints.places
-    position: np.ndarray  # row of the member
-    atom: np.ndarray
+    places: int  # index into Constraints.places
+    positions: np.ndarray
+    atoms: np.ndarray
 
 
 class _Solution:
@@ -90,124 +83,48 @@ class _Solution:
             if not isinstance(node, Opaque)
             for out in output_names(node)
         }
-        self.label = _classes(state)
-        self.count = int(self.label.max()) + 1 if state.size else 0
-        self.reason = np.full(self.count, -1)
+        self.classes = Classes(state)
+        self.label = self.classes.label
+        self.reason = np.full(state.size, -1)
         for i in reversed(range(len(state.frozen))):
             self.reason[self.label[state.frozen[i][0].ravel()]] = i
-        self.inexact = np.full(self.count, -1)
+        self.inexact = np.full(state.size, -1)
         for i in reversed(range(len(state.inexact))):
             self.inexact[self.label[state.inexact[i][0].ravel()]] = i
+        self.rank = np.empty(state.size, np.int64)  # of the classes of the group at hand
 
     def groups(self) -> list[ChannelGroup]:
-        state, label = self.state, self.label
-        if not state.places:
-            return []
-        sizes = [places.atoms.size for places in state.places]
-        table = _Table(
-            label[np.concatenate([places.atoms for places in state.places])],
-            np.repeat(np.arange(len(sizes)), sizes),
-            np.concatenate([np.arange(size) for size in sizes]),
-            np.concatenate([places.atoms for places in state.places]),
-        )
-        made = np.array([p.kind == "producer" and p.role == "weight" for p in state.places])
-        produced = np.zeros(self.count, bool)
-        produced[table.label[made[table.places]]] = True
-        keep = produced[table.label]
-        table = _Table(*(column[keep] for column in vars(table).values()))
-        members = _sum_by(table.label, _mix(table.places, 1), self.count)
-        roles = self._roles(table)
-        signature = members + _sum_by(table.label, _mix(roles, _mix(table.places, 2)), self.count)
-        for i, (fine, keys) in enumerate(state.partitions):
-            # Keys are atoms, not classes: sets of channels that are tied are still different sets.
-            np.add.at(signature, label[fine].ravel(), _mix(keys.ravel(), _mix(np.array([i]), 3)))
-        # Rows that nothing tells apart could be exchanged crosswise: their channels stay.
-        row = _mix(roles, _mix(table.places, _mix(table.label, 4)))
-        _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
-        tied = np.unique(table.label[counts[inverse] > 1])
-        signature[tied] += _mix(tied, 11)
-        return self._assemble(table, members, signature, roles)
+        """Every group that a producer makes, in the order of its first producer."""
+        found: dict[int, list[_Span]] = {}
+        for i, places in enumerate(self.state.places):
+            atoms = self.classes.atom[places.atoms.ravel()]
+            of = self.classes.members[self.label[atoms]]
+            cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
+            runs: dict[int, list[np.ndarray]] = {}
+            for start, stop in itertools.pairwise([0, *cuts.tolist(), len(of)]):
+                runs.setdefault(int(of[start]), []).append(np.arange(start, stop))
+            for group, parts in runs.items():
+                rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+                found.setdefault(group, []).append(_Span(i, rows, atoms[rows]))
+        made = []
+        for spans in found.values():
+            first = next((s for s in spans if _is_producer(self.state.places[s.places])), None)
+            if first is not None:
+                made.append((first.places, self._group(spans, first)))
+        made.sort(key=lambda item: item[0])
+        return _with_unique_names([group for _, group in made])
 
-    def _roles(self, table: _Table) -> np.ndarray:
-        """What tells several places of one class on one weight axis apart; zero where alone."""
-        roles = np.zeros(len(table.label), np.uint64)
-        pair = table.label * (len(self.state.places) + 1) + table.places
-        _, inverse, counts = np.unique(pair, return_inverse=True, return_counts=True)
-        several = counts[inverse] > 1
-        if not several.any():
-            return roles
-        repeated = np.zeros(self.count, bool)
-        repeated[table.label[several]] = True
-        wanted = repeated[self.label]  # every atom of such a class passes its role on
-        starts = np.array([start for start, _ in self.state.origins])
-        links = []
-        for i, (a, b) in enumerate(self.state.equations):
-            for side, (mine, other) in enumerate(((a, b), (b, a))):
-                atoms, met = mine.atoms.ravel(), other.atoms.ravel()
-                keep = wanted[atoms]
-                if keep.any():
-                    source = np.searchsorted(starts, met, side="right")
-                    keys = np.zeros_like(source) if other.keys is None else other.keys.ravel()
-                    salt = _mix(keys, _mix(source, 7 + 2 * i + side))
-                    links.append((atoms[keep], met[keep], salt[keep]))
-        role = np.zeros(self.state.size, np.uint64)
-        known = 0
-        while True:  # roles are refined by the roles of what they meet, until that tells no more
-            refined = _mix(role, 5)
-            for atoms, met, salt in links:
-                np.add.at(refined, atoms, _mix(role[met], salt))
-            role = refined
-            distinct = len(np.unique(_mix(role[table.atom], table.label)))
-            if distinct == known:
-                break
-            known = distinct
-        roles[several] = role[table.atom[several]]
-        return roles
-
-    def _assemble(
-        self, table: _Table, members: np.ndarray, signature: np.ndarray, roles: np.ndarray
-    ) -> list[ChannelGroup]:
-        order = np.lexsort((table.position, roles, table.label, table.places))
-        label, places, position = table.label[order], table.places[order], table.position[order]
-        group_of = members[label]
-        # Rows by group, then by member, then by class; a stable sort keeps the rest.
-        by_group = np.argsort(group_of, kind="stable")
-        label, places, position = label[by_group], places[by_group], position[by_group]
-        group_of = group_of[by_group]
-        cuts = np.flatnonzero(np.r_[True, group_of[1:] != group_of[:-1], True])
-        groups = []
-        for start, stop in itertools.pairwise(cuts):
-            groups.append(
-                self._group(label[start:stop], places[start:stop], position[start:stop], signature)
-            )
-        groups.sort(key=lambda item: item[0])
-        return _with_unique_names([group for _, group in groups])
-
-    def _group(
-        self, label: np.ndarray, places: np.ndarray, position: np.ndarray, signature: np.ndarray
-    ) -> tuple[int, ChannelGroup]:
+    def _group(self, spans: list[_Span], first: _Span) -> ChannelGroup:
         state = self.state
-        cuts = np.flatnonzero(np.r_[True, places[1:] != places[:-1], True])
-        spans = [(int(places[a]), slice(a, b)) for a, b in itertools.pairwise(cuts)]
-        first = next(
-            i
-            for i, (p, _) in enumerate(spans)
-            if state.places[p].kind == "producer" and state.places[p].role == "weight"
-        )
-        index, span = spans[first]
-        # In every span the rows stand by class; all classes have equally many.
-        classes = np.unique(label[span])
-        rows = [position[s].reshape(len(classes), -1) for _, s in spans]
-        # Channels in the order of their first place in the first producer.
-        order = np.argsort(rows[first].min(axis=1), kind="stable")
-        classes = classes[order]
-        # Columns correspond by role; they are shown in the order of the first channel's rows.
-        rows = [r[order][:, np.argsort(r[order[0]], kind="stable")] for r in rows]
-        built = [self._member(state.places[p], r) for (p, _), r in zip(spans, rows, strict=True)]
+        # Channels in the order of their first row in the first producer.
+        label = self.label[first.atoms]
+        classes = label[np.sort(np.unique(label, return_index=True)[1])]
+        self.rank[classes] = np.arange(len(classes))
+        built = [self._member(span, len(classes)) for span in spans]
         movable = self.reason[classes] < 0
         sets = []
         if movable.any():
-            _, inverse = np.unique(signature[classes], return_inverse=True)
+            _, inverse = np.unique(self.classes.signature[classes], return_inverse=True)
             for value in dict.fromkeys(inverse[movable].tolist()):
                 channels = np.flatnonzero((inverse == value) & movable)
                 if len(channels) > 1:
@@ -222,17 +139,26 @@ class _Solution:
             )
         inexact = self.inexact[classes]
         inexact = inexact[inexact >= 0]
-        return index, ChannelGroup(
-            name=state.places[index].weight,
+        return ChannelGroup(
+            name=state.places[first.places].weight,
             channels=len(classes),
             members=tuple(built),
-            tap=self._tap([state.places[p] for p, _ in spans], classes),
+            tap=self._tap([state.places[s.places] for s in spans], classes),
             exchangeable=tuple(sets),
             frozen=frozen,
             exact_merge=state.inexact[int(inexact.min())][1] if len(inexact) else None,
         )
 
-    def _member(self, places: Places, positions: np.ndarray) -> Member:
+    def _member(self, span: _Span, channels: int) -> Member:
+        places = self.state.places[span.places]
+        rank = self.rank[self.label[span.atoms]]
+        if len(rank) == channels:
+            positions = np.empty((channels, 1), np.int64)
+            positions[rank, 0] = span.positions
+        else:  # several rows of each channel correspond by colour
+            order = np.lexsort((span.positions, self.classes.colour[span.atoms], rank))
+            positions = span.positions[order].reshape(channels, -1)
+            positions = positions[:, np.argsort(positions[0], kind="stable")]
         return Member(
             weight=places.weight,
             kind=places.kind or "per_channel",
@@ -275,15 +201,13 @@ class _Solution:
     def _channel_axis(self, name: str, classes: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Axis on which a tensor carries the classes and their places there; axis -1 if joint."""
         for component in self.state.labels.get(name, []):
-            atoms = component.atoms.ravel()
-            here = self.label[atoms]
-            order = np.argsort(here, kind="stable")
-            at = np.searchsorted(here, classes, sorter=order)
-            at = np.minimum(at, len(here) - 1)
-            if (here[order[at]] == classes).all():
-                if _is_plain(component):
-                    return component.axes[0], order[at]
-                return -1, order[at]
+            here = self.label[component.atoms.ravel()]
+            at = self.rank
+            at[classes] = -1
+            at[here[::-1]] = np.arange(len(here))[::-1]  # the first place of each
+            found = at[classes]
+            if (found >= 0).all():
+                return (component.axes[0] if _is_plain(component) else -1), found
         return None
 
 
@@ -291,14 +215,8 @@ def _is_plain(component: Component) -> bool:
     return len(component.axes) == 1 and component.keys is None
 
 
-def _classes(state: Constraints) -> np.ndarray:
-    """Class of every atom: connected components of the equations."""
-    if not state.equations:
-        return np.arange(state.size)
-    rows = np.concatenate([a.atoms.ravel() for a, _ in state.equations])
-    cols = np.concatenate([b.atoms.ravel() for _, b in state.equations])
-    edges = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(state.size, state.size))
-    return connected_components(edges, directed=False)[1].astype(np.int64)
+def _is_producer(places: Places) -> bool:
+    return places.kind == "producer" and places.role == "weight"
 
 
 def _with_unique_names(groups: list[ChannelGroup]) -> list[ChannelGroup]:
@@ -320,20 +238,3 @@ def _with_unique_names(groups: list[ChannelGroup]) -> list[ChannelGroup]:
             group = replace(group, name=name)
         named.append(group)
     return named
-
-
-def _mix(values: np.ndarray, salt: np.ndarray | int) -> np.ndarray:
-    """SplitMix64 of ``values`` and ``salt``: equal inputs only give equal hashes."""
-    with np.errstate(over="ignore"):
-        z = np.asarray(values).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = z + np.asarray(salt).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def _sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    total = np.zeros(size, np.uint64)
-    np.add.at(total, index, values)
-    return total

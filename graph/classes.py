@@ -1,0 +1,144 @@
+"""Classes: one channel and everything that moves with it; what tells the atoms of a class apart.
+
+The classes are the connected components of the equations.  Two classes may be exchanged if an
+exchange of their atoms maps every recorded constraint onto itself.  Which atom of the one then
+takes the place of which atom of the other is told by *colours*, refined as in the test for graph
+isomorphism of Weisfeiler and Leman (1968):
+
+- the first colour of an atom says on which weight axes it has places, by which keys it is divided,
+  and in which equations it stands, with its keys there;
+- then colours are refined by those of the atoms that they are equated to.
+
+Where all atoms of a class differ in colour, and another class has the same colours, atoms of equal
+colour correspond, and so do the pairs of every equation.  A class in which two atoms cannot be
+told apart stays in place.
+
+Multisets are compared by the sum of 64-bit hashes of their elements.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .constraints import Constraints
+
+
+class Classes:
+    """The solved constraints.
+
+    Attributes
+    ----------
+    atom : ndarray of int64, shape (size,)
+        The atom that an atom is, where a weight took over the atoms of what it met.
+    label : ndarray of int64, shape (size,)
+        The class of an atom: the least atom in it.
+    colour : ndarray of uint64, shape (size,)
+        Tells the atoms of one class apart; zero where a class has only one.
+    members : ndarray of uint64, shape (size,)
+        For the label of a class: the weight axes on which it has places.
+    signature : ndarray of uint64, shape (size,)
+        For the label of a class: classes with equal signatures may be exchanged.
+    """
+
+    def __init__(self, state: Constraints):
+        size = state.size
+        self.atom = _resolved(state)
+        first = np.zeros(size, np.uint64)
+        for i, places in enumerate(state.places):
+            first[self.atom[places.atoms]] += mix(i, 1)  # the atoms of one axis are distinct
+        self.members = first.copy()
+        for start, stop in _without_places(state):
+            first[start:stop] += mix(start, 2)
+        for i, (fine, keys) in enumerate(state.partitions):
+            # Keys are atoms, not classes: sets of channels that are tied are still different sets.
+            np.add.at(first, self.atom[fine].ravel(), mix(keys.ravel(), mix(i, 3)))
+        self.signature = first
+        self.colour = np.zeros(size, np.uint64)
+        self.label = self.atom
+        if state.equations:
+            self._solve(state)
+
+    def _solve(self, state: Constraints) -> None:
+        """Classes of several atoms."""
+        sides = [[pair[k] for pair in state.equations] for k in (0, 1)]
+        a, b = (self.atom[np.concatenate([c.atoms.ravel() for c in side])] for side in sides)
+        key_a, key_b = (
+            np.concatenate(
+                [np.zeros(c.atoms.size, int) if c.keys is None else c.keys.ravel() for c in side]
+            )
+            for side in sides
+        )
+        count = [c.atoms.size for c in sides[0]]
+        salt = mix(np.repeat(np.arange(len(count)), count), mix(key_a, mix(key_b, 4)))
+        used, index = np.unique(np.concatenate([a, b]), return_inverse=True)
+        a, b = index[: len(a)], index[len(a) :]
+        edges = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(used), len(used)))
+        component = connected_components(edges, directed=False)[1]
+        least = np.empty(len(used), np.int64)
+        least[component[::-1]] = used[::-1]
+        label = least[component]
+        representative = np.arange(state.size)
+        representative[used] = label
+        self.label = representative[self.atom]
+
+        colour = _refined(self.signature[used], label, a, b, salt)
+        self.colour[used] = colour
+        for total, part in (
+            (self.members, self.members[used]),
+            (self.signature, mix(colour, 5)),
+        ):
+            total[used] = 0
+            np.add.at(total, label, part)
+        _, inverse, counts = np.unique(mix(colour, label), return_inverse=True, return_counts=True)
+        alike = np.unique(label[counts[inverse] > 1])
+        self.signature[alike] += mix(alike, 6)
+
+
+def _refined(
+    colour: np.ndarray, label: np.ndarray, a: np.ndarray, b: np.ndarray, salt: np.ndarray
+) -> np.ndarray:
+    """Colours refined by those of what they are equated to, until that tells no more."""
+    known = 0
+    while True:
+        finer = mix(colour, 7)
+        np.add.at(finer, a, mix(colour[b], salt))
+        np.add.at(finer, b, mix(colour[a], mix(salt, 8)))
+        distinct = len(np.unique(mix(colour, label)))
+        colour = finer  # once more than needed: partners correspond by colours that are told apart
+        if distinct in (known, len(label)):
+            return colour
+        known = distinct
+
+
+def _resolved(state: Constraints) -> np.ndarray:
+    """The atom that each atom is, once weights took over those of what they met."""
+    atom = np.arange(state.size)
+    for start, _, same in state.aliases:
+        atom[start : start + same.size] = same.ravel()
+    while True:
+        further = atom[atom]
+        if np.array_equal(further, atom):
+            return atom
+        atom = further
+
+
+def _without_places(state: Constraints) -> list[tuple[int, int]]:
+    starts = [start for start, _ in state.origins] + [state.size]
+    return [
+        (start, stop)
+        for (start, places), stop in zip(state.origins, starts[1:], strict=True)
+        if places < 0
+    ]
+
+
+def mix(values: np.ndarray | int, salt: np.ndarray | int) -> np.ndarray:
+    """SplitMix64 of ``values`` and ``salt``: equal inputs only give equal hashes."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(values).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = z + np.asarray(salt).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
