@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from ...files import check_writable, written_beside
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
 from .layer_names import Request, layers_of, resolve
-from .session import example_feeds, replaced, session, swapped, tensor_like
+from .session import example_feeds, session, swapped
+from .storage import Stored, read, write
 from .structure import Structure
-
-ALIGNMENT = 4096  # of tensors in a file of weights, so that pages of memory map onto them
 
 
 class OnnxModel:
@@ -40,9 +36,8 @@ class OnnxModel:
         New values of weights, by name.
     structure : Structure, optional
         Of the same model, when it is known.
-    header : onnx.ModelProto, optional
-        What the file says beside its nodes, as :func:`_header` makes it; without it, what
-        onnx-ir writes.
+    stored : Stored, optional
+        The file that the model was read from; without it, what onnx-ir writes.
     feeds : dict of str to ndarray, optional
         Inputs to measure the shapes with; also the ``example_inputs``.
 
@@ -59,14 +54,14 @@ class OnnxModel:
         model: ir.Model,
         changed: Mapping[str, np.ndarray] | None = None,
         structure: Structure | None = None,
-        header: onnx.ModelProto | None = None,
+        stored: Stored | None = None,
         feeds: dict[str, np.ndarray] | None = None,
     ):
         self.ir = model
         self.analysed = _inlined(model)
         self.changed = dict(changed or {})
         self._given = structure
-        self._header = header
+        self._stored = stored
         self._feeds = feeds
 
     @cached_property
@@ -139,7 +134,7 @@ class OnnxModel:
                     f"got {tuple(array.shape)}"
                 )
         changed = {**self.changed, **weights}
-        return OnnxModel(self.ir, changed, self.structure, self._header, self._feeds)
+        return OnnxModel(self.ir, changed, self.structure, self._stored, self._feeds)
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -149,87 +144,19 @@ class OnnxModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; a failure leaves what was at ``path`` as it was.
 
-        Weights that the file kept in another file are written into ``<name>.data`` beside it.
+        Weights that the file kept in another file are written into ``<name>.data`` beside it, at
+        the same places.
 
         Raises
         ------
         OSError
             One sentence that says what is in the way.
         """
-        target = check_writable(path)
-        data = target.with_name(f"{target.name}.data")
-        outside = [
-            name
-            for name, value in self.ir.graph.initializers.items()
-            if isinstance(value.const_value, ir.ExternalTensor)
-        ]
-        inside = {n: values for n, values in self.changed.items() if n not in outside}
-        with ExitStack() as files:
-            beside = files.enter_context(written_beside(target))
-            moved = {}
-            if outside:
-                beside_data = files.enter_context(written_beside(data))
-                moved = self._write_values(outside, beside_data, data.name)
-            with swapped(self.ir, inside), replaced(self.ir, moved):
-                proto = self._restored(ir.to_proto(self.ir))
-            beside.write_bytes(proto.SerializeToString())
-
-    def _write_values(self, names: list[str], path: Path, location: str) -> dict[str, Any]:
-        """Write weights to a file, one at a time; tensors that refer to them there."""
-        moved = {}
-        with open(path, "wb") as file:
-            for name in names:
-                old = self.ir.graph.initializers[name].const_value
-                assert old is not None
-                changed = self.changed.get(name)
-                content = (old if changed is None else tensor_like(old, changed)).tobytes()
-                file.write(b"\0" * (-file.tell() % ALIGNMENT))
-                moved[name] = ir.ExternalTensor(
-                    location,
-                    file.tell(),
-                    len(content),
-                    old.dtype,
-                    shape=ir.Shape(old.shape.numpy()),
-                    name=name,
-                    doc_string=old.doc_string,
-                    metadata_props=dict(old.metadata_props),
-                )
-                file.write(content)
-        return moved
-
-    def _restored(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """With the header of the file, and the declarations that it had, in their order.
-
-        onnx-ir declares the type of every initializer, and spells defaults out.
-        """
-        if self._header is None:
-            return proto
-        written = {info.name: info for info in proto.graph.value_info}
-        declared = [info.name for info in self._header.graph.value_info]
-        kept = [written[name].SerializeToString() for name in declared if name in written]
-        del proto.graph.value_info[:]
-        proto.graph.value_info.extend(map(onnx.ValueInfoProto.FromString, kept))
-        result = onnx.ModelProto()
-        result.CopyFrom(self._header)
-        result.graph.CopyFrom(proto.graph)
-        result.functions.extend(proto.functions)
-        return result
-
-
-def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model without its graph and functions; of the graph, the names of declared tensors."""
-    header = onnx.ModelProto()
-    for field, value in proto.ListFields():
-        if field.name in ("graph", "functions"):
-            continue
-        if isinstance(value, (str, bytes, int)):
-            setattr(header, field.name, value)
-        else:
-            getattr(header, field.name).extend(value)
-    header.graph.value_info.extend(
-        onnx.ValueInfoProto(name=info.name) for info in proto.graph.value_info
-    )
-    return header
+        stored = self._stored or Stored.of(self.ir)
+        values = dict(self.changed)
+        for name in stored.taken - values.keys():
+            values[name] = self.ir.graph.initializers[name].const_value.numpy()
+        write(path, stored, values)
 
 
 def _inlined(model: ir.Model) -> ir.Model:
@@ -273,27 +200,5 @@ def load(
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected an ONNX file")
-    try:
-        proto = onnx.ModelProto.FromString(path.read_bytes())
-        header = _header(proto)
-        model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, path.parent)
-        empty = len(model.graph.inputs) == 0 and model.graph.num_nodes() == 0
-    except Exception as error:  # protobuf and onnx_ir raise many kinds
-        raise ValueError(
-            f"{path} is not a complete ONNX model: it cannot be parsed ({type(error).__name__})"
-        ) from error
-    if empty or not model.graph.outputs:
-        raise ValueError(f"{path} is not a complete ONNX model: it has no graph with outputs")
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            held = Path(tensor.path)
-            if not held.exists():
-                raise ValueError(
-                    f"{path} keeps its weights in {held.name}, which is missing; put it beside "
-                    "the model"
-                )
-            if held.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
-                raise ValueError(f"{held} is shorter than {path} says: it is truncated")
-    return OnnxModel(model, header=header, feeds=example_feeds(model, batch, input_shapes))
+    model, stored = read(path)
+    return OnnxModel(model, stored=stored, feeds=example_feeds(model, batch, input_shapes))

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from .storage import tensor_like
+
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 LARGE = 1 << 10  # bytes from which an initializer is handed over as an array
 NATIVE = {  # types that onnxruntime takes from numpy
@@ -76,35 +78,6 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
             node.attributes["value"] = attribute
 
 
-@contextmanager
-def replaced(model: ir.Model, tensors: Mapping[str, Any]) -> Iterator[None]:
-    """The model with other tensors as initializers, for as long as the block lasts."""
-    values = {name: model.graph.initializers[name] for name in tensors}
-    kept = {name: value.const_value for name, value in values.items()}
-    try:
-        for name, tensor in tensors.items():
-            values[name].const_value = tensor
-        yield
-    finally:
-        for name, value in values.items():
-            value.const_value = kept[name]
-
-
-def tensor_like(old: Any, array: np.ndarray) -> ir.Tensor:
-    """``array`` as a tensor with the name, type and documentation of ``old``."""
-    if tuple(array.shape) != tuple(old.shape):
-        raise ValueError(
-            f"expected an array of shape {tuple(old.shape)} for {old.name!r}, got {array.shape}"
-        )
-    dtype = old.dtype.numpy()
-    return ir.Tensor(
-        np.ascontiguousarray(array.astype(dtype, copy=False)),
-        dtype=old.dtype,
-        name=old.name,
-        doc_string=old.doc_string,
-    )
-
-
 def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True) -> Any:
     """An inference session of ``model`` that also returns the tensors named in ``outputs``.
 
@@ -122,20 +95,22 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
     options.log_severity_level = 4
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     with _light(model) as arrays:
         proto = ir.to_proto(model)
     _expose(proto, outputs)
-    # onnxruntime reads the arrays where they lie; its own handles keep them alive.
     given = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     try:
         if given:
             options.add_external_initializers(list(arrays), given)
-        return onnxruntime.InferenceSession(
+        made = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=providers()
         )
     except Exception as error:  # onnxruntime has a dozen error types of its own
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
+    made.given = given  # it reads the arrays where they lie, and does not keep them alive
+    return made
 
 
 @contextmanager
