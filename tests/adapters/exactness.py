@@ -19,11 +19,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rejuvenet.adapters.torch import trace
-from rejuvenet.graph import ChannelGroup, Plan, arrange_plan, transform
+from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform
+from rejuvenet.graph.nodes import input_names
 from torch.utils._pytree import tree_flatten
 
 LEFT_BY_CHANCE = "the random order left every channel in its place"
 NOT_RUN = "the forward pass does not use it"
+ALONE = "its output channels belong to no group: it makes a single one"
 
 
 class Limits(NamedTuple):
@@ -102,12 +104,13 @@ def outputs(model: torch.nn.Module, inputs: tuple, weights: dict | None = None) 
 
 
 def convolutions(model: torch.nn.Module) -> set[str]:
-    """Names of the weights of all convolutions, the first one where several make it."""
+    """Names of the weights of all convolutions; of several that make one, the largest."""
     found = set()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.modules.conv._ConvNd):
-            own = [n for n, p in module.named_parameters() if p.dim() == module.weight.dim()]
-            found.add(f"{name}.{own[0]}" if name else own[0])
+            sizes = {n: p.numel() for n, p in module.named_parameters() if p.dim() > 1}
+            own = max(sizes, key=sizes.__getitem__, default="weight")
+            found.add(f"{name}.{own}" if name else own)
     return found
 
 
@@ -123,9 +126,13 @@ def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
     }
 
 
-def reasons(groups: Sequence[ChannelGroup], plan: Plan, unmoved: Iterable[str]) -> dict[str, str]:
+def reasons(
+    groups: Sequence[ChannelGroup], plan: Plan, graph: Graph, unmoved: Iterable[str]
+) -> dict[str, str]:
     """Why each of some weights makes the channels that it made before."""
-    why = {name: NOT_RUN for name in unmoved}
+    read = {name for node in graph.nodes for name in input_names(node)}
+    used = {weight for name, weight in graph.weights.items() if name in read}
+    why = {name: ALONE if name in used else NOT_RUN for name in unmoved}
     for group in groups:
         for member in group.members:
             if member.weight in why and member.kind in ("producer", "per_channel"):
@@ -175,7 +182,7 @@ def verify(
         control=control,
         convolutions=len(convs),
         moved=len(moved),
-        unmoved=reasons(traced.groups, plan, sorted(convs - moved)),
+        unmoved=reasons(traced.groups, plan, traced.graph, sorted(convs - moved)),
         frozen={g.name: g.frozen for g in traced.groups if g.frozen},
         limits=limits,
     )

@@ -161,7 +161,7 @@ def verify(path: Path, inputs: Any, seed: int = 0) -> FileVerdict:
         control=control,
         convolutions=len(sources),
         moved=sum(name in moved for name in sources),
-        unmoved=reasons(model.groups, plan, unmoved),
+        unmoved=reasons(model.groups, plan, model.graph, unmoved),
         frozen={g.name: g.frozen for g in model.groups if g.frozen},
         limits=SINGLE,
         normalizations=sum(n.op_type == "BatchNormalization" for n in nodes),
