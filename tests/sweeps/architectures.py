@@ -1,7 +1,7 @@
 """Permute every movable channel group of many networks at once and check the outputs.
 
     python tests/sweeps/architectures.py                      # 15 networks of torchvision
-    python tests/sweeps/architectures.py --list FILE.json     # your own list (torchvision, timm)
+    python tests/sweeps/architectures.py --list FILE.json     # a list; see tests/sweeps/beyond.json
     python tests/sweeps/architectures.py --only resnet18,densenet121 --exporters torch
 
 Each network is checked as a PyTorch module in float64 and as the ONNX files that PyTorch's two
@@ -80,9 +80,12 @@ def check(network: networks.Network, exporter: str, out: TextIO) -> None:
     model, inputs = networks.build(network)
     if exporter == "torch":
         say(form="torch", stage="check")
-        judge("torch", exactness.verify(model, *inputs), start)
+        dtype = getattr(torch, network.get("dtype", "float64"))
+        judge("torch", exactness.verify(model, *inputs, dtype=dtype), start)
         return
-    model = exactness.randomize(model)
+    dtype = getattr(torch, network.get("dtype", "float32"))
+    model = exactness.randomize(model).to(dtype)
+    inputs = tuple(x.to(dtype) for x in inputs)
     traced = trace(model, inputs)
     module_groups, module_weights = traced.groups, traced.weights
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +102,7 @@ def check(network: networks.Network, exporter: str, out: TextIO) -> None:
                 exported = time.perf_counter() - start
                 try:
                     file = load(path)
-                    names = file.structure.inputs
+                    names = [str(v.name) for v in file.ir.graph.inputs]
                     feeds = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
                     more = {"export_seconds": round(exported, 2)}
                     verdict = onnx_exports.verify(path, feeds)
@@ -186,6 +189,8 @@ def main() -> None:
         import onnxscript  # noqa: F401
     for exporter in [] if options.table else exporters:
         for network in chosen:
+            if exporter not in network.get("exporters", EXPORTERS):
+                continue
             name = networks.key(network)
             known = records.read(options.output)
             form = "torch" if exporter == "torch" else f"{exporter}, kept"
@@ -199,7 +204,11 @@ def main() -> None:
                       row.get("reason", ""), (row.get("agreement") or {}).get("difference", ""),
                       flush=True)  # fmt: skip
     if options.table:
-        records.write_readme(options.output, HERE / "README.md", networks.networks(options.list))
+        lists = {"Beyond these": networks.networks(networks.BEYOND)}
+        lists = {f"{len(chosen)} networks of torchvision and timm": chosen, **lists}
+        names = {title: sorted(map(networks.key, listed)) for title, listed in lists.items()}
+        records.compact(options.output)
+        records.write_readme(options.output, HERE / "README.md", names)
 
 
 if __name__ == "__main__":

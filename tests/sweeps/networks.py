@@ -18,7 +18,8 @@ FIFTEEN = (
 )  # fmt: skip
 SIZES = {"alexnet": 80, "vgg11_bn": 64, "googlenet": 80}
 
-Network = dict[str, Any]  # {"name", "source", "input"}
+BEYOND = Path(__file__).parent / "beyond.json"
+Network = dict[str, Any]  # {"name", "source", "input"}, and "dtype" where it is none of the usual
 
 
 def networks(path: Path | None) -> list[Network]:
@@ -40,23 +41,55 @@ def networks(path: Path | None) -> list[Network]:
 
 def key(network: Network) -> str:
     """Name of a network in the results."""
-    return f"{network['source']}/{network['name']}"
+    dtype = f", {network['dtype']}" if "dtype" in network else ""
+    return f"{network['source']}/{network['name']}{dtype}"
 
 
 def build(network: Network) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     """The network with random weights, in evaluation mode, and its inputs."""
     torch.manual_seed(0)
+    name, source = network["name"], network["source"]
     generator = torch.Generator().manual_seed(1)
-    if network["source"] == "timm":
+    inputs: tuple[torch.Tensor, ...] = (torch.randn(network["input"], generator=generator),)
+    if source == "timm":
         import timm
 
-        model = timm.create_model(network["name"], pretrained=False)
-    elif network["source"] == "torchvision":
+        model = timm.create_model(name, pretrained=False)
+    elif source == "torchvision":
         import torchvision
 
-        inception = network["name"] in ("googlenet", "inception_v3")
+        inception = name in ("googlenet", "inception_v3")
         options = {"aux_logits": False, "init_weights": False} if inception else {}
-        model = torchvision.models.get_model(network["name"], weights=None, **options)
+        if hasattr(torchvision.models.segmentation, name):
+            options = {"weights_backbone": None}
+        model = torchvision.models.get_model(name, weights=None, **options)
+    elif source == "torchvision backbone":
+        import torchvision
+
+        detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+        model = Detection(detector)
+    elif source == "small":
+        from small_networks import small_network
+
+        model, inputs = small_network(name)
     else:
-        raise ValueError(f"expected the source 'timm' or 'torchvision', got {network['source']!r}")
-    return model.eval(), (torch.randn(network["input"], generator=generator),)
+        raise ValueError(
+            f"expected timm, torchvision, 'torchvision backbone' or small, got {source!r}"
+        )
+    return model.eval(), inputs
+
+
+class Detection(torch.nn.Module):
+    """What of a detector convolves: the feature pyramid and the heads that all levels share."""
+
+    def __init__(self, detector: torch.nn.Module):
+        super().__init__()
+        self.backbone = detector.backbone
+        self.head = detector.head if hasattr(detector, "head") else detector.rpn.head
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Class scores and boxes of all levels."""
+        found = self.head(list(self.backbone(x).values()))
+        return (
+            list(found.values()) if isinstance(found, dict) else [t for part in found for t in part]
+        )
