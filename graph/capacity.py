@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .mapping import best_matching_units, coordinates, fingerprints
-from .recipe import Recipe
-
-DORMANT_TAU = 0.025  # Sokar et al. 2023 use 0.025 for convolutional networks
+from .one_thread import on_one_thread
+from .recipe import DORMANT_TAU, Recipe
+from .redundancy import dormant_channels
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Capacity:
     occupied : int
         Nodes that at least one channel maps to.
     effective_rank : float
-        Between 1 and ``channels``; 0 where every activation is zero.
+        Between 1 and ``min(channels, features)``; 0 where every activation is zero.
     dormant : float
         Share of dormant channels, 0 to 1.
+    features : int
+        Columns of the channel-by-slice matrix, ``C * h * w``.
     """
 
     channels: int
@@ -42,6 +44,7 @@ class Capacity:
     occupied: int
     effective_rank: float
     dormant: float
+    features: int
 
     def to_dict(self) -> dict[str, float]:
         """Figures by name, ready for JSON."""
@@ -54,6 +57,7 @@ class Capacity:
         )
 
 
+@on_one_thread
 def capacity(
     Q: np.ndarray, n_nodes: int | None = None, activity: np.ndarray | None = None, seed: int = 0
 ) -> Capacity:
@@ -84,6 +88,7 @@ def capacity(
         occupied=len(np.unique(units)),
         effective_rank=effective_rank(X),
         dormant=dormant_share(activity),
+        features=Q[:, 0].size,
     )
 
 
@@ -108,4 +113,4 @@ def dormant_share(activity: np.ndarray, tau: float = DORMANT_TAU) -> float:
     >>> dormant_share(np.array([1.0, 1.0, 0.0, 1.0]))
     0.25
     """
-    return float(np.mean(activity <= tau * np.mean(activity)))
+    return float(dormant_channels(activity, tau).mean())

@@ -35,7 +35,7 @@ class ChannelMapping:
     Attributes
     ----------
     M : ndarray of int, shape (C, s)
-        Node of every channel for every class.
+        Node of every channel for every class; -1 where it has none.
     N : ndarray of float64, shape (K, s)
         Votes.
     distance : ndarray of float64, shape (K, s)
@@ -63,6 +63,8 @@ class ChannelMapping:
         from scipy.optimize import linear_sum_assignment
 
         cost = self.distance[self.occupied]
+        if not len(cost):
+            return np.zeros(0, dtype=np.int64)
         finite = cost[np.isfinite(cost)]
         without_vote = (float(finite.max()) + 1.0) * (cost.shape[0] + 1)
         rows, channels = linear_sum_assignment(np.where(np.isfinite(cost), cost, without_vote))
@@ -152,8 +154,9 @@ def averages(N: np.ndarray) -> np.ndarray:
 
 
 def shares(N: np.ndarray) -> np.ndarray:
-    """``B = N / C``, as every channel has one vote a class."""
-    return N / N.sum(axis=0, keepdims=True)
+    """``B = N / C``, as every channel has one vote a class; zero for a channel without votes."""
+    n = N.sum(axis=0, keepdims=True)
+    return np.divide(N, n, out=np.zeros_like(N), where=n > 0)
 
 
 def best_matching_units(
@@ -233,14 +236,14 @@ def map_channels(Q: np.ndarray, K: int, recipe: Recipe, seed: int) -> ChannelMap
         X = coordinates(fingerprints(Q))
         units, codebook = _one_node_each(X, K, recipe, seed)
         M = np.broadcast_to(units, (C, s))
-        squared = np.broadcast_to(_squared_distances(X, codebook, units), (C, s))
+        squared = np.broadcast_to(squared_distances(X, codebook, units), (C, s))
     else:
         X = slices(Q)
         units, codebook = best_matching_units(X, K, recipe, seed)
         M = units.reshape(C, s)
         if recipe.assign == "mode":
             M = majority(M, K)
-        squared = _squared_distances(X, codebook, M.reshape(-1)).reshape(C, s)
+        squared = squared_distances(X, codebook, M.reshape(-1)).reshape(C, s)
     N = votes(M, K)
     total = np.zeros((K, s))
     np.add.at(total, (M, np.broadcast_to(np.arange(s), (C, s))), squared)
@@ -264,13 +267,13 @@ def _one_node_each(
     distinct = X[first]
     order = np.arange(len(first))
     if recipe.method == "sofm":
-        order = _order(distinct, recipe, seed)
+        order = order_of_samples(distinct, recipe, seed)
     codebook = np.full((K, X.shape[1]), np.inf)
     codebook[: len(first)] = distinct[order]
     return np.argsort(order)[label], codebook
 
 
-def _squared_distances(X: np.ndarray, codebook: np.ndarray, units: np.ndarray) -> np.ndarray:
+def squared_distances(X: np.ndarray, codebook: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Squared distance of every sample to its node, in blocks, float64."""
     distances = np.empty(len(X))
     block = max(1, 2**22 // max(X.shape[1], 1))
@@ -296,16 +299,16 @@ def order_along_map(Q: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
     ndarray of int, shape (s,)
         Place ``p`` takes channel ``order[p]``.
     """
-    return _order(coordinates(fingerprints(Q)), recipe, seed)
+    return order_of_samples(coordinates(fingerprints(Q)), recipe, seed)
 
 
-def _order(X: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
+def order_of_samples(X: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
     """Samples sorted by their place on a map with as many nodes as samples."""
     K = len(X)
     units, codebook = best_matching_units(X.astype(np.float32), K, recipe, seed)
     before, after = np.zeros(K), np.zeros(K)
     inner = units > 0
-    before[inner] = _squared_distances(X[inner], codebook, units[inner] - 1)
+    before[inner] = squared_distances(X[inner], codebook, units[inner] - 1)
     inner = units < K - 1
-    after[inner] = _squared_distances(X[inner], codebook, units[inner] + 1)
+    after[inner] = squared_distances(X[inner], codebook, units[inner] + 1)
     return np.lexsort((np.arange(K), before - after, units))

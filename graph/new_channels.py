@@ -4,7 +4,12 @@
 ``kaiming``     normal, standard deviation ``sqrt(2 / fan_in)`` (He et al. 2015)
 ``match``       normal, the present standard deviation of the layer
 ``orthogonal``  orthonormal rows times ``sqrt(2)`` (Saxe et al. 2014)
+``null_space``  orthogonal to the filters of the layer (:mod:`.directions`)
+``gradient``    along the gradient of the layer (:mod:`.directions`)
+``keep``        what the place holds
 ==============  ===================================================================
+
+The last three say nothing about outgoing weights, which are drawn as for ``match``.
 
 Draws depend on a seed and names only: the same on every rank and for any number of threads.
 """
@@ -62,12 +67,13 @@ def draw(
     ----------
     shape : tuple of int
         ``(new channels, rows of each, ...)``.
-    init : {"kaiming", "match", "orthogonal"}
+    init : str
+        As in :class:`Recipe`.
     member : Member
         For its fan-in.
     present : ndarray
         Weights of the surviving channels, for their standard deviation; where it is zero (or
-        nothing survives) ``"match"`` draws like ``"kaiming"``.
+        nothing survives) all draw like ``"kaiming"``.
     rng : Generator
 
     Returns
@@ -77,7 +83,7 @@ def draw(
     values = rng.standard_normal(shape)
     if init == "orthogonal":
         return GAIN * _orthonormal(values)
-    spread = float(present.std()) if init == "match" and present.size else 0.0
+    spread = float(present.std()) if init != "kaiming" and present.size else 0.0
     return values * (spread if spread > 0.0 else GAIN / fan_in(member) ** 0.5)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from .channels import Member
 from .recipe import Recipe
 
 FORMAT = "rejuvenet plan"
-VERSION = 1
+VERSION = 2
 
 _ARRAYS = ("order", "A", "B", "new")
 _VALUES = (
@@ -41,6 +42,7 @@ _VALUES = (
     "occupied",
     "merged",
     "note",
+    "reason",
 )
 
 
@@ -79,6 +81,11 @@ class GroupPlan:
         Use of the group's capacity before.
     note : str
         What the reader should know (an approximate merge and why).
+    reason : str
+        Why nothing is rejuvenated; empty where something is, and for ``arrange``.
+    filters : dict of str to ndarray, shape (len(new), rows of a channel, ...)
+        Incoming weights of new channels that the plan prescribes, by :func:`filter_name`; the
+        others are drawn as ``init`` says.
     """
 
     group: str
@@ -101,6 +108,8 @@ class GroupPlan:
     merged: int = 0
     capacity: Capacity | None = None
     note: str = ""
+    reason: str = ""
+    filters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -121,6 +130,16 @@ class GroupPlan:
     def moved(self) -> int:
         """For ``arrange``: number of places that take another channel."""
         return 0 if self.order is None else int(np.sum(self.order != np.arange(self.channels)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether the plan leaves everything as it is."""
+        if self.kind == "arrange":
+            return self.moved == 0
+        if self.new.size or self.A is None or self.B is None:
+            return False
+        here = np.eye(self.channels)
+        return np.array_equal(self.A, here) and np.array_equal(self.B, here)
 
     def inverse(self) -> GroupPlan:
         """The plan that undoes an ``arrange``."""
@@ -152,7 +171,13 @@ class GroupPlan:
                 f"{len(self.new)} new"
             )
         text += f"; {len(self.weights)} weights"
-        return f"{text} ({self.note})" if self.note else text
+        remarks = "; ".join(filter(None, (self.reason, self.note)))
+        return f"{text} ({remarks})" if remarks else text
+
+
+def filter_name(member: Member) -> str:
+    """The key of a member in :attr:`GroupPlan.filters`: its weight and the axes of its rows."""
+    return f"{member.weight} {member.axes}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,10 +267,10 @@ class Plan:
             known = False
         if not known:
             raise ValueError(f"expected a plan written by Plan.save, got {name!r}")
-        if header["version"] > VERSION:
+        if header["version"] != VERSION:
             raise ValueError(
-                f"expected a plan of version {VERSION} or before, got version "
-                f"{header['version']} in {name!r}; update rejuvenet"
+                f"expected a plan of version {VERSION}, got version {header['version']} in "
+                f"{name!r}; make the plan again, or use the rejuvenet that made it"
             )
         try:
             groups = [_unpack(values, arrays) for values in header["groups"]]
@@ -266,6 +291,9 @@ def _pack(plan: GroupPlan, key: str, arrays: dict[str, np.ndarray]) -> dict[str,
     values["capacity"] = None if plan.capacity is None else plan.capacity.to_dict()
     values["arrays"] = {
         name: put(name, getattr(plan, name)) for name in _ARRAYS if getattr(plan, name) is not None
+    }
+    values["filters"] = {
+        name: put(f"filters{i}", rows) for i, (name, rows) in enumerate(plan.filters.items())
     }
     values["sets"] = [put(f"set{i}", indices) for i, indices in enumerate(plan.sets)]
     values["members"] = [
@@ -304,5 +332,6 @@ def _unpack(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupPlan:
         **fields,
         members=members,
         sets=tuple(arrays[key] for key in values["sets"]),
+        filters={name: arrays[key] for name, key in values["filters"].items()},
         capacity=None if figures is None else Capacity(**figures),
     )

@@ -11,16 +11,22 @@ import numpy as np
 from .capacity import capacity
 from .channels import ChannelGroup, Member
 from .class_means import ClassMeans
-from .mapping import averages, map_channels, order_along_map, shares
+from .directions import prescribed_filters
+from .mapping import order_along_map
+from .merging import parts
 from .new_channels import named_seed
+from .one_thread import on_one_thread
 from .plan import GroupPlan, Plan
 from .recipe import Recipe
+from .redundancy import why_not
+from .selection import ratio_of, unmovable
 from .surgery import check
 
 # The ridge pulls towards the plan's own B, so that its size hardly matters.
 RIDGE = 1e-3
 
 
+@on_one_thread
 def arrange_plan(
     groups: Sequence[ChannelGroup],
     order: Literal["sofm", "random"] | Mapping[str, np.ndarray] = "sofm",
@@ -70,7 +76,7 @@ def arrange_plan(
     recipe = recipe or Recipe.preserving(seed=seed)
     plans, skipped = [], {}
     for group in groups:
-        reason = _unmovable(group)
+        reason = unmovable(group)
         if reason is None and order == "sofm" and group.tap is None:
             reason = "no activations describe it: nothing downstream reads it"
         if reason is not None and not isinstance(order, Mapping):
@@ -95,14 +101,6 @@ def arrange_plan(
             )
         )
     return Plan(plans, None, skipped)
-
-
-def _unmovable(group: ChannelGroup) -> str | None:
-    if group.frozen is not None:
-        return group.frozen
-    if not any(len(indices) > 1 for indices in group.exchangeable):
-        return "no two of its channels may be exchanged"
-    return None
 
 
 def _q(group: ChannelGroup, means: Mapping[str, ClassMeans] | ClassMeans | None) -> np.ndarray:
@@ -160,29 +158,33 @@ def _checked_order(group: ChannelGroup, order: np.ndarray) -> np.ndarray:
     return order.astype(np.int64)
 
 
+@on_one_thread
 def reorganize_plan(
     group: ChannelGroup,
     weights: Mapping[str, np.ndarray],
     recipe: Recipe | None = None,
     means: ClassMeans | None = None,
     layer: str | None = None,
+    gradients: Mapping[str, np.ndarray] | None = None,
 ) -> GroupPlan:
     """Merge the channels of a group and name those to re-initialize.
 
     Every exchangeable set is mapped on its own, to ``K = round(ratio * channels of the set)``
-    nodes, at least one.
+    nodes, at least one; with ``ratio="redundant"``, to as many as it has responses.
 
     Parameters
     ----------
     group : ChannelGroup
     weights : mapping of str to ndarray
-        Read by ``"l1"`` and ``"l2"``, and checked for all methods.
+        Read by the methods that score filters and for their directions; checked for all.
     recipe : Recipe, optional
         ``Recipe.preserving()`` by default.
     means : ClassMeans, optional
-        Needed for ``"sofm"`` and ``"kmeans"``.
+        Needed where ``recipe.needs_means``.
     layer : str, optional
         With ``scope="layer"``, the producer to change; the last one by default.
+    gradients : mapping of str to ndarray, optional
+        Gradient of the loss by the name of the weight, needed where ``recipe.needs_gradients``.
 
     Returns
     -------
@@ -192,39 +194,30 @@ def reorganize_plan(
     Raises
     ------
     ValueError
-        Where the group is frozen or has nothing to exchange, means are missing or incomplete, a
-        weight is missing, of another shape or quantized, or ``"l1"`` finds no scale.
+        Where the group is frozen or has nothing to exchange, means or gradients are missing or
+        incomplete, a weight is missing, of another shape or quantized, or ``"l1"`` finds no scale.
     """
     recipe = recipe or Recipe.preserving()
-    reason = _unmovable(group)
+    reason = unmovable(group)
     if reason is not None:
         raise ValueError(f"group {group.name!r} cannot be reorganized: {reason}")
+    recipe = replace(recipe, ratio=ratio_of(group, recipe.ratio))
+    Q, activity = None, None
+    if recipe.needs_means or means is not None:
+        Q = _q(group, means)
+        activity = None if means is None else means.activity
+        if activity is None:
+            activity = np.abs(Q).mean(axis=(0, 2, 3), dtype=np.float64)
     o = group.channels
-    maps = recipe.method in ("sofm", "kmeans")
-    Q = _q(group, means) if maps or means is not None else None
-    score = None if maps else _importance(group, weights, recipe)
     A, B = np.eye(o), np.eye(o)
     new: list[np.ndarray] = []
     nodes = occupied = merged = 0
-    for number, indices in enumerate(group.exchangeable):
-        S = np.sort(indices)
-        K = max(1, round(recipe.ratio * len(S)))
+    for part in parts(group, weights, recipe, Q, activity):
+        S, places = part.channels, part.places
         A[S], B[S] = 0.0, 0.0
-        if maps:
-            assert Q is not None
-            own = named_seed(recipe.seed, group.name, str(number))
-            places, A_set, B_set, shared = _merge_set(Q[:, S], K, recipe, own)
-            merged += shared
-        else:
-            assert score is not None
-            places = np.sort(np.argsort(-score[S], kind="stable")[:K])
-            A_set = B_set = np.eye(len(S))[places]
-        A[np.ix_(S[places], S)] = A_set
-        B[np.ix_(S[places], S)] = B_set
-        new.append(np.setdiff1d(S, S[places]))
-        nodes += K
-        occupied += len(places)
-    activity = None if means is None else means.activity
+        A[np.ix_(places, S)], B[np.ix_(places, S)] = part.A, part.B
+        new.append(np.setdiff1d(S, places))
+        nodes, occupied, merged = nodes + part.nodes, occupied + len(places), merged + part.merged
     members, note = _members_in_scope(group, recipe, layer)
     plan = GroupPlan(
         group=group.name,
@@ -244,57 +237,21 @@ def reorganize_plan(
         nodes=nodes,
         occupied=occupied,
         merged=merged,
-        capacity=None if Q is None else capacity(Q, nodes, activity, recipe.seed),
+        capacity=None if Q is None else capacity(Q, max(nodes, 1), activity, recipe.seed),
         note=note,
     )
     check([plan], weights)
-    return plan
-
-
-def _merge_set(
-    Q: np.ndarray, K: int, recipe: Recipe, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Places of the survivors within one set, their rows of ``A`` and ``B``, channels merged."""
-    mapping = map_channels(Q, K, recipe, seed)
-    kept = mapping.occupied
-    A = averages(mapping.N)[kept]
-    B = A if recipe.outgoing == "mean" else shares(mapping.N)[kept]
-    if recipe.merge == "medoid":
-        A = np.eye(Q.shape[1])[np.argmin(mapping.distance[kept], axis=1)]
-    votes = mapping.N > 0
-    merged = int(np.any(votes[votes.sum(axis=1) > 1], axis=0).sum())
-    return (mapping.medoids if recipe.placement == "in_place" else kept), A, B, merged
-
-
-def _importance(
-    group: ChannelGroup, weights: Mapping[str, np.ndarray], recipe: Recipe
-) -> np.ndarray:
-    """Score of every channel; the highest survive."""
-    if recipe.method == "random":
-        rng = np.random.default_rng(named_seed(recipe.seed, group.name, "survivors"))
-        return rng.permutation(group.channels).astype(np.float64)
-    if recipe.method == "l1":
-        members = [m for m in group.per_channel if m.role == "scale"]
-        if not members:
-            raise ValueError(
-                f"group {group.name!r} has no normalization with a scale, which method 'l1' "
-                "ranks channels by; use 'l2'"
-            )
-    else:
-        members = [m for m in group.producers if m.role == "weight"]
-        if not members:
-            raise ValueError(
-                f"group {group.name!r} has no producer with a weight, which method 'l2' ranks "
-                "channels by; use 'random'"
-            )
-    total = np.zeros(group.channels)
-    for member in members:
-        if member.weight not in weights:
-            raise ValueError(f"expected the weight {member.weight!r} of group {group.name!r}")
-        rows = member.rows(np.asarray(weights[member.weight]).astype(np.float64))
-        values = rows[member.positions].reshape(group.channels, -1)
-        total += np.abs(values).sum(axis=1) if recipe.method == "l1" else (values**2).sum(axis=1)
-    return total
+    if plan.new.size:
+        return replace(plan, filters=prescribed_filters(plan, weights, gradients))
+    if recipe.ratio == "redundant":
+        assert Q is not None
+        assert activity is not None
+        return replace(plan, reason=why_not(group.name, Q, activity, recipe))
+    reason = (
+        f"nothing was rejuvenated in {group.name!r}: each of its {nodes} nodes has a channel of "
+        "its own; a smaller ratio frees channels"
+    )
+    return replace(plan, reason=reason)
 
 
 def _members_in_scope(
@@ -321,6 +278,7 @@ def _members_in_scope(
     return members, f"{note}; {literal}" if note else literal
 
 
+@on_one_thread
 def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = RIDGE) -> GroupPlan:
     """Let the consumers reproduce what they read before, by least squares.
 
@@ -328,7 +286,7 @@ def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = R
     ``V x``; ``V' = V P`` with ``P = E[x x'^T] (E[x' x'^T])^-1`` comes nearest to it, and
     ``B = P^T``.  The ridge pulls towards the ``B`` of the plan, so that channels that merged
     exactly stay exact, however collinear the survivors are.  Every exchangeable set is solved on
-    its own; new channels contribute nothing.
+    its own; new channels contribute nothing.  A plan that changes nothing stays as it is.
 
     Parameters
     ----------
@@ -362,6 +320,8 @@ def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = R
         raise ValueError(
             f"expected finite activations of group {plan.group!r}, got NaN or infinity"
         )
+    if plan.idle:
+        return plan
     B = plan.B.copy()
     for S in plan.sets:
         kept = np.setdiff1d(S, plan.new)

@@ -1,16 +1,33 @@
 """Recipes: every choice that the paper leaves open, by name.
 
 :meth:`Recipe.preserving` keeps the function of the network as well as it can,
-:meth:`Recipe.paper` follows the paper's words, :meth:`Recipe.comparison` is one of the methods
-that the paper compares with.
+:meth:`Recipe.paper` follows the paper's words, :meth:`Recipe.comparison` is a method to compare
+with.
+
+Where the options come from: the paper is Baddar et al. 2021, its equations and sections are quoted
+as they are numbered there.  References beside it:
+
+- DSD: Han et al. 2017, "DSD: Dense-Sparse-Dense Training for Deep Neural Networks".
+- Kaiming initialization: He et al. 2015, "Delving Deep into Rectifiers".
+- Neural Rejuvenation: Qiao et al. 2019, "Neural Rejuvenation: Improving Deep Network Training by
+  Enhancing Computational Resource Utilization".
+- Orthogonal initialization: Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of
+  learning in deep linear neural networks".
+- ReDo: Sokar et al. 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning".
+- RePr: Prakash et al. 2019, "RePr: Improved Training of Convolutional Filters".
+- RigL: Evci et al. 2020, "Rigging the Lottery: Making All Tickets Winners".
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-Method = Literal["sofm", "kmeans", "l1", "l2", "random"]
+Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation"]
+Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
+Ratio = float | Literal["redundant"]
 Assign = Literal["fingerprint", "vote", "mode"]
 Outgoing = Literal["least_squares", "sum", "mean"]
 Merge = Literal["mean", "medoid"]
@@ -19,10 +36,23 @@ Decay = Literal["geometric", "linear", "asymptotic"]
 MapInit = Literal["pca", "sample", "random"]
 Placement = Literal["map", "in_place"]
 BatchNorm = Literal["recalibrate", "merge"]
-Init = Literal["match", "kaiming", "orthogonal"]
+Init = Literal["match", "kaiming", "orthogonal", "null_space", "gradient", "keep"]
 NewOutgoing = Literal["zero", "random"]
 OptimizerState = Literal["merge", "reset", "keep"]
 Scope = Literal["group", "layer"]
+
+# Sokar et al. 2023 use 0.025 for convolutional networks.
+DORMANT_TAU = 0.025
+
+COMPARISONS: dict[str, dict[str, Any]] = {
+    "l1": {"method": "l1"},
+    "l2": {"method": "l2"},
+    "random": {"method": "random"},
+    "redo": {"method": "activity", "init": "kaiming"},
+    "repr": {"method": "correlation", "init": "null_space"},
+    "dsd": {"method": "l2", "init": "keep"},
+    "rigl": {"method": "l2", "init": "gradient"},
+}
 
 
 @dataclass(frozen=True)
@@ -31,14 +61,27 @@ class Recipe:
 
     Attributes
     ----------
-    method : {"sofm", "kmeans", "l1", "l2", "random"}
-        What decides: the paper's map; k-means in its place; the smallest BatchNorm ``|scale|``
-        (Neural Rejuvenation), the smallest filter norm (DSD), or chance, which merge nothing.
-    ratio : float in (0, 1]
-        ``K / o``: nodes of the map, or channels kept, as a share of the channels.
+    method : {"sofm", "kmeans", "l1", "l2", "random", "activity", "correlation"}
+        What decides: the paper's map (section 2.3), or k-means in its place; or a score, which
+        merges nothing: the BatchNorm ``|scale|`` (Neural Rejuvenation), the norm of the filter
+        (DSD), chance, the mean absolute activation (ReDo), or how little the filter overlaps with
+        the others of its layer (RePr).  The channels with the highest score survive.
+    ratio : float in (0, 1], "redundant", or mapping of name to one of these
+        ``K / o``: nodes of the map, or channels kept, as a share of the channels.  The paper uses
+        0.5 (section 3.1.1).  ``"redundant"`` frees what gives nothing up: channels that respond
+        as another one does (``tolerance``), and dormant ones (``dormant``); method
+        ``"activity"`` only the latter, as ReDo does.  A mapping names layers, weights or
+        patterns of them (``{"layer4.*": 0.5, "*": "redundant"}``); its first key that fits
+        counts.
+    tolerance : float
+        For ``"redundant"``: how far two channels of one node may lie apart, relative to what
+        they vary (:mod:`.redundancy`).
+    dormant : float
+        For ``"redundant"``: a channel is dormant whose mean absolute activation is at most this
+        share of the mean of its layer (``tau`` of ReDo).
     assign : {"fingerprint", "vote", "mode"}
         One sample a channel, all its class slices; one sample a slice, every class one vote
-        (eq. 2); the majority node of those votes.
+        (eq. 2); the majority node of those votes.  ``"redundant"`` always takes fingerprints.
     outgoing : {"least_squares", "sum", "mean"}
         Consumers are refitted on calibration activations; add up; or average (eq. 4 with the
         weights ``1/n`` of section 2.3).
@@ -58,9 +101,11 @@ class Recipe:
         Survivors take the places 0..K-1 in the order of the map, or stay where their medoid is.
     batchnorm : {"recalibrate", "merge"}
         Statistics are merged, and then estimated again from data or left as they are.
-    init : {"match", "kaiming", "orthogonal"}
-        Incoming weights of new channels: the spread of the layer, ``sqrt(2 / fan_in)`` (He et
-        al. 2015), or orthogonal rows (Saxe et al. 2014).
+    init : {"match", "kaiming", "orthogonal", "null_space", "gradient", "keep"}
+        Incoming weights of new channels: normal with the spread of the layer; normal with
+        ``sqrt(2 / fan_in)`` (He et al. 2015); orthogonal rows (Saxe et al. 2014); orthogonal to
+        every filter that the layer had (RePr); along the largest gradient of the layer (RigL);
+        or what the place holds (DSD).
     new_outgoing : {"zero", "random"}
         Outgoing weights of new channels; zero does not change the function.
     optimizer : {"merge", "reset", "keep"}
@@ -75,7 +120,9 @@ class Recipe:
     """
 
     method: Method = "sofm"
-    ratio: float = 0.5
+    ratio: Ratio | Mapping[str, Ratio] = 0.5
+    tolerance: float = 0.1
+    dormant: float = DORMANT_TAU
     assign: Assign = "fingerprint"
     outgoing: Outgoing = "least_squares"
     merge: Merge = "mean"
@@ -102,10 +149,12 @@ class Recipe:
             if allowed and all(isinstance(a, str) for a in allowed) and value not in allowed:
                 names = ", ".join(repr(a) for a in allowed)
                 raise ValueError(f"expected {option.name} to be one of {names}, got {value!r}")
-        if not 0 < self.ratio <= 1:
-            raise ValueError(
-                f"expected ratio to be a share of the channels in (0, 1], got {self.ratio!r}"
-            )
+        self._check_ratio()
+        for name in ("tolerance", "dormant"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"expected {name} to be a share of at least 0, got {getattr(self, name)!r}"
+                )
         if self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"expected sigma to be positive or None, got {self.sigma!r}")
         for name in ("epochs", "every"):
@@ -119,6 +168,34 @@ class Recipe:
             )
         if not (isinstance(self.seed, int) and self.seed >= 0):
             raise ValueError(f"expected seed to be an integer of at least 0, got {self.seed!r}")
+
+    def _check_ratio(self) -> None:
+        by_name = isinstance(self.ratio, Mapping)
+        ratios = list(self.ratio.values()) if isinstance(self.ratio, Mapping) else [self.ratio]
+        if not ratios:
+            raise ValueError("expected ratio to name at least one layer, got an empty mapping")
+        for ratio in ratios:
+            share = isinstance(ratio, (int, float)) and 0 < ratio <= 1
+            if not share and not (isinstance(ratio, str) and ratio == "redundant"):
+                raise ValueError(
+                    "expected ratio to be a share of the channels in (0, 1] or 'redundant'"
+                    f"{', for every name' if by_name else ''}, got {ratio!r}"
+                )
+        if "redundant" in ratios and self.method not in ("sofm", "kmeans", "activity"):
+            raise ValueError(
+                "ratio 'redundant' compares activations, which the methods 'sofm', 'kmeans' and "
+                f"'activity' do: choose one of these or a share, got method {self.method!r}"
+            )
+
+    @property
+    def needs_means(self) -> bool:
+        """Whether a plan needs class means."""
+        return self.method in ("sofm", "kmeans", "activity")
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a plan needs gradients of the loss."""
+        return self.init == "gradient"
 
     @classmethod
     def preserving(cls, **changes: Any) -> Recipe:
@@ -150,13 +227,43 @@ class Recipe:
         return cls(**{**printed, **_known(changes)})
 
     @classmethod
-    def comparison(cls, method: Method, **changes: Any) -> Recipe:
+    def comparison(cls, method: Comparison, **changes: Any) -> Recipe:
         """A method to compare with: survivors keep their weights, no refit of the consumers.
 
-        >>> Recipe.comparison("l2").outgoing
-        'sum'
+        All of them free the share ``1 - ratio`` of the channels, at equal cost, and start the
+        outgoing weights of new channels at zero.  None of the originals is made for channels that
+        are freed and used again at once, so each differs:
+
+        =============  =======================================================================
+        ``"l1"``       The smallest BatchNorm ``|scale|``, as Neural Rejuvenation finds what is
+                       not used.
+        ``"l2"``       The smallest filters, drawn again: what the paper compares with as DSD.
+        ``"random"``   Chance, the control.
+        ``"redo"``     The least active channels, drawn again.  ReDo takes those below a
+                       threshold: that is ``ratio="redundant"``.
+        ``"repr"``     The filters that overlap most with the others of their layer, drawn
+                       orthogonal to all of them.  RePr ranks the whole network at once and
+                       trains without the dropped ones for a while; here a share of each layer
+                       is dropped and comes back at once.
+        ``"dsd"``      The smallest filters contribute nothing from here on and are trained
+                       again from there.  DSD works on single weights and trains without them
+                       for a while; here the outgoing weights of whole channels are set to zero,
+                       and the incoming ones stay, since with both at zero no gradient flows.
+        ``"rigl"``     The smallest filters are dropped, and grow along the directions of the
+                       input in which the gradient of the layer is largest.  RigL chooses single
+                       connections of a sparse layer.  A dense layer has no channels to choose
+                       from but those just dropped; what is left to choose is the direction.
+        =============  =======================================================================
+
+        >>> Recipe.comparison("dsd").init
+        'keep'
         """
-        return cls(**{"method": method, "outgoing": "sum", **_known(changes)})
+        if method not in COMPARISONS:
+            raise ValueError(
+                f"expected a method to compare with ({', '.join(map(repr, COMPARISONS))}), "
+                f"got {method!r}"
+            )
+        return cls(**{"outgoing": "sum", **COMPARISONS[method], **_known(changes)})
 
     def to_dict(self) -> dict[str, Any]:
         """Options by name, ready for JSON."""

@@ -31,6 +31,9 @@ class GroupReport:
         Change of the model's outputs on the calibration data, relative to their size.
     seconds : float
     note : str
+        What the reader should know.
+    reason : str
+        Why nothing was rejuvenated, or empty.
     """
 
     group: str
@@ -47,6 +50,7 @@ class GroupReport:
     output_change: float | None = None
     seconds: float = 0.0
     note: str = ""
+    reason: str = ""
 
     @classmethod
     def of(
@@ -73,6 +77,7 @@ class GroupReport:
             output_change=output_change,
             seconds=seconds,
             note=plan.note,
+            reason=plan.reason,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +99,8 @@ class GroupReport:
         if self.output_change is not None:
             text += f"; outputs changed by {self.output_change:.2e}"
         text += f"; {self.seconds:.2f} s"
-        return f"{text} ({self.note})" if self.note else text
+        remarks = "; ".join(filter(None, (self.reason, self.note)))
+        return f"{text} ({remarks})" if remarks else text
 
 
 @dataclass
@@ -109,7 +115,14 @@ class Report:
     plan : Plan or None
         The plan that was applied.
     output_change : float or None
-        Of the whole model, where several groups changed together.
+        Of the whole model, where several groups changed together: root mean square of the change
+        of its outputs on the calibration data over that of the outputs.
+    largest_change : float or None
+        Largest absolute change of one output.
+    agreement : float or None
+        Share of decisions (the largest of several outputs) that stayed.
+    passes : int
+        How often the model ran over the calibration data.
     seconds : float
     """
 
@@ -118,6 +131,9 @@ class Report:
     plan: Plan | None = None
     output_change: float | None = None
     seconds: float = 0.0
+    largest_change: float | None = None
+    agreement: float | None = None
+    passes: int = 0
 
     @classmethod
     def of(
@@ -146,6 +162,9 @@ class Report:
             "groups": [report.to_dict() for report in self.groups],
             "skipped": dict(self.skipped),
             "output_change": self.output_change,
+            "largest_change": self.largest_change,
+            "agreement": self.agreement,
+            "passes": self.passes,
             "seconds": self.seconds,
         }
 
@@ -153,6 +172,11 @@ class Report:
         lines = [str(report) for report in self.groups]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
         if self.output_change is not None:
-            lines.append(f"outputs changed by {self.output_change:.2e}")
+            line = f"outputs changed by {self.output_change:.2e}"
+            if self.largest_change is not None:
+                line += f", at most by {self.largest_change:.2e}"
+            if self.agreement is not None:
+                line += f"; {self.agreement:.1%} of the decisions stayed"
+            lines.append(line)
         lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
         return "\n".join(lines)

@@ -1,12 +1,16 @@
-"""Which channel groups a user means: layer names, weight names, patterns, "last", "all"."""
+"""Which channel groups a user means: layer names, weight names, patterns, "last", "all".
+
+Ratios by name are resolved here as well.
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .channels import ChannelGroup
+from .recipe import Ratio
 
 
 def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
@@ -111,15 +115,36 @@ def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup
     """Groups that a pattern, "last" or "all" stands for."""
     if request in ("last", "all"):
         return list(groups)
-    names = [(g, m.weight) for g in groups for m in g.producers if m.role == "weight"]
-    found = {
-        g.name: g
-        for g, name in names
-        if fnmatch.fnmatch(name, request) or fnmatch.fnmatch(name.rpartition(".")[0], request)
-    }
+    found = [group for group in groups if fits(group, request)]
     if not found:
         find_group(groups, request)  # raises, with near matches
-    return list(found.values())
+    return found
+
+
+def fits(group: ChannelGroup, pattern: str) -> bool:
+    """Whether a name or pattern means a group: its own name, that of a layer or of its weight."""
+    weights = [m.weight for m in group.producers if m.role == "weight"]
+    names = {group.name, *weights, *(name.rpartition(".")[0] for name in weights)}
+    return pattern in names or any(fnmatch.fnmatch(name, pattern) for name in names)
+
+
+def ratio_of(group: ChannelGroup, ratio: Ratio | Mapping[str, Ratio]) -> Ratio:
+    """The ratio of one group: the first entry of a mapping whose name or pattern fits it.
+
+    Raises
+    ------
+    ValueError
+        No entry fits.
+    """
+    if not isinstance(ratio, Mapping):
+        return ratio
+    for pattern, value in ratio.items():
+        if fits(group, pattern):
+            return value
+    raise ValueError(
+        f"expected a ratio for group {group.name!r}, got ratios for {', '.join(map(repr, ratio))}; "
+        "add one for '*', which fits every layer"
+    )
 
 
 def _weight(group: ChannelGroup, request: object) -> str | None:

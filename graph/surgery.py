@@ -11,13 +11,15 @@ then the new channels, in an order of their own.  So the outcome does not depend
 the groups.  New channels:
 
 =====================================  ===================================================
-producer, depthwise filter             drawn (:mod:`.new_channels`)
+producer, depthwise filter             drawn (:mod:`.new_channels`), or as the plan says
 bias, shift, running mean              0
 scale, running variance                1
 slope, other per-channel parameter     mean over the surviving channels
 consumer                               0 or drawn
 weight that is not trained             what is at the place (a consumer: 0)
 =====================================  ===================================================
+
+With ``init="keep"`` all but the consumers keep what is at the place.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import numpy as np
 
 from .channels import Member
 from .new_channels import draw, generator
-from .plan import GroupPlan, Plan
+from .plan import GroupPlan, Plan, filter_name
 
 State = Literal[False, True, "linear"]
 AnyPlan = Plan | GroupPlan | Sequence[GroupPlan]
@@ -169,11 +171,22 @@ def _check_member(plan: GroupPlan, member: Member, values: np.ndarray) -> None:
         raise ValueError(f"expected positions from 0 to {rows - 1} in {name!r}")
     if len(np.unique(places)) != places.size:
         raise ValueError(f"expected every row of {name!r} in one channel, got a row in two")
+    wanted = (len(plan.new), places.shape[1], *_row_shape(member))
+    rows_given = plan.filters.get(filter_name(member))
+    if member.kind != "consumer" and rows_given is not None and rows_given.shape != wanted:
+        raise ValueError(
+            f"expected filters of shape {wanted} for the new channels in {name!r}, got "
+            f"{rows_given.shape}"
+        )
     if plan.kind == "reorganize" and not _is_float(values.dtype):
         raise ValueError(
             f"cannot merge channels of {name!r}, whose values are {values.dtype}: quantized "
             "weights can be arranged, or reorganize the model before it is quantized"
         )
+
+
+def _row_shape(member: Member) -> tuple[int, ...]:
+    return tuple(n for axis, n in enumerate(member.view) if axis not in member.axes)
 
 
 def _is_float(dtype: np.dtype) -> bool:
@@ -274,7 +287,7 @@ def _matrix(plan: GroupPlan, member: Member, state: State) -> np.ndarray:
     matrix = np.array(plan.B if member.kind == "consumer" else plan.A)
     if state or member.kind == "consumer" or not new.size:
         return matrix
-    if not member.trained and member.role not in STATISTICS:
+    if plan.init == "keep" or (not member.trained and member.role not in STATISTICS):
         matrix[new, new] = 1.0
     elif member.kind == "per_channel" and member.role not in (*CONSTANTS, "weight"):
         survivors = plan.survivors
@@ -327,12 +340,15 @@ def _fill_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.n
         fresh = _with_rows(member, fresh, plan.new, True)
     linear = values
     for plan, member in fills:
-        if _is_drawn(plan, member):
+        content: np.ndarray | float
+        if member.kind != "consumer" and filter_name(member) in plan.filters:
+            content = plan.filters[filter_name(member)]
+        elif _is_drawn(plan, member):
             kept = member.positions[plan.survivors]
             present = member.rows(linear)[kept][~member.rows(fresh)[kept]]
             rng = generator(plan.seed, plan.group, member.weight, member.kind, str(member.axes))
             shape = (len(plan.new), member.positions.shape[1], *member.rows(values).shape[1:])
-            content: np.ndarray | float = draw(shape, plan.init, member, present, rng)
+            content = draw(shape, plan.init, member, present, rng)
         else:
             content = 0.0 if member.kind == "consumer" else CONSTANTS[member.role]
         values = _with_rows(member, values, plan.new, content)
@@ -342,6 +358,8 @@ def _fill_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.n
 def _is_filled(plan: GroupPlan, member: Member) -> bool:
     if member.kind == "consumer":
         return True
+    if plan.init == "keep":
+        return False
     return member.role in STATISTICS or (
         member.trained and (member.kind == "producer" or member.role in ("weight", *CONSTANTS))
     )

@@ -1,0 +1,99 @@
+"""What becomes of the channels of an exchangeable set: by a map, a score, or where redundant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .channels import ChannelGroup
+from .importance import importance
+from .mapping import ChannelMapping, averages, map_channels, shares
+from .new_channels import named_seed
+from .recipe import Recipe
+from .redundancy import dormant_channels, map_redundant
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of one exchangeable set of ``s`` channels.
+
+    Attributes
+    ----------
+    channels : ndarray of int, shape (s,)
+    places : ndarray of int, shape (survivors,)
+        Where the survivors go.
+    A, B : ndarray of float64, shape (survivors, s)
+        Their rows of the matrices of the plan.
+    nodes : int
+        Nodes that there were for them.
+    merged : int
+        Channels that share a place.
+    """
+
+    channels: np.ndarray
+    places: np.ndarray
+    A: np.ndarray
+    B: np.ndarray
+    nodes: int
+    merged: int
+
+
+def parts(
+    group: ChannelGroup,
+    weights: Mapping[str, np.ndarray],
+    recipe: Recipe,
+    Q: np.ndarray | None,
+    activity: np.ndarray | None,
+) -> Iterator[Part]:
+    """One part for every exchangeable set of a group.
+
+    Parameters
+    ----------
+    group : ChannelGroup
+    weights : mapping of str to ndarray
+    recipe : Recipe
+        With a ratio for this group.
+    Q : ndarray of float32, shape (C, o, h, w), optional
+        Needed by ``"sofm"``, ``"kmeans"`` and ``"redundant"``.
+    activity : ndarray, shape (o,), optional
+        Mean absolute activations, needed by ``"activity"`` and ``"redundant"``.
+    """
+    ratio, maps = recipe.ratio, recipe.method in ("sofm", "kmeans")
+    score = None if maps else importance(group, weights, recipe, activity)
+    dormant = None if activity is None else dormant_channels(activity, recipe.dormant)
+    for number, indices in enumerate(group.exchangeable):
+        S = np.sort(indices)
+        s, own = len(S), named_seed(recipe.seed, group.name, str(number))
+        if ratio == "redundant":
+            assert Q is not None
+            assert dormant is not None
+            mapping = map_redundant(Q[:, S], dormant[S], recipe, own)
+            if mapping is None:
+                yield Part(S, S, np.eye(s), np.eye(s), s, 0)
+            else:
+                yield _merged(S, mapping, recipe)
+            continue
+        assert isinstance(ratio, (int, float))
+        K = max(1, round(ratio * s))
+        if maps:
+            assert Q is not None
+            yield _merged(S, map_channels(Q[:, S], K, recipe, own), recipe)
+        else:
+            assert score is not None
+            kept = np.sort(np.argsort(-score[S], kind="stable")[:K])
+            yield Part(S, S[kept], np.eye(s)[kept], np.eye(s)[kept], K, 0)
+
+
+def _merged(S: np.ndarray, mapping: ChannelMapping, recipe: Recipe) -> Part:
+    """The part of a set whose channels went to the nodes of a map."""
+    kept = mapping.occupied
+    A = averages(mapping.N)[kept]
+    B = A if recipe.outgoing == "mean" else shares(mapping.N)[kept]
+    if recipe.merge == "medoid":
+        A = np.eye(len(S))[np.argmin(mapping.distance[kept], axis=1)]
+    votes = mapping.N > 0
+    merged = int(np.any(votes[votes.sum(axis=1) > 1], axis=0).sum())
+    places = mapping.medoids if recipe.placement == "in_place" else kept
+    return Part(S, S[places], A, B, len(mapping.N), merged)
