@@ -18,6 +18,8 @@ Multisets are compared by the sum of 64-bit hashes of their elements.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -46,11 +48,14 @@ class Classes:
         size = state.size
         self.atom = _resolved(state)
         first = np.zeros(size, np.uint64)
-        for i, places in enumerate(state.places):
-            first[self.atom[places.atoms]] += mix(i, 1)  # the atoms of one axis are distinct
+        salts = mix(np.arange(len(state.places)), 1)
+        for salt, places in zip(salts, state.places, strict=True):
+            first[self.atom[places.atoms]] += salt  # the atoms of one axis are distinct
         self.members = first.copy()
-        for start, stop in _without_places(state):
-            first[start:stop] += mix(start, 2)
+        blocks = zip(state.origins, itertools.pairwise([*state.starts, size]), strict=True)
+        for places, (start, stop) in blocks:
+            if places < 0:
+                first[start:stop] += mix(start, 2)
         for i, (fine, keys) in enumerate(state.partitions):
             # Keys are atoms, not classes: sets of channels that are tied are still different sets.
             np.add.at(first, self.atom[fine].ravel(), mix(keys.ravel(), mix(i, 3)))
@@ -91,8 +96,9 @@ class Classes:
         ):
             total[used] = 0
             np.add.at(total, label, part)
-        _, inverse, counts = np.unique(mix(colour, label), return_inverse=True, return_counts=True)
-        alike = np.unique(label[counts[inverse] > 1])
+        order = np.argsort(mix(colour, label))
+        same = np.flatnonzero(np.diff(mix(colour, label)[order]) == 0)
+        alike = np.unique(label[order[same]])
         self.signature[alike] += mix(alike, 6)
 
 
@@ -105,7 +111,8 @@ def _refined(
         finer = mix(colour, 7)
         np.add.at(finer, a, mix(colour[b], salt))
         np.add.at(finer, b, mix(colour[a], mix(salt, 8)))
-        distinct = len(np.unique(mix(colour, label)))
+        told_apart = np.sort(mix(colour, label))
+        distinct = 1 + np.count_nonzero(np.diff(told_apart))
         colour = finer  # once more than needed: partners correspond by colours that are told apart
         if distinct in (known, len(label)):
             return colour
@@ -122,15 +129,6 @@ def _resolved(state: Constraints) -> np.ndarray:
         if np.array_equal(further, atom):
             return atom
         atom = further
-
-
-def _without_places(state: Constraints) -> list[tuple[int, int]]:
-    starts = [start for start, _ in state.origins] + [state.size]
-    return [
-        (start, stop)
-        for (start, places), stop in zip(state.origins, starts[1:], strict=True)
-        if places < 0
-    ]
 
 
 def mix(values: np.ndarray | int, salt: np.ndarray | int) -> np.ndarray:

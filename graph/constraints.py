@@ -10,6 +10,7 @@ All three are arrays, recorded during the pass over the graph and solved at once
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -44,7 +45,9 @@ class Constraints:
 
     size: int = 0
     places: list[Places] = field(default_factory=list)
-    origins: list[tuple[int, int]] = field(default_factory=list)  # (first atom, places or -1)
+    # Atoms are made in blocks: their first atoms, and the index of their places or -1.
+    starts: list[int] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
     aliases: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     equations: list[tuple[Component, Component]] = field(default_factory=list)
     partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -60,7 +63,8 @@ class Constraints:
         """New atoms; ``places`` is the index of the places that they are, if any."""
         count = int(np.prod(shape, dtype=np.int64))
         atoms = np.arange(self.size, self.size + count).reshape(shape)
-        self.origins.append((self.size, places))
+        self.starts.append(self.size)
+        self.origins.append(places)
         self.size += count
         return atoms
 
@@ -122,11 +126,7 @@ class Constraints:
 
     def origin(self, atom: int) -> int:
         """Index of the places that an atom was made for, or -1."""
-        low, high = 0, len(self.origins)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.origins[middle][0] <= atom else (low, middle)
-        return self.origins[low][1]
+        return self.origins[bisect_right(self.starts, atom) - 1]
 
     def collapse(self, component: Component, drop: set[int], reason: str) -> list[Component]:
         """The component without the axes ``drop``, whose positions are told apart from now on."""

@@ -8,6 +8,8 @@ exactness.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints
 from .labels import Component
 from .nodes import Shape
@@ -30,17 +32,25 @@ def join(
     merged: list[Component] = []
     for axes, others in by_axes.items():
         mine = [c for c in left if c.axes == axes]
-        if len(mine) == len(others):
-            merged += [_same(state, a, b) for a, b in zip(mine, others, strict=True)]
-        else:  # several channels on one axis: what meets all of them ties them
-            merged += mine
-            for a in mine:
-                for b in others:
-                    _same(state, a, b)
+        merged += _all_same(state, mine, others) if others else mine
     for other in right:
         if other.axes not in by_axes:
             merged = _relate(state, merged, other, shape, shared)
     return merged
+
+
+def _all_same(
+    state: Constraints, left: list[Component], right: list[Component]
+) -> list[Component]:
+    """Components over the same axes, several where axes of several channels were flattened.
+
+    Where one side has more, its smaller ones (the kernel axes of a flattened weight) stay.
+    """
+    few, several = (left, right) if len(left) < len(right) else (right, left)
+    if len(few) < len(several):
+        several = sorted(several, key=lambda c: -len(np.unique(c.atoms)))
+        state.freeze(several[len(few) :], FIXED_ORDER)
+    return [_same(state, a, b) for a, b in zip(several, few, strict=False)]
 
 
 def _same(state: Constraints, a: Component, b: Component) -> Component:
@@ -85,13 +95,17 @@ def join_contraction(
 ) -> list[Component]:
     """Labels over all axes of a contraction, before anything is summed.
 
-    Components with equal axes are equal.  A component that has met its equal needs no comparison
-    with others: a grouped convolution's output atoms share the axis of groups with its input
-    atoms and are divided by them only once these are summed.
+    Components with equal axes are equal.  One that has met its equal is compared with others only
+    where it lies within them: a grouped convolution's output atoms share the axis of groups
+    with its input atoms and are divided by them only once these are summed.
     """
     left, right = sides
     axes = {c.axes for c in left} & {c.axes for c in right}
     loose = [[c for c in side if c.axes not in axes] for side in sides]
     matched = [[c for c in side if c.axes in axes] for side in sides]
     equal = join(state, matched[0], matched[1], shape, shared)
-    return equal + join(state, loose[0], loose[1], shape, shared)
+    others = join(state, loose[0], loose[1], shape, shared)
+    for component in equal:
+        if any(set(component.axes) < set(other.axes) for other in others):
+            others = join(state, others, [component], shape, shared)
+    return equal + others

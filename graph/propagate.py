@@ -116,9 +116,8 @@ class Propagation:
         if flat[-1] - flat[0] == flat.size - 1:  # as made: one origin
             found = {self.state.origin(int(flat[0])), self.state.origin(int(flat[-1]))}
         else:
-            starts = np.array([start for start, _ in self.state.origins])
-            rows = np.unique(np.searchsorted(starts, flat, side="right") - 1)
-            found = {self.state.origins[row][1] for row in rows}
+            rows = np.unique(np.searchsorted(self.state.starts, flat, side="right") - 1)
+            found = {self.state.origins[row] for row in rows}
         return [self.state.places[i] for i in sorted(found) if i >= 0]
 
     def describe(self, components: list[Component], kind: Kind, role: str, met: str) -> None:

@@ -99,10 +99,12 @@ class _Solution:
         for i, places in enumerate(self.state.places):
             atoms = self.classes.atom[places.atoms.ravel()]
             of = self.classes.members[self.label[atoms]]
-            cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
+            cuts = [0, *(np.flatnonzero(of[1:] != of[:-1]) + 1).tolist(), len(of)]
             runs: dict[int, list[np.ndarray]] = {}
-            for start, stop in itertools.pairwise([0, *cuts.tolist(), len(of)]):
-                runs.setdefault(int(of[start]), []).append(np.arange(start, stop))
+            for group, (start, stop) in zip(
+                of[cuts[:-1]].tolist(), itertools.pairwise(cuts), strict=True
+            ):
+                runs.setdefault(group, []).append(np.arange(start, stop))
             for group, parts in runs.items():
                 rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
                 found.setdefault(group, []).append(_Span(i, rows, atoms[rows]))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph, Opaque, input_names, output_names, uniform_axes
@@ -32,8 +32,7 @@ FACTORIES = frozenset(
     ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
      "new_ones", "new_full", "new_empty", "new_empty_strided")
 )  # fmt: skip
-
-
+LOOKS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 PREALLOCATED = "written in place into a part of another tensor"
 
 
@@ -95,6 +94,11 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     TypeError
         ``model`` is no module.
 
+    Notes
+    -----
+    Products and convolutions are only computed where the model asks for values that depend on
+    its inputs (``tensor.item()``, ``nonzero``): else their shapes are enough.
+
     Examples
     --------
     >>> import torch
@@ -112,13 +116,26 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
     args, kwargs = _as_arguments(example_inputs)
-    recorder = _GraphRecorder(model)
+    try:
+        graph = _record(model, args, kwargs, compute=False)
+    except Exception:  # the model looked at values, which this pass does not have
+        graph = _record(model, args, kwargs, compute=True)
+    return TracedModel(model, graph, (args, kwargs))
+
+
+def _record(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], compute: bool
+) -> Graph:
+    """The structural graph of one forward pass."""
+    recorder = _GraphRecorder(model, compute)
     for tensor in tree_flatten((args, kwargs))[0]:
         if isinstance(tensor, torch.Tensor):
             recorder.graph.inputs.append(recorder.name_of(tensor, computed=True))
     with evaluation(model), recorder:
         result = model(*args, **kwargs)
-    return TracedModel(model, recorder.finish(result), (args, kwargs))
+    if recorder.looked_at:
+        raise RuntimeError(f"the model looked at values: {recorder.looked_at}")
+    return recorder.finish(result)
 
 
 def observe(
@@ -253,8 +270,10 @@ class _Watcher(_Numbering):
 class _GraphRecorder(_Numbering):
     """Appends structural nodes for every call."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, compute: bool):
         super().__init__()
+        self.compute = compute
+        self.looked_at = ""  # operator that asked for values which were not computed
         self.graph = Graph()
         self.names: dict[int, str] = {}
         # Every tensor seen, by its memory: identities must not be reused during the pass, and
@@ -299,27 +318,51 @@ class _GraphRecorder(_Numbering):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         operator = func.overloadpacket.__name__
-        values_in = tree_map_only(torch.Tensor, self.value, (list(args), kwargs))
-        result = func(*args, **kwargs)
+        read: list[Value] = []
+        values_in = self._values(args, read), {k: self._values(v, read) for k, v in kwargs.items()}
+        computed = any(v.name in self.computed for v in read)
+        skip = computed and not self.compute
+        if skip and not LOOKS.isdisjoint(func.tags):
+            self.looked_at = operator
+            raise RuntimeError(f"{operator} looks at values")
+        if skip and operator in COSTLY:
+            first = next(t for t in args if isinstance(t, torch.Tensor))
+            result = first.new_zeros(COSTLY[operator](*args))
+        else:
+            result = func(*args, **kwargs)
         outputs = [
             t
             for t in (result if isinstance(result, (tuple, list)) else (result,))
             if isinstance(t, torch.Tensor)
         ]
         if outputs:
-            self._record(func, operator, values_in, outputs)
+            self._record(func, operator, values_in, read, outputs, computed)
         return result
 
+    def _values(self, argument: Any, read: list[Value]) -> Any:
+        """An argument of an operator with values for its tensors, which are added to ``read``."""
+        if isinstance(argument, torch.Tensor):
+            value = self.value(argument)
+            read.append(value)
+            return value
+        if isinstance(argument, (list, tuple)):
+            return [self._values(part, read) for part in argument]
+        return argument
+
     def _record(
-        self, func: Any, operator: str, values_in: Any, outputs: list[torch.Tensor]
+        self,
+        func: Any,
+        operator: str,
+        values_in: Any,
+        read: list[Value],
+        outputs: list[torch.Tensor],
+        computed: bool,
     ) -> None:
         graph = self.graph
-        read = [v for v in tree_flatten(values_in)[0] if isinstance(v, Value)]
-        computed = any(v.name in self.computed for v in read)
         weighted = any(v.name in graph.weights or v.name in self.derived for v in read)
         written = [(t, self.names[id(t)]) for t in outputs if id(t) in self.names]
         names = [self._register(t, self.next_name()) for t in outputs]
-        outs = [Value(name, tuple(t.shape)) for name, t in zip(names, outputs, strict=True)]
+        outs = [Value(name, graph.shapes[name]) for name in names]
         if operator in FACTORIES or not (computed or weighted):
             for tensor, name in zip(outputs, names, strict=True):
                 self.constants[name] = tensor
@@ -379,6 +422,50 @@ class _GraphRecorder(_Numbering):
         self.by_storage.clear()
         self.constants.clear()
         return graph
+
+
+def _convolution_shape(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    _: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> tuple[int, ...]:
+    rank = x.ndim - 2
+    stride, padding, dilation, output_padding = (
+        list(setting) * (rank if len(setting) == 1 else 1)
+        for setting in (stride, padding, dilation, output_padding)
+    )
+    size = []
+    for i in range(rank):
+        n, reach = x.shape[2 + i], dilation[i] * (weight.shape[2 + i] - 1)
+        if transposed:
+            n = (n - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1
+        else:
+            n = (n + 2 * padding[i] - reach - 1) // stride[i] + 1
+        size.append(n)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    return (x.shape[0], channels, *size)
+
+
+def _product_shape(*operands: torch.Tensor) -> tuple[int, ...]:
+    a, b = operands[-2:]
+    return (*a.shape[:-1], b.shape[-1])
+
+
+# Most of the time of a pass goes into these operators; what they compute only matters to a model
+# that looks at values.
+COSTLY: dict[str, Callable[..., tuple[int, ...]]] = {
+    "convolution": _convolution_shape,
+    "mm": _product_shape,
+    "bmm": _product_shape,
+    "addmm": _product_shape,
+    "baddbmm": _product_shape,
+}
 
 
 def _plain(result: Any) -> Any:
