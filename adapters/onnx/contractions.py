@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...graph.nodes import Contraction, Elementwise, PerChannel, Reduce, Reshape, Transpose
+from ...graph.nodes import (
+    Contraction,
+    Elementwise,
+    Opaque,
+    PerChannel,
+    Reduce,
+    Reshape,
+    Transpose,
+)
 
 if TYPE_CHECKING:
     from .structure import Call
@@ -34,45 +42,88 @@ def with_channel_parameters(
 def convolution(c: Call) -> None:
     """``Conv`` and ``ConvTranspose`` (grouped or not), then the bias."""
     y = with_channel_parameters(c, c.output(), 1, [(2, "bias")])
-    transposed = c.op == "ConvTranspose"
+    transposed = c.op.startswith("ConvTranspose")
     c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1), transposed)
 
 
 def integer_convolution(c: Call) -> None:
     """``ConvInteger``: the zero points of the weight are per output channel or one."""
     c.not_trained(3)
-    if c.has(3) and c.size(3) > 1:
-        raise c.unsupported("has a zero point for each output channel")
-    c.graph.add_convolution(c.data(0), c.data(1), c.output(), c.attribute("group", 1))
+    y = with_channel_parameters(c, c.output(), 1, [(3, "parameter")])
+    c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1))
 
 
 def quantized_convolution(c: Call) -> None:
     """``QLinearConv``: scale, zero point and bias of every output channel move with it."""
+    if c.attribute("channels_last", 0):
+        raise c.unsupported("has its channels last")
     c.not_trained(4, 5)
     parameters = [(4, "parameter"), (5, "parameter"), (8, "bias")]
     y = with_channel_parameters(c, c.output(), 1, parameters)
     c.graph.add_convolution(c.data(0), c.data(3), y, c.attribute("group", 1))
 
 
+def deformable_convolution(c: Call) -> None:
+    """``DeformConv``: a convolution whose kernel reads at places that depend on the data."""
+    if c.attribute("offset_group", 1) != 1:
+        raise c.unsupported("has offsets for each group of channels")
+    places = [c.data(i) for i in (2, 4) if c.has(i)]
+    c.emit(Opaque(tuple(places), (c.temporary((1,)),), "its values are places to read"))
+    y = with_channel_parameters(c, c.output(), 1, [(3, "bias")])
+    c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1))
+
+
 def gemm(c: Call) -> None:
     """``A B + C`` with optional transpositions."""
     y = c.output()
-    a = ("k", "m") if c.attribute("transA", 0) else ("m", "k")
-    b = ("n", "k") if c.attribute("transB", 0) else ("k", "n")
     if c.has(2) and c.size(2) > 1 and len(c.shape(c.data(2))) > 1:
         y = c.temporary(c.shape(c.output()))
         c.after(Elementwise((y, c.data(2)), c.output(), "add"))
     else:
         y = with_channel_parameters(c, y, 1, [(2, "bias")])
-    c.emit(Contraction((c.data(0), c.data(1)), y, a, b, ("m", "n")))
+    matrix_product(c, c.data(0), c.data(1), y)
+
+
+def matrix_product(c: Call, a: str, b: str, y: str) -> None:
+    """``y = A B``, either of them transposed as the attributes say."""
+    a_axes = ("k", "m") if c.attribute("transA", 0) else ("m", "k")
+    b_axes = ("n", "k") if c.attribute("transB", 0) else ("k", "n")
+    c.emit(Contraction((a, b), y, a_axes, b_axes, ("m", "n")))
 
 
 def matmul(c: Call) -> None:
+    """``MatMul``."""
+    product(c, c.data(0), c.data(1), c.output())
+
+
+def integer_matmul(c: Call) -> None:
+    """``MatMulInteger``: zero points of ``B`` are per column or one."""
+    quantized_product(c, 1, 2, [(3, "parameter")])
+
+
+def quantized_matmul(c: Call) -> None:
+    """``QLinearMatMul``: scales and zero points of ``B`` are per column or one."""
+    for i in (1, 6, 7):
+        if c.has(i) and c.size(i) > 1:
+            raise c.unsupported("has scales along an axis of its input or output")
+    quantized_product(c, 3, 2, [(4, "parameter"), (5, "parameter")])
+
+
+def quantized_product(
+    c: Call, second: int, zero_point: int | None, parameters: list[tuple[int, str]]
+) -> None:
+    """``A B`` with parameters of the columns of ``B``, which is input ``second``."""
+    if zero_point is not None and c.has(zero_point) and c.size(zero_point) > 1:
+        raise c.unsupported("has zero points for each row of its input")
+    if any(c.has(i) and c.size(i) > 1 and len(c.shape(c.data(i))) > 1 for i, _ in parameters):
+        raise c.unsupported("has scales or zero points along several axes")
+    c.not_trained(*(i for i, role in parameters if role == "parameter"))
+    y = with_channel_parameters(c, c.output(), len(c.shape(c.output())) - 1, parameters)
+    product(c, c.data(0), c.data(second), y)
+
+
+def product(c: Call, a: str, b: str, y: str) -> None:
     """numpy's ``matmul``; an axis of length one that broadcasts is dropped first."""
-    second = 3 if c.op == "QLinearMatMul" else 1
-    if second == 3 and any(c.has(i) and c.size(i) > 1 for i in (1, 2, 4, 5, 6, 7)):
-        raise c.unsupported("has scales or zero points along an axis")
-    a, b, y = c.data(0), c.data(second), c.output()
     a, a_axes = batched(c, a, "m", ("m", "k"))
     b, b_axes = batched(c, b, "n", ("k", "n"))
     ends = [name for name, axes in (("m", a_axes), ("n", b_axes)) if name in axes]
@@ -147,10 +198,11 @@ CONTRACTIONS: dict[str, Callable[[Call], None]] = {
     "Conv": convolution,
     "ConvInteger": integer_convolution,
     "ConvTranspose": convolution,
+    "DeformConv": deformable_convolution,
     "Einsum": einsum,
     "Gemm": gemm,
     "MatMul": matmul,
-    "MatMulInteger": matmul,
+    "MatMulInteger": integer_matmul,
     "QLinearConv": quantized_convolution,
-    "QLinearMatMul": matmul,
+    "QLinearMatMul": quantized_matmul,
 }

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
 from ...graph.channels import ChannelGroup
+
+
+SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules around a node
 
 
 def module_of(node_name: str) -> str:
@@ -33,10 +37,33 @@ def module_of(node_name: str) -> str:
 def layers_of(model: ir.Model) -> dict[str, str]:
     """Weight of each layer: the names of nodes and of their modules, to what they read."""
     found: dict[str, str] = {}
+    for node, weight in _weights_read(model):
+        name = str(node.name)
+        found.setdefault(name, weight)
+        if name.startswith("/"):
+            found.setdefault(module_of(name), weight)
+    return found
+
+
+def modules_of(model: ir.Model) -> dict[str, str]:
+    """Module of each weight that an exporter named anew, as far as the exporter says it."""
+    found: dict[str, str] = {}
+    for node, weight in _weights_read(model):
+        if "." in weight:
+            continue
+        name = str(node.name)
+        scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+        module = module_of(name) if name.startswith("/") else "".join(scopes[-2:-1])
+        if module:
+            found.setdefault(weight, module)
+    return found
+
+
+def _weights_read(model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+    """Nodes that have a name, with the first weight that each of them reads."""
     made_by = {str(v.name): node for node in model.graph for v in node.outputs}
     for node in model.graph:
-        name = str(node.name or "")
-        if not name or node.op_type in ("Identity", "Constant"):
+        if not node.name or node.op_type in ("Identity", "Constant"):
             continue
         for value in node.inputs[1:]:
             weight = str(value.name) if value is not None else ""
@@ -45,11 +72,8 @@ def layers_of(model: ir.Model) -> dict[str, str]:
                 weight = str(source.name) if source is not None else ""
             constant = weight in made_by and made_by[weight].op_type == "Constant"
             if weight in model.graph.initializers or constant:
-                found.setdefault(name, weight)
-                if name.startswith("/"):
-                    found.setdefault(module_of(name), weight)
+                yield node, weight
                 break
-    return found
 
 
 Request = str | ChannelGroup

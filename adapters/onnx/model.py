@@ -153,9 +153,12 @@ class OnnxModel:
             One sentence that says what is in the way.
         """
         stored = self._stored or Stored.of(self.ir)
-        values = dict(self.changed)
-        for name in stored.taken - values.keys():
-            values[name] = self.ir.graph.initializers[name].const_value.numpy()
+        known = self.ir.graph.initializers
+        values = {name: known[name].const_value.numpy() for name in stored.taken}
+        for name, array in self.changed.items():
+            old = None if name not in known else known[name].const_value
+            if name in values or old is None or old.tobytes() != array.tobytes():
+                values[name] = array
         write(path, stored, values)
 
 

@@ -27,7 +27,10 @@ from ...graph.nodes import (
     Reshape,
     Transpose,
 )
+from .attention import ATTENTION
 from .contractions import CONTRACTIONS
+from .normalizations import NORMALIZATIONS
+from .recurrent import RECURRENT
 
 if TYPE_CHECKING:
     from .structure import Call
@@ -40,6 +43,7 @@ UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
+    "BitCast",
     "BitwiseNot",
     "Cast",
     "CastLike",
@@ -136,78 +140,6 @@ def broadcast(c: Call) -> None:
     c.emit(Elementwise(c.every_input(), c.output(), BROADCAST[c.op]))
 
 
-def batch_normalization(c: Call) -> None:
-    """``y = scale (x - mean) / sqrt(var + eps) + shift``; the statistics are not trained."""
-    roles = ("scale", "shift", "running_mean", "running_var")
-    c.not_trained(3, 4)
-    c.emit(PerChannel(tuple(c.data(i) for i in range(5)), c.output(), 1, roles))
-
-
-def standardize(c: Call, x: str, axes: tuple[int, ...], output: str) -> None:
-    """``output = x`` normalized over ``axes`` (softmax, mean and variance, norm)."""
-    shape = c.shape(x)
-    statistic = c.temporary([1 if axis in axes else n for axis, n in enumerate(shape)])
-    c.emit(Reduce(x, statistic, axes, True), Elementwise((x, statistic), output))
-
-
-def softmax(c: Call) -> None:
-    """Along one axis; before opset 13, over all axes from ``axis`` on."""
-    rank = len(c.shape(c.data(0)))
-    axis = c.attribute("axis", 1 if c.opset < 13 else -1) % max(rank, 1)
-    axes = tuple(range(axis, rank)) if c.opset < 13 else (axis,)
-    standardize(c, c.data(0), axes, c.output())
-
-
-def lp_normalization(c: Call) -> None:
-    x = c.data(0)
-    standardize(c, x, (c.attribute("axis", -1) % len(c.shape(x)),), c.output())
-
-
-def mean_variance_normalization(c: Call) -> None:
-    x = c.data(0)
-    axes = tuple(axis % len(c.shape(x)) for axis in c.attribute("axes", (0, 2, 3)))
-    standardize(c, x, axes, c.output())
-
-
-def layer_normalization(c: Call) -> None:
-    """Over the last axes, then a scale and a shift of their shape."""
-    x = c.data(0)
-    shape = c.shape(x)
-    axes = tuple(range(c.attribute("axis", -1) % len(shape), len(shape)))
-    steps = [("mul", 1)] + ([("add", 2)] if c.has(2) else [])
-    y = c.temporary(shape)
-    standardize(c, x, axes, y)
-    for op, i in steps:
-        z = c.output() if i == steps[-1][1] else c.temporary(shape)
-        c.emit(Elementwise((y, c.data(i)), z, op))
-        y = z
-
-
-def instance_normalization(c: Call) -> None:
-    x = c.data(0)
-    y = c.temporary(c.shape(x))
-    standardize(c, x, tuple(range(2, len(c.shape(x)))), y)
-    c.emit(PerChannel((y, c.data(1), c.data(2)), c.output(), 1, ("scale", "shift")))
-
-
-def group_normalization(c: Call) -> None:
-    """Between two reshapes; scale and shift are per channel, before opset 21 per group."""
-    x = c.data(0)
-    n, channels, *spatial = c.shape(x)
-    groups = c.attribute("num_groups", 1)
-    split = c.temporary((n, groups, channels // groups, *spatial))
-    normal = c.temporary(c.shape(split))
-    c.emit(Reshape(x, split))
-    standardize(c, split, tuple(range(2, len(c.shape(split)))), normal)
-    parameters, roles = (c.data(1), c.data(2)), ("scale", "shift")
-    if c.shape(parameters[0]) == (channels,):
-        whole = c.temporary(c.shape(x))
-        c.emit(Reshape(normal, whole), PerChannel((whole, *parameters), c.output(), 1, roles))
-    else:
-        scaled = c.temporary(c.shape(split))
-        c.emit(PerChannel((normal, *parameters), scaled, 1, roles), Reshape(scaled, c.output()))
-
-
 def quantize(c: Call) -> None:
     """Scales and zero points along an axis move with its channels."""
     x, y = c.data(0), c.output()
@@ -230,15 +162,54 @@ def dynamic_quantize(c: Call) -> None:
     c.emit(*(Reduce(x, c.output(i), everything, False) for i in (1, 2)))
 
 
+def spatial_axes(c: Call, x: str) -> tuple[int, ...]:
+    """Axes that are neither the batch nor the channels, which may be last."""
+    last = 1 if c.attribute("channels_last", 0) else 0
+    return tuple(range(2 - last, len(c.shape(x)) - last))
+
+
 def pool(c: Call) -> None:
     """Windows over the spatial axes."""
-    x = c.data(0)
-    c.emit(Positional(x, c.output(), tuple(range(2, len(c.shape(x))))))
+    c.emit(Positional(c.data(0), c.output(), spatial_axes(c, c.data(0))))
 
 
 def global_pool(c: Call) -> None:
+    c.emit(Reduce(c.data(0), c.output(), spatial_axes(c, c.data(0)), True))
+
+
+def places_by_data(c: Call) -> None:
+    """``GridSample``, ``RoiAlign``: further inputs say where the channels are read."""
     x = c.data(0)
-    c.emit(Reduce(x, c.output(), tuple(range(2, len(c.shape(x)))), True))
+    places = tuple(c.data(i) for i in range(1, len(c.node.inputs)) if c.has(i))
+    c.emit(Opaque(places, (c.temporary((1,)),), "its values are places to read"))
+    axes = tuple(axis for axis in range(len(c.shape(x))) if axis != 1)
+    c.emit(Positional(x, c.output(), axes))
+
+
+def by_shape(c: Call) -> None:
+    """Only the shape of what is read matters."""
+    c.emit(Opaque((), c.outputs(), f"the operator {c.op} makes positions of its own"))
+
+
+def reverse_sequence(c: Call) -> None:
+    c.emit(Positional(c.data(0), c.output(), (0, 1)))
+
+
+def center_crop_pad(c: Call) -> None:
+    """Half of what is too much, or missing, on each side of an axis."""
+    x, y = c.data(0), c.output()
+    rank = len(c.shape(x))
+    before, after = [0] * rank, [0] * rank
+    for axis in range(rank):
+        d = c.shape(y)[axis] - c.shape(x)[axis]
+        before[axis] = d // 2 if d > 0 else -(-d // 2)
+        after[axis] = d - before[axis]
+    c.emit(Pad(x, y, tuple(before), tuple(after)))
+
+
+def swiglu(c: Call) -> None:
+    """A gate of two tensors of one shape."""
+    c.emit(Elementwise(c.every_input(), c.output()))
 
 
 def local_response(c: Call) -> None:
@@ -247,7 +218,7 @@ def local_response(c: Call) -> None:
 
 
 def along_axis(c: Call) -> None:
-    """``CumSum``: the position along the axis matters."""
+    """``CumSum``, ``CumProd``: the position along the axis matters."""
     x = c.data(0)
     c.emit(Positional(x, c.output(), (int(c.value(1).item()) % len(c.shape(x)),)))
 
@@ -448,41 +419,113 @@ def transpose_view(c: Call, view: tuple[int, ...], order: tuple[int, ...]) -> No
 
 def opaque(c: Call) -> None:
     """The operator is known to have no structure: what it touches is frozen."""
-    c.emit(Opaque(c.every_input(), c.outputs(), f"operator {c.op} mixes positions"))
+    c.emit(Opaque(c.every_input(), c.outputs(), f"the operator {c.op} {WITHOUT_STRUCTURE[c.op]}"))
+
+
+WITHOUT_STRUCTURE = {
+    **dict.fromkeys(
+        ["ArgMax", "ArgMin", "Hardmax", "NonZero", "TopK", "Unique"],
+        "tells positions by their number",
+    ),
+    **dict.fromkeys(
+        [
+            "Compress",
+            "GatherElements",
+            "MaxUnpool",
+            "NonMaxSuppression",
+            "OneHot",
+            "Scatter",
+            "ScatterElements",
+            "ScatterND",
+            "TensorScatter",
+        ],
+        "chooses positions by data",
+    ),
+    **dict.fromkeys(
+        ["AffineGrid", "Col2Im", "DFT", "Det", "MelWeightMatrix", "RotaryEmbedding", "STFT"],
+        "mixes the positions of an axis in a fixed way",
+    ),
+    **dict.fromkeys(
+        ["Bernoulli", "Multinomial", "RandomNormal", "RandomUniform"], "draws random numbers"
+    ),
+    **dict.fromkeys(["CausalConvWithState", "LinearAttention"], "keeps a state between its calls"),
+    **dict.fromkeys(
+        ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"], "compares with numbered classes"
+    ),
+    **dict.fromkeys(
+        [
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
+            "OptionalHasElement",
+            "SequenceConstruct",
+            "SequenceEmpty",
+            "SequenceErase",
+            "SequenceInsert",
+            "SequenceLength",
+        ],
+        "works on a sequence",
+    ),
+    **dict.fromkeys(
+        [
+            "ImageDecoder",
+            "RegexFullMatch",
+            "StringConcat",
+            "StringNormalizer",
+            "StringSplit",
+            "TfIdfVectorizer",
+        ],
+        "works on text or files",
+    ),
+}
+
+BY_SHAPE = [
+    "BlackmanWindow",
+    "ConstantOfShape",
+    "EyeLike",
+    "HammingWindow",
+    "HannWindow",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Range",
+    "Shape",
+    "Size",
+]
 
 
 OPERATORS: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(UNARY, unary),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(REDUCTIONS, reduce),
-    **dict.fromkeys(("Softmax", "LogSoftmax"), softmax),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), global_pool),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), reshape),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantize),
     **dict.fromkeys(("Resize", "Upsample"), resize),
-    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "NonZero", "ScatterND"), opaque),
+    **dict.fromkeys(("GridSample", "MaxRoiPool", "RoiAlign"), places_by_data),
+    **dict.fromkeys(("CumSum", "CumProd"), along_axis),
+    **dict.fromkeys(BY_SHAPE, by_shape),
+    **dict.fromkeys(WITHOUT_STRUCTURE, opaque),
+    **ATTENTION,
     **CONTRACTIONS,
-    "BatchNormalization": batch_normalization,
+    **NORMALIZATIONS,
+    **RECURRENT,
     "Concat": concat,
-    "CumSum": along_axis,
+    "CenterCropPad": center_crop_pad,
     "DepthToSpace": depth_to_space,
     "DynamicQuantizeLinear": dynamic_quantize,
     "Expand": expand,
     "Gather": gather,
     "GatherND": gather_nd,
-    "GroupNormalization": group_normalization,
-    "InstanceNormalization": instance_normalization,
     "LRN": local_response,
-    "LayerNormalization": layer_normalization,
-    "LpNormalization": lp_normalization,
-    "MeanVarianceNormalization": mean_variance_normalization,
     "Pad": pad,
+    "ReverseSequence": reverse_sequence,
     "Slice": slices,
     "SpaceToDepth": space_to_depth,
     "SequenceAt": sequence_at,
     "Split": split,
     "SplitToSequence": split_to_sequence,
+    "SwiGLU": swiglu,
     "Tile": tile,
     "Transpose": transpose,
     "Trilu": triangle,

@@ -27,9 +27,11 @@ from ...graph.nodes import (
     uniform_axes,
 )
 from .inference import run_as_far_as_known
+from .microsoft import MICROSOFT
 from .operators import OPERATORS
 from .session import example_feeds, run_everything
 
+TABLES = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": MICROSOFT}
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
 
 
@@ -139,6 +141,10 @@ class Call:
     def output(self, i: int = 0) -> str:
         """The tensor that output ``i`` is."""
         return self.model.register(str(self.node.outputs[i].name))
+
+    def gives(self, i: int) -> bool:
+        """Whether output ``i`` is wanted."""
+        return i < len(self.node.outputs) and bool(self.node.outputs[i].name)
 
     def outputs(self) -> tuple[str, ...]:
         """All outputs that have a name."""
@@ -292,7 +298,12 @@ class Structure:
             fixed = all(n in self.known for n in read) and not node.op_type.startswith("Random")
             if not constant and not fixed:
                 continue
-            weighted = any(n in self.weights or n in derived for n in read)
+            weighted = [n for n in read if n in self.weights or n in derived]
+            if all(n in self.weights and _may_count(self.known[n].dtype) for n in weighted):
+                counted = [n for n in names if np.asarray(values.get(n, 0.0)).dtype.kind in "iub"]
+                if counted:  # lengths and indices of an exporter that counts in 32 bits
+                    self.weights.difference_update(weighted)
+                    weighted = []
             for name in names:
                 if name not in values:
                     continue
@@ -300,7 +311,7 @@ class Structure:
                 if node.op_type == "Constant" and array.size > 1 and array.dtype.kind == "f":
                     self.known[name] = array
                     self.weights.add(name)
-                elif weighted and not constant and array.dtype.kind not in "iub":
+                elif weighted and not constant:
                     derived.add(name)
                 else:
                     self.known[name] = array
@@ -314,11 +325,11 @@ class Structure:
         try:
             if _has_subgraph(node):
                 raise Unsupported(f"the operator {node.op_type} holds a graph of its own")
-            if node.domain not in ("", "ai.onnx"):
-                raise Unsupported(f"the operator {node.domain}.{node.op_type} is not understood")
-            if node.op_type not in OPERATORS:
-                raise Unsupported(f"the operator {node.op_type} is not understood")
-            OPERATORS[node.op_type](call)
+            name = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
+            table = TABLES.get(node.domain, {})
+            if node.op_type not in table:
+                raise Unsupported(f"the operator {name} is not understood")
+            table[node.op_type](call)
             call.finish()
         except Unsupported as error:
             del self.graph.nodes[before:]
@@ -345,6 +356,11 @@ class Structure:
 def _is_data(dtype: np.dtype) -> bool:
     """Floats of any width, and the integers of quantized weights; never 64-bit indices."""
     return dtype.kind not in "b" and dtype not in (np.dtype(np.int64), np.dtype(np.uint64))
+
+
+def _may_count(dtype: np.dtype) -> bool:
+    """Integers that are the bias of a quantized layer, or lengths and indices."""
+    return dtype.kind in "iu" and dtype.itemsize == 4
 
 
 def _has_subgraph(node: ir.Node) -> bool:
