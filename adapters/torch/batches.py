@@ -1,14 +1,16 @@
 """Calibration data: any iterable of batches, read several times without a trace.
 
 A pass over the data must not disturb the training around it: the random streams of torch, numpy
-and Python are put back afterwards, so that a run with a pass in it continues as one without, and
-every pass sees the same batches.
+and Python, the loader's own generator and its samplers' count of epochs are put back afterwards, so
+that a run with a pass in it continues as one without, and every pass sees the same batches.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
@@ -16,9 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 Unpack = Callable[[Any], tuple[Any, Any]]
+
+KEPT_BYTES = 2**30  # of calibration data, for the passes of one reorganization
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -43,6 +48,13 @@ class Batches:
         Read no more than this many.
     progress : bool
         Show a progress bar (tqdm).
+    device : torch.device or str, optional
+        Where batches go; the device of the model's first parameter by default.
+
+    Attributes
+    ----------
+    passes : int
+        How many times the data were read.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class Batches:
         unpack: Unpack | None = None,
         max_batches: int | None = None,
         progress: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
         if isinstance(source, (str, bytes, torch.Tensor, np.ndarray)) or not hasattr(
             source, "__iter__"
@@ -69,8 +82,14 @@ class Batches:
         self.max_batches = max_batches
         self.progress = progress
         parameter = next(model.parameters(), None)
-        self.device = torch.device("cpu") if parameter is None else parameter.device
+        if device is None:
+            device = torch.device("cpu") if parameter is None else parameter.device
+        self.device = torch.device(device)
         self.dtype = parameter.dtype if parameter is not None else torch.float32
+        self.passes = 0
+        self._labels: list[torch.Tensor] | None = None
+        self._kept: list[tuple[Any, Any]] | None = None
+        self._limit = 0
 
     def __iter__(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
         return self.read("reading batches")
@@ -84,10 +103,22 @@ class Batches:
             If there is no batch, or one whose inputs and labels do not pair.
         """
         seen = 0
-        with preserved_randomness():
+        kept = self._kept
+        keeping: list[tuple[Any, Any]] | None = [] if self._limit and kept is None else None
+        held = 0
+        with preserved_randomness(self.source):
             for batch in self._shown(purpose):
-                inputs, labels = self.unpack(batch)
+                inputs, labels = batch if kept is not None else self.unpack(batch)
+                if keeping is not None:
+                    held += _host_bytes((inputs, labels))
+                    if held <= self._limit:
+                        # Tensors of worker processes hold a file each, and may be used again.
+                        keeping.append(tree_map_only(torch.Tensor, torch.clone, (inputs, labels)))
+                    else:
+                        keeping = None
                 inputs = self.prepared(inputs)
+                if self._labels is not None:
+                    labels = self._labels[seen]
                 labels = None if labels is None else torch.as_tensor(labels).to(self.device)
                 rows = samples(inputs)
                 if labels is not None and (labels.ndim == 0 or len(labels) != rows):
@@ -102,10 +133,29 @@ class Batches:
                     break
         if not seen:
             raise ValueError("batches is empty: give at least one batch of calibration data")
+        self.passes += 1
+        if keeping is not None:
+            self._kept = keeping
+
+    @contextlib.contextmanager
+    def remembered(self, limit: int = KEPT_BYTES) -> Iterator[None]:
+        """Within this block batches are read from the source once, where they fit in ``limit``."""
+        if not isinstance(self.source, (list, tuple)):
+            self._limit = limit
+        try:
+            yield
+        finally:
+            self._kept, self._limit = None, 0
+
+    def labelled(self, labels: list[torch.Tensor]) -> Batches:
+        """The same batches with other labels, those of one batch after those of the other."""
+        other = copy.copy(self)
+        other._labels = labels
+        return other
 
     def example(self, n: int = 2) -> Inputs:
         """The first ``n`` samples of the first batch, to trace a model with."""
-        with preserved_randomness():
+        with preserved_randomness(self.source):
             first = next(iter(self.source), None)
         if first is None:
             raise ValueError("batches is empty: give at least one batch of calibration data")
@@ -128,14 +178,15 @@ class Batches:
         return tuple(self._moved(value) for value in inputs)
 
     def _shown(self, purpose: str) -> Iterable[Any]:
+        source = self.source if self._kept is None else self._kept
         if not self.progress:
-            return self.source
+            return source
         from tqdm.auto import tqdm
 
-        total = len(self.source) if isinstance(self.source, Sized) else None
+        total = len(source) if isinstance(source, Sized) else None
         if self.max_batches is not None:
             total = self.max_batches if total is None else min(total, self.max_batches)
-        return tqdm(self.source, desc=purpose, total=total, leave=False, unit="batch")
+        return tqdm(source, desc=purpose, total=total, leave=False, unit="batch")
 
     def _moved(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -183,13 +234,37 @@ def samples(inputs: Inputs) -> int:
     raise ValueError("a batch holds no tensor with a first axis of samples")
 
 
+def _host_bytes(batch: Any) -> float:
+    """Memory of a batch; infinite where a part of it cannot be kept."""
+    total = 0.0
+    for leaf in tree_flatten(batch)[0]:
+        on_host = isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"
+        if on_host or isinstance(leaf, np.ndarray):
+            total += leaf.nbytes
+        elif leaf is not None:
+            return math.inf
+    return total
+
+
 @contextlib.contextmanager
-def preserved_randomness() -> Iterator[None]:
-    """Put the random states of torch, numpy and Python back on leaving."""
+def preserved_randomness(source: Any = None) -> Iterator[None]:
+    """Put the random states of torch, numpy and Python back on leaving.
+
+    Of a data loader ``source``, also its own generator, and the epoch that its samplers count
+    (Accelerate's do, when they are read).
+    """
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if cuda else []
+    parts = _parts(source)
+    own = [(p, p.generator.get_state()) for p in parts if _own_generator(p)]
+    counts = [
+        (p, name, getattr(p, name))
+        for p in parts
+        for name in ("epoch", "iteration")
+        if type(getattr(p, name, None)) is int
+    ]
     try:
         yield
     finally:
@@ -198,3 +273,23 @@ def preserved_randomness() -> Iterator[None]:
         torch.set_rng_state(state)
         if cuda:
             torch.cuda.set_rng_state_all(device_states)
+        for part, generator_state in own:
+            part.generator.set_state(generator_state)
+        for part, name, count in counts:
+            setattr(part, name, count)
+
+
+def _own_generator(part: Any) -> bool:
+    return isinstance(getattr(part, "generator", None), torch.Generator)
+
+
+def _parts(source: Any) -> list[Any]:
+    """A data loader, its samplers and theirs."""
+    found: list[Any] = []
+    pending = [source]
+    while pending:
+        part = pending.pop()
+        if part is not None and all(part is not known for known in found):
+            found.append(part)
+            pending += [getattr(part, name, None) for name in ("sampler", "batch_sampler")]
+    return found

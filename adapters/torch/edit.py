@@ -66,6 +66,11 @@ class Edit:
         """Present values as arrays, apart from the model's memory."""
         return {name: np.array(to_numpy(self.tensors[name])) for name in dict.fromkeys(names)}
 
+    def before(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The values of a tensor before this edit."""
+        kept = self._kept.get(id(tensor))
+        return tensor.detach() if kept is None else kept[1]
+
     def write(self, values: Mapping[str, np.ndarray | torch.Tensor]) -> None:
         """Copy values into the tensors of these names."""
         for name, value in values.items():

@@ -11,13 +11,20 @@ same plan with ``A`` and ``B`` exchanged, and equals, after channels that respon
 merged, what the merged network would have gathered itself.  Averages of squared gradients change
 in their roots, with absolute values, which bounds them from above.  New channels start at zero.
 
-Tensors are known by their shape: that of the parameter.  A tensor without a negative element
-(and no name of a first moment) is a second moment.  Scalars, such as the number of steps, stay.
+Tensors are known by their shape, that of the parameter, and by their values:
+
+- near the parameter itself (an average of the weights, Lookahead's slow weights, the point that
+  SAM returns to): changed as the weights are, new channels copied from them;
+- without a negative element, and without the name of a first moment: a second moment;
+- in the memory of the parameter: already changed with it.
+
+Scalars, such as the number of steps, stay.  So do tensors of other shapes (factored moments) and
+quantized ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,22 +39,32 @@ from .edit import Edit
 from .trace import to_numpy, unwrap
 
 FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "momentum", "exp_avg_diff", "grad_avg"})
+WRAPPED = ("base_optimizer", "optimizer", "_optimizer")
+NEAR = 0.5  # distance of an average of weights from the weights, relative to their norm
+
+
+def optimizers_within(optimizer: Any) -> Iterator[Any]:
+    """An optimizer, each of a sequence of them, and those that they wrap (SAM, Accelerate)."""
+    seen: list[Any] = []
+    pending = [optimizer]
+    while pending:
+        present = pending.pop(0)
+        if isinstance(present, (list, tuple)):
+            pending.extend(present)
+        elif present is not None and all(present is not known for known in seen):
+            seen.append(present)
+            yield present
+            pending.extend(getattr(present, name, None) for name in WRAPPED)
 
 
 def optimizer_states(optimizer: Any) -> Iterator[Mapping[Any, Any]]:
-    """The state of an optimizer and of those that it wraps (SAM, Accelerate)."""
+    """The states of an optimizer and of those within it."""
     seen: set[int] = set()
-    pending = [optimizer]
-    while pending:
-        present = pending.pop()
+    for present in optimizers_within(optimizer):
         state = getattr(present, "state", None)
         if isinstance(state, Mapping) and id(state) not in seen:
             seen.add(id(state))
             yield state
-        for name in ("base_optimizer", "optimizer"):
-            inner = getattr(present, name, None)
-            if inner is not None and inner is not present:
-                pending.append(inner)
 
 
 def gradient_plan(plan: GroupPlan) -> GroupPlan:
@@ -64,7 +81,7 @@ def change_state(
     ----------
     edit : Edit
         Holds the parameters, and undoes the changes where a later step fails.
-    optimizer : torch.optim.Optimizer or a wrapper of one
+    optimizer : torch.optim.Optimizer, a wrapper of one, or a sequence of these
     plan : GroupPlan
     how : {"merge", "reset", "keep"}
         Change along with the weights; zero; or leave (a permutation is always followed).
@@ -74,7 +91,7 @@ def change_state(
     changed : int
         Number of tensors changed.
     left : list of str
-        Names of state tensors of another shape, left as they are (factored moments).
+        Names of state tensors of another shape or quantized, left as they are.
 
     Raises
     ------
@@ -90,16 +107,21 @@ def change_state(
     if how == "keep" and plan.kind != "arrange":
         return 0, []
     changed, left = 0, set()
+    memory = {t.untyped_storage().data_ptr() for t in edit.tensors.values()}
     for states in optimizer_states(optimizer):
         for name, parameter in parameters.items():
             for key, value in (states.get(parameter) or {}).items():
                 if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.numel() == 1:
                     continue
-                if value.shape != parameter.shape:
+                if value.shape != parameter.shape or not value.is_floating_point():
                     left.add(str(key))
                     continue
+                if value.untyped_storage().data_ptr() in memory:
+                    continue
                 values = to_numpy(value)
-                if how == "reset" and plan.kind != "arrange":
+                if near(values, to_numpy(edit.before(parameter))):
+                    edit.copy(value, changed_copy(edit, plan, {name: values})[name])
+                elif how == "reset" and plan.kind != "arrange":
                     edit.copy(value, np.zeros_like(values))
                 else:
                     edit.copy(value, changed_state(plan, name, str(key), values))
@@ -109,13 +131,27 @@ def change_state(
 
 def check_held(optimizer: Any, parameters: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError where an optimizer holds none of the parameters that can be trained."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {
+        id(p)
+        for present in optimizers_within(optimizer)
+        for group in getattr(present, "param_groups", ())
+        for p in group["params"]
+    }
     trained = [p for p in parameters.values() if p.requires_grad]
     if trained and not any(id(p) in held for p in trained):
         raise ValueError(
             "the optimizer holds none of the parameters that change: pass the optimizer that was "
             "made from this model's parameters"
         )
+
+
+def near(values: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether a tensor is an average of weights, by its distance from them.
+
+    >>> near(np.array([1.0, 2.1]), np.array([1.0, 2.0])), near(np.zeros(2), np.array([1.0, 2.0]))
+    (True, False)
+    """
+    return bool(np.linalg.norm(values - weights) <= NEAR * np.linalg.norm(weights) > 0.0)
 
 
 def changed_state(plan: GroupPlan, name: str, key: str, values: np.ndarray) -> np.ndarray:
@@ -141,10 +177,10 @@ def changed_state(plan: GroupPlan, name: str, key: str, values: np.ndarray) -> n
     return (transform(plan, {name: roots}, state="linear")[name] ** 2).astype(values.dtype)
 
 
-def change_average(
-    edit: Edit, average: Any, plan: GroupPlan, corrections: Mapping[str, Correction]
+def change_averages(
+    edit: Edit, averages: Any, plan: GroupPlan, corrections: Mapping[str, Correction]
 ) -> None:
-    """Change an averaged copy of the model (EMA, SWA) by the same plan.
+    """Change averaged copies of the model (EMA, SWA) by the same plan.
 
     New channels are copied from the model; running statistics move by the same difference (mean)
     and factor (variance) as the model's.
@@ -153,7 +189,7 @@ def change_average(
     ----------
     edit : Edit
         Holds the model, already changed.
-    average : torch.nn.Module or an object with one as ``.module``
+    averages : torch.nn.Module, an object with one as ``.module``, or a sequence of these
     plan : GroupPlan
     corrections : mapping of str to Correction
         What recalibration did to the model's running statistics.
@@ -161,26 +197,55 @@ def change_average(
     Raises
     ------
     ValueError
-        Where the copy lacks a weight of the plan.
+        Where a copy lacks a weight of the plan, or shares its memory with the model.
     """
-    module = unwrap(getattr(average, "module", average))
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    normalizations = [c.normalization for c in corrections.values()]
-    names = [*plan.weights, *(name for n in normalizations for name in (n.mean, n.variance))]
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise ValueError(
-            f"the averaged copy has no weight {missing[0]!r}: pass an EMA or SWA copy of this model"
-        )
-    values = {name: np.array(to_numpy(tensors[name])) for name in names}
-    values.update(transform(plan, values))
-    for correction in corrections.values():
-        correction.repeat(values)
-    online = edit.read(plan.weights)
-    for member in plan.members if plan.new.size else ():
+    for average in averages if isinstance(averages, Sequence) else (averages,):
+        module = unwrap(getattr(average, "module", average))
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        normalizations = [c.normalization for c in corrections.values()]
+        names = [*plan.weights, *(name for n in normalizations for name in (n.mean, n.variance))]
+        for name in names:
+            if name not in tensors:
+                raise ValueError(
+                    f"the averaged copy has no weight {name!r}: pass an EMA or SWA copy of this "
+                    "model"
+                )
+            if tensors[name] is edit.tensors[name]:
+                raise ValueError(
+                    f"the averaged copy holds the model's own weight {name!r}: pass a copy of the "
+                    "model, not the model itself"
+                )
+        values = {name: np.array(to_numpy(tensors[name])) for name in names}
+        values = changed_copy(edit, plan, values, corrections.values())
+        for name, value in values.items():
+            edit.copy(tensors[name], value)
+
+
+def changed_copy(
+    edit: Edit,
+    plan: GroupPlan,
+    values: Mapping[str, np.ndarray],
+    corrections: Iterable[Correction] = (),
+) -> dict[str, np.ndarray]:
+    """Weights of a copy of the model after the plan; new channels are those of the model.
+
+    Parameters
+    ----------
+    edit : Edit
+        Holds the model, already changed.
+    plan : GroupPlan
+    values : mapping of str to ndarray
+        Weights of the copy; those of the plan, or some of them.
+    corrections : iterable of Correction
+    """
+    changed = {**values, **transform(plan, values, state="linear")}
+    for correction in corrections:
+        correction.repeat(changed)
+    members = [m for m in plan.members if m.weight in values] if plan.new.size else []
+    online = edit.read(m.weight for m in members)
+    for member in members:
         name, places = member.weight, member.positions[plan.new]
-        rows = np.array(member.rows(values[name]))
+        rows = np.array(member.rows(changed[name]))
         rows[places] = member.rows(online[name])[places]
-        values[name] = member.restore(rows, values[name].shape)
-    for name, value in values.items():
-        edit.copy(tensors[name], value)
+        changed[name] = member.restore(rows, changed[name].shape)
+    return changed

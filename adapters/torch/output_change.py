@@ -1,4 +1,12 @@
-"""How far the outputs of a model moved."""
+"""How far the outputs of a model moved.
+
+With ``f`` the outputs before and ``f'`` after, over all samples of the calibration data:
+
+- relative change: root mean square of ``f' - f`` over that of ``f``;
+- largest change: the largest ``|f' - f|`` of one element;
+- agreement: the share of positions whose largest output is the same as before (of samples, for a
+  classifier; of pixels, for a segmentation), where outputs are ``(samples, classes, ...)``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +16,8 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten
+
+from .distributed import Processes
 
 LIMIT = 2**26  # elements kept for the comparison; later batches are not compared
 
@@ -22,28 +32,48 @@ class Outputs:
     """
 
     def __init__(self) -> None:
-        self._kept: list[torch.Tensor] = []
+        self._kept: list[list[torch.Tensor]] = []
+        self._same = self._decisions = 0.0
         self._elements = 0
         self._place = 0
         self._squares = self._change = self.largest = 0.0
 
     def before(self, output: Any) -> None:
         """Keep the outputs of the next batch."""
-        values = flat(output)
-        if self._elements + values.numel() <= LIMIT:
+        values = floating(output)
+        elements = sum(value.numel() for value in values)
+        if self._elements + elements <= LIMIT:
             self._kept.append(values)
-            self._elements += values.numel()
+            self._elements += elements
 
     def after(self, output: Any) -> None:
         """Compare with the outputs of the batch that was kept in this place."""
         if self._place < len(self._kept):
-            old = self._kept[self._place].double()
-            difference = flat(output).double() - old
-            self._squares += float((old * old).sum())
-            self._change += float((difference * difference).sum())
-            if difference.numel():
-                self.largest = max(self.largest, float(difference.abs().max()))
+            for old, new in zip(self._kept[self._place], floating(output), strict=True):
+                difference = new.double() - old.double()
+                self._squares += float((old.double() ** 2).sum())
+                self._change += float((difference * difference).sum())
+                if difference.numel():
+                    self.largest = max(self.largest, float(difference.abs().max()))
+                if old.ndim > 1 and old.shape[1] > 1:
+                    same = old.argmax(1) == new.argmax(1)
+                    self._same += int(same.sum())
+                    self._decisions += same.numel()
         self._place += 1
+
+    def share(self, processes: Processes) -> None:
+        """Figures over all processes."""
+        if processes.world > 1:
+            own = (self._squares, self._change, self._same, self._decisions)
+            self._squares, self._change, self._same, self._decisions = (
+                float(total) for total in processes.sum_arrays(*own)
+            )
+            self.largest = max(processes.gather(self.largest))
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of decisions that stay; None where the outputs are no decisions."""
+        return self._same / self._decisions if self._decisions else None
 
     @property
     def relative(self) -> float:
@@ -53,12 +83,12 @@ class Outputs:
         return math.sqrt(self._change / self._squares)
 
 
-def flat(output: Any) -> torch.Tensor:
-    """All floating-point tensors of an output (of any container) in one row, on the host."""
-    leaves = tree_flatten(dict(output) if isinstance(output, Mapping) else output)[0]
-    found = [
-        leaf.detach().flatten().float().cpu()
-        for leaf in leaves
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-    ]
-    return torch.cat(found) if found else torch.zeros(0)
+def floating(output: Any) -> list[torch.Tensor]:
+    """All floating-point tensors of an output, on the host."""
+    return [leaf.detach().float().cpu() for leaf in leaves(output)]
+
+
+def leaves(output: Any) -> list[torch.Tensor]:
+    """All floating-point tensors of an output, of any container."""
+    found = tree_flatten(dict(output) if isinstance(output, Mapping) else output)[0]
+    return [x for x in found if isinstance(x, torch.Tensor) and x.is_floating_point()]

@@ -13,8 +13,9 @@ import torch
 
 from ...graph.normalizations import Normalization, Statistics
 from .batches import Batches
-from .collect import Callback, by_tensor, exact_type
-from .trace import TracedModel, observe
+from .distributed import Processes
+from .passes import Callback, by_tensor, exact_type, full_precision, glance
+from .trace import TracedModel
 
 
 class Moments:
@@ -22,7 +23,7 @@ class Moments:
 
     def __init__(self, normalizations: Iterable[Normalization]) -> None:
         self.normalizations = list(normalizations)
-        self._sums: dict[str, tuple[torch.Tensor, torch.Tensor, int]] = {}
+        self._sums: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
 
     def taps(self) -> dict[str, Callback]:
         """Callbacks for :func:`observe`."""
@@ -30,13 +31,25 @@ class Moments:
 
     def _add(self, normalization: Normalization, activation: torch.Tensor) -> None:
         x = activation.detach().movedim(normalization.axis, 0).flatten(1)
-        x = x.to(exact_type(x.device))
-        total, squares, count = x.sum(1), (x * x).sum(1), x.shape[1]
+        exact, count = exact_type(x.device), float(x.shape[1])
+        with full_precision(x.device):
+            x = x.to(exact)
+            total, squares = x.sum(1), (x * x).sum(1)
         # A normalization that is used twice has the statistics of both uses.
         known = self._sums.get(normalization.mean)
         if known is not None:
             total, squares, count = known[0] + total, known[1] + squares, known[2] + count
         self._sums[normalization.mean] = (total, squares, count)
+
+    def share(self, processes: Processes) -> None:
+        """Sums over all processes."""
+        if processes.world == 1:
+            return
+        names = sorted(self._sums)
+        processes.sum(tensor for name in names for tensor in self._sums[name][:2])
+        counts = processes.sum_arrays(*(self._sums[name][2] for name in names))
+        for name, count in zip(names, counts, strict=True):
+            self._sums[name] = (*self._sums[name][:2], float(count))
 
     def statistics(self) -> Statistics:
         """Means and (biased) variances by the names of the running buffers."""
@@ -51,10 +64,15 @@ class Moments:
 
 
 def measure(
-    traced: TracedModel, batches: Batches, normalizations: Iterable[Normalization]
+    traced: TracedModel,
+    batches: Batches,
+    normalizations: Iterable[Normalization],
+    processes: Processes,
 ) -> Statistics:
-    """Statistics of the batches, in one pass."""
+    """Statistics of the batches of all processes, in one pass."""
     moments = Moments(normalizations)
-    for inputs, _ in batches.read("normalization statistics"):
-        observe(traced, inputs, moments.taps())
+    with processes.together():
+        for inputs, _ in batches.read("normalization statistics"):
+            glance(traced, inputs, moments.taps())
+    moments.share(processes)
     return moments.statistics()

@@ -1,41 +1,47 @@
 """Arrange and reorganize a PyTorch model in place.
 
-One group after the other, the deepest last.  For each: class means and statistics before the
-change; a plan; the change; statistics of the group's own normalizations; the least-squares fit of
-the consumers to what they read before; statistics of the normalizations behind them.  The model
-as it was and as it is run side by side on the same batches, by exchanging the values of the
-parameters that changed.
+One group after the other, the deepest last (:mod:`.group_change`); then one pass for the outputs
+and the capacity after.  Everything or nothing: a failure undoes all groups, in all processes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...graph.capacity import capacity
+from ...graph.capacity import Capacity, capacity
 from ...graph.channels import ChannelGroup
-from ...graph.normalizations import Correction, Normalization, touched_normalizations
+from ...graph.class_means import ClassMeans
+from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan, Plan
-from ...graph.plan_makers import arrange_plan, refit, reorganize_plan
+from ...graph.plan_makers import arrange_plan
 from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
 from ...graph.selection import select_groups
 from ...graph.surgery import transform
 from .batches import Batches, Unpack, samples
-from .collect import ClassSums, channels_first, collect, exact_type
+from .class_sums import MAX_BYTES, ClassSums
+from .collect import collect
+from .distributed import Processes
 from .edit import Edit, refuse_sharded
-from .optimizer_state import change_average, change_state
+from .group_change import GroupChange
+from .optimizer_state import change_averages, change_state
 from .output_change import Outputs
-from .recalibrate import Moments, measure
-from .trace import TracedModel, observe, trace, unwrap
+from .passes import forward, trace
+from .pictures import draw_groups
+from .pseudo_classes import with_pseudo_classes
+from .trace import TracedModel, unwrap
+
+log = logging.getLogger("rejuvenet")
 
 Layers = str | Sequence[str | ChannelGroup]
 
@@ -93,12 +99,12 @@ def arrange(
         means = collect(traced, read, found)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     outputs = Outputs()
-    outputs.before(observe(traced, traced.example_inputs, {}))
+    outputs.before(forward(traced, traced.example_inputs, {}))
     with Edit(traced.model) as edit:
         edit.write(transform(plan, edit.read(plan.weights)))
         for group_plan in plan.groups:
             _follow(edit, group_plan, "merge", optimizer, ema, {})
-        outputs.after(observe(traced, traced.example_inputs, {}))
+        outputs.after(forward(traced, traced.example_inputs, {}))
     report = Report.of(plan, None, outputs.relative, time.perf_counter() - start)
     report.skipped.update(skipped)
     return report
@@ -114,9 +120,14 @@ def reorganize(
     example_inputs: Any = None,
     *,
     classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
     unpack: Unpack | None = None,
     max_batches: int | None = None,
-    max_bytes: int = 2**31,
+    max_bytes: int = MAX_BYTES,
+    device: torch.device | str | None = None,
+    process_group: Any = None,
+    writer: Any = None,
+    step: int = 0,
     progress: bool = False,
 ) -> Report:
     """Merge channels that respond alike and re-initialize the places that become free, in place.
@@ -126,75 +137,194 @@ def reorganize(
     model : torch.nn.Module or TracedModel
         Compiled and data-parallel wrappers are looked through.
     batches : iterable, optional
-        Yields ``(inputs, labels)``; read several times.  Without it only the methods ``"l1"``,
-        ``"l2"`` and ``"random"`` are possible, consumers are not refitted and statistics are
-        not recalibrated.
+        Yields ``(inputs, labels)``; read several times, from memory where they fit in 1 GiB.
+        Without it only the methods ``"l1"``, ``"l2"`` and ``"random"`` are possible, consumers
+        are not refitted and statistics are not recalibrated.
     layers : str or sequence of str
-        Layers, patterns, ``"last"`` (the deepest group that can move) or ``"all"``; the deepest
-        is changed last.
+        Layers, patterns, ``"last"`` (the deepest group that can move), ``"all"``, or ``"auto"``:
+        the groups that use the least of their capacity, each with the ratio that its figures
+        give (a ratio of the recipe that is "redundant" or a mapping stays).  The deepest is
+        changed last.
     recipe : Recipe, optional
         ``Recipe.preserving()`` by default.
-    optimizer : torch.optim.Optimizer, optional
+    optimizer : torch.optim.Optimizer, a wrapper of one, or a sequence of these, optional
         Its state changes along, as ``recipe.optimizer`` says.
-    ema : torch.nn.Module or object with ``.module``, optional
-        An averaged copy of the model, changed by the same plan.
+    ema : torch.nn.Module or object with ``.module``, or a sequence of these, optional
+        Averaged copies of the model, changed by the same plan.
     example_inputs : tensor, tuple or dict, optional
         Inputs to trace the model with; the first of ``batches`` by default.
-    classes, unpack, max_batches, max_bytes, progress
-        As in :func:`collect`.
+    classes, pseudo_classes, unpack, max_batches, max_bytes, device, process_group, progress
+        As in :func:`collect`.  All processes of the group call this function, each with its share
+        of the data, and end with the same weights.
+    writer : object with ``add_image``, optional
+        A TensorBoard ``SummaryWriter``: gets the paper's Fig. 2 and the codebook of every group.
+    step : int
+        Of the pictures.
 
     Returns
     -------
     Report
-        ``output_change`` is the root mean square change of the outputs on the batches, relative
-        to their root mean square.
+        With the change of the outputs on the batches.
+
+    Warns
+    -----
+    UserWarning
+        Where no channel became free, with the reason.
 
     Raises
     ------
     ValueError
         For bad data, an unknown layer or one that cannot move; the model, the optimizer and the
-        averaged copy are then as they were.
+        averaged copies are then as they were.
     """
     start = time.perf_counter()
-    recipe = recipe or Recipe.preserving()
-    traced, read = _traced(model, batches, example_inputs, unpack, max_batches, progress)
-    if read is None:
-        if recipe.method in ("sofm", "kmeans"):
-            raise ValueError(f"method {recipe.method!r} needs batches of (inputs, labels)")
-        without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
-        recipe = replace(recipe, outgoing=without, batchnorm="merge")
-    chosen, skipped = select_groups(traced.groups, layers)
-    reports, plans, outputs = [], [], Outputs()
-    sums = ClassSums([g for g, _ in chosen if g.tap is not None], classes, None, max_bytes)
-    with Edit(traced.model) as whole:
+    recipe, processes = recipe or Recipe.preserving(), Processes(process_group)
+    with processes.together():
+        traced, read = _traced(
+            model, batches, example_inputs, unpack, max_batches, progress, device
+        )
+        if read is None:
+            if recipe.needs_means or layers == "auto":
+                what = "layers 'auto'" if layers == "auto" else f"method {recipe.method!r}"
+                raise ValueError(f"{what} needs batches of (inputs, labels)")
+            without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
+            recipe = replace(recipe, outgoing=without, batchnorm="merge")
+    outputs, passes = Outputs(), 0
+    with Edit(traced.model) as whole, _remembered(read):
+        _synchronize(whole, traced, processes)
+        if read is not None and pseudo_classes is not None:
+            read = with_pseudo_classes(traced, read, pseudo_classes, processes, recipe.seed)
+            classes, passes = pseudo_classes, passes + 1
+        automatic = layers == "auto"
+        if automatic:
+            assert read is not None
+            layers, recipe = _least_used(
+                traced, read, recipe, processes, classes=classes, max_bytes=max_bytes,
+                process_group=process_group,
+            )  # fmt: skip
+            passes += 1
+        with processes.together():
+            nothing = automatic and not layers
+            chosen, skipped = ([], {}) if nothing else select_groups(traced.groups, layers)
+        reports, plans, before = [], [], {}
         for number, (group, layer) in enumerate(chosen):
             began = time.perf_counter()
             with Edit(traced.model, within=whole) as edit:
-                task = _Task(traced, edit, read, group, layer, recipe)
-                plan = task.run(classes, max_bytes, outputs if number == 0 else None)
-                _follow(edit, plan, recipe.optimizer, optimizer, ema, task.corrections)
+                change = GroupChange(
+                    traced, edit, read, processes, group, layer, recipe, classes, max_bytes
+                )
+                plan = change.run(outputs if number == 0 else None)
+                with processes.together():
+                    _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
+            passes += change.passes
             plans.append(plan)
             reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
-        if read is not None:
-            for inputs, labels in read.read("outputs after"):
-                taps = sums.taps(labels, samples(inputs), read.device)
-                outputs.after(observe(traced, inputs, taps))
-    if read is not None:
-        for report, plan in zip(reports, plans, strict=True):
-            if report.group in sums.sums:
-                means = sums.means()[report.group]
-                report.after = capacity(means.Q, max(plan.nodes, 1), means.activity, recipe.seed)
+            if change.means is not None:
+                before[plan.group] = change.means
+        if read is not None and plans:
+            after = _after(traced, read, [g for g, _ in chosen], classes, max_bytes, outputs,
+                           processes)  # fmt: skip
+            figures = _capacities(after, plans, recipe, processes)
+            passes += 1
+            for report in reports:
+                report.after = figures.get(report.group)
+            if writer is not None and processes.first:
+                draw_groups(writer, plans, before, after, step)
+    report = Report(
+        reports, skipped, Plan(plans, recipe, skipped), None, time.perf_counter() - start
+    )
+    if read is not None and plans:
+        report.output_change, report.largest_change = outputs.relative, outputs.largest
+        report.agreement, report.passes = outputs.agreement, passes
+    if processes.first:
+        _warn_where_nothing_changed(plans)
+    return report
+
+
+def _remembered(read: Batches | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if read is None else read.remembered()
+
+
+def _synchronize(edit: Edit, traced: TracedModel, processes: Processes) -> None:
+    """Equal parameters are expected of all processes; buffers are those of the first.
+
+    Data-parallel training sends the first one's buffers to the others when the next forward pass
+    begins, so that they differ until then.
+    """
+    if processes.world == 1:
+        return
+    for buffer in traced.model.buffers():
+        value = buffer.detach().clone()
+        processes.copy_from_first([value])
+        edit.copy(buffer, value)
+    processes.check_same(edit.read(name for name, _ in traced.model.named_parameters()))
+
+
+def _least_used(
+    traced: TracedModel, read: Batches, recipe: Recipe, processes: Processes, **options: Any
+) -> tuple[list[str], Recipe]:
+    """The groups that use the least of their capacity, and the recipe with their ratios."""
+    from ...graph.least_used import least_used
+
+    movable = [group for group, _ in select_groups(traced.groups, "all")[0]]
+    means = collect(traced, read, movable, **options)
+    ratios: dict[str, float] = {}
+    with processes.together():
+        if processes.first:
+            figures = {n: capacity(m.Q, activity=m.activity) for n, m in means.items()}
+            ratios = least_used(figures)
+    ratios = processes.from_first(ratios)
+    if ratios and isinstance(recipe.ratio, float):
+        recipe = replace(recipe, ratio=ratios)
+    return list(ratios), recipe
+
+
+def _after(
+    traced: TracedModel,
+    read: Batches,
+    groups: Sequence[ChannelGroup],
+    classes: int | Sequence[str | int] | None,
+    max_bytes: int,
+    outputs: Outputs,
+    processes: Processes,
+) -> dict[str, ClassMeans]:
+    """The pass after all changes: outputs, and class means."""
+    with processes.together():
+        groups = [group for group in groups if group.tap is not None]
+        sums = ClassSums(traced, groups, classes, None, max_bytes)
+        for inputs, labels in read.read("outputs after"):
+            outputs.after(forward(traced, inputs, sums.taps(labels, samples(inputs), read.device)))
+    outputs.share(processes)
+    sums.share(processes)
+    with processes.together():
+        return sums.means()
+
+
+def _capacities(
+    means: Mapping[str, ClassMeans],
+    plans: Sequence[GroupPlan],
+    recipe: Recipe,
+    processes: Processes,
+) -> dict[str, Capacity]:
+    found: dict[str, Capacity] = {}
+    with processes.together():
+        for plan in plans if processes.first else ():
+            if plan.group in means:
+                own = means[plan.group]
+                found[plan.group] = capacity(own.Q, max(plan.nodes, 1), own.activity, recipe.seed)
+    return processes.from_first(found)
+
+
+def _warn_where_nothing_changed(plans: Sequence[GroupPlan]) -> None:
+    if not plans:
+        warnings.warn(
+            "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
+            "to reorganize them all the same",
+            stacklevel=3,
+        )
     for plan in plans:
         if not plan.new.size:
-            warnings.warn(
-                f"nothing was rejuvenated in {plan.group!r}: each of its {plan.nodes} nodes has a "
-                "channel of its own; a smaller ratio frees channels",
-                stacklevel=2,
-            )
-    change = None if read is None else outputs.relative
-    return Report(
-        reports, skipped, Plan(plans, recipe, skipped), change, time.perf_counter() - start
-    )
+            warnings.warn(f"nothing was freed in {plan.group!r}: {plan.reason}", stacklevel=3)
 
 
 def _traced(
@@ -204,13 +334,14 @@ def _traced(
     unpack: Unpack | None = None,
     max_batches: int | None = None,
     progress: bool = False,
+    device: torch.device | str | None = None,
 ) -> tuple[TracedModel, Batches | None]:
     """The model traced, and its calibration data."""
     module = model.model if isinstance(model, TracedModel) else unwrap(model)
     refuse_sharded(module)
     read = batches if isinstance(batches, Batches) else None
     if read is None and batches is not None:
-        read = Batches(batches, module, unpack, max_batches, progress)
+        read = Batches(batches, module, unpack, max_batches, progress, device)
     if isinstance(model, TracedModel):
         return model, read
     if example_inputs is None:
@@ -229,111 +360,11 @@ def _follow(
     corrections: Mapping[str, Correction],
 ) -> None:
     """Change what goes along with the model."""
+    if plan.kind == "reorganize" and plan.idle:
+        return
     if optimizer is not None:
-        change_state(edit, optimizer, plan, how)
+        _, left = change_state(edit, optimizer, plan, how)
+        if left:
+            log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
     if ema is not None:
-        change_average(edit, ema, plan, corrections)
-
-
-@dataclass
-class _Task:
-    """The change of one group."""
-
-    traced: TracedModel
-    edit: Edit
-    read: Batches | None
-    group: ChannelGroup
-    layer: str | None
-    recipe: Recipe
-
-    def __post_init__(self) -> None:
-        self.corrections: dict[str, Correction] = {}
-
-    def run(
-        self, classes: int | Sequence[str | int] | None, max_bytes: int, outputs: Outputs | None
-    ) -> GroupPlan:
-        """Plan and change; ``outputs`` receives those of the model before."""
-        group, recipe, edit, read = self.group, self.recipe, self.edit, self.read
-        names = dict.fromkeys(m.weight for m in group.members)
-        means, statistics = None, {}
-        touched: list[Normalization] = []
-        if read is not None:
-            touched = touched_normalizations(self.traced.graph, group.members)
-            moments, sums = Moments(touched), None
-            if group.tap is not None:
-                sums = ClassSums([group], classes, None, max_bytes)
-            for inputs, labels in read.read("class means"):
-                taps = moments.taps()
-                if sums is not None:
-                    taps |= sums.taps(labels, samples(inputs), read.device)
-                output = observe(self.traced, inputs, taps)
-                if outputs is not None:
-                    outputs.before(output)
-            means = None if sums is None else sums.means()[group.name]
-            statistics = moments.statistics()
-        weights = edit.read([*names, *statistics])
-        plan = reorganize_plan(group, weights, recipe, means, self.layer)
-        changed = transform(plan, weights)
-        edit.write(changed)
-        if read is None:
-            return plan
-        recalibrated = recipe.batchnorm == "recalibrate"
-        touched = touched_normalizations(self.traced.graph, plan.members) if recalibrated else []
-        # The statistics before, as the plan would merge them.
-        statistics |= {
-            name: value
-            for name, value in transform(plan, weights | statistics).items()
-            if name in statistics
-        }
-        merged = {**weights, **changed}
-        self._recalibrate([n for n in touched if n.own], statistics, merged)
-        if recipe.outgoing == "least_squares":
-            plan = self._refitted(plan)
-            values = transform(plan, weights)
-            # Only the consumers differ from what was written before.
-            consumers = {m.weight for m in plan.members if m.kind == "consumer"}
-            edit.write({name: values[name] for name in values if name in consumers})
-        behind = [n.level for n in touched if not n.own]
-        rest = [n for n in touched if behind and n.level >= min(behind)]
-        self._recalibrate(rest, statistics, merged)
-        return plan
-
-    def _recalibrate(
-        self,
-        normalizations: list[Normalization],
-        before: Mapping[str, np.ndarray],
-        merged: Mapping[str, np.ndarray],
-    ) -> None:
-        """One pass for each level: what lies behind sees the statistics of what lies before."""
-        assert self.read is not None
-        for level in sorted({n.level for n in normalizations}):
-            here = [n for n in normalizations if n.level == level]
-            after = measure(self.traced, self.read, here)
-            for normalization in here:
-                correction = Correction.between(normalization, dict(before), after)
-                names = (normalization.mean, normalization.variance)
-                values = {name: merged[name] for name in names}
-                correction.repeat(values)
-                self.edit.write(values)
-                self.corrections[normalization.mean] = correction
-
-    def _refitted(self, plan: GroupPlan) -> GroupPlan:
-        """``E[x x'^T]`` and ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
-        assert self.read is not None
-        tap = self.group.tap
-        assert tap is not None
-        pair: dict[str, torch.Tensor] = {}
-        cross = gram = torch.zeros(())
-
-        def keep(which: str, n: int, activation: torch.Tensor) -> None:
-            x = channels_first(activation.detach(), tap, n).movedim(1, 0).flatten(1)
-            pair[which] = x.to(exact_type(x.device), copy=True)
-
-        for inputs, _ in self.read.read("least squares"):
-            n = samples(inputs)
-            with self.edit.undone():
-                observe(self.traced, inputs, {tap.tensor: partial(keep, "before", n)})
-            observe(self.traced, inputs, {tap.tensor: partial(keep, "after", n)})
-            cross = cross + (pair["before"] @ pair["after"].T).cpu()
-            gram = gram + (pair["after"] @ pair["after"].T).cpu()
-        return refit(plan, cross.double().numpy(), gram.double().numpy())
+        change_averages(edit, ema, plan, corrections)

@@ -1,0 +1,247 @@
+"""Sums of activations by class (eq. 1), on the device of the activations.
+
+    Q[c] = (1 / N_c) * sum of the tap over the samples of class c
+
+Sums are float64 where the device has it, so that neither the order of the batches nor that of a
+GPU's atomic additions shows in a plan.  (float32 sums of a batch, added up in float64, took
+longer on a CPU: ``index_add_`` converts as it reads.)  Memory is ``8 * C * o * h * w`` bytes a
+group; the extents that fit are known from the traced shapes, before the first batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+
+from ...graph.channels import ChannelGroup, Tap
+from ...graph.class_means import ClassMeans, extent_within
+from .batches import samples
+from .distributed import Processes
+from .passes import Callback, by_tensor, exact_type, full_precision
+from .trace import TracedModel
+
+MAX_BYTES = 2**31
+
+Extent = tuple[int, int]
+
+
+def channels_first(activation: torch.Tensor, tap: Tap, n: int) -> torch.Tensor:
+    """The group's channels of a tap, as (n, o, *spatial).
+
+    ``n`` is the number of samples.  Where the first axis of the tap holds several rows for one
+    sample (windows of attention), they become a spatial axis.
+    """
+    if tap.axis == 0 or activation.shape[0] % n:
+        raise ValueError(
+            f"the tap {tap.tensor!r} of shape {tuple(activation.shape)} has no axis of "
+            f"{n} samples in front"
+        )
+    index = torch.as_tensor(tap.index, device=activation.device)
+    everything = len(tap.index) == activation.shape[tap.axis] and bool(
+        (tap.index == range(len(tap.index))).all()
+    )
+    x = activation if everything else activation.index_select(tap.axis, index)
+    x = x.movedim(tap.axis, 1)
+    windows = activation.shape[0] // n
+    return x if windows == 1 else x.unflatten(0, (n, windows)).movedim(1, 2)
+
+
+def two_axes(spatial: tuple[int, ...]) -> Extent:
+    """``(h, w)`` of spatial axes of any number, as :class:`ClassMeans` counts them."""
+    return (math.prod(spatial[:-1]), spatial[-1]) if spatial else (1, 1)
+
+
+def traced_extents(traced: TracedModel, groups: Sequence[ChannelGroup]) -> dict[str, Extent]:
+    """``(h, w)`` of the tap of every group for the inputs that the model was traced with."""
+    args, kwargs = traced.example_inputs
+    n = samples(args or kwargs)
+    found = {}
+    for group in groups:
+        assert group.tap is not None
+        shape = torch.empty(traced.graph.shapes[group.tap.tensor], device="meta")
+        found[group.name] = two_axes(tuple(channels_first(shape, group.tap, n).shape[2:]))
+    return found
+
+
+class ClassSums:
+    """Sums of several taps by class.
+
+    Parameters
+    ----------
+    traced : TracedModel
+        Its example inputs give the extents of the taps; others are pooled to them.
+    groups : sequence of ChannelGroup
+    classes : int or sequence, optional
+        Number or names of the classes; by default as many as the labels that turn up.
+    size : int or (int, int), optional
+        Pool every tap to at most this extent.
+    max_bytes : int
+        For the sums of all groups; taps are pooled further until they fit.
+
+    Raises
+    ------
+    ValueError
+        Where not even one position of each channel fits.
+    """
+
+    def __init__(
+        self,
+        traced: TracedModel,
+        groups: Sequence[ChannelGroup],
+        classes: int | Sequence[str | int] | None = None,
+        size: int | tuple[int, int] | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if isinstance(classes, int):
+            classes = list(range(classes))
+        if classes is not None and len(classes) == 0:
+            raise ValueError("expected at least one class, got none")
+        self.groups = list(groups)
+        self.names = None if classes is None else list(classes)
+        self.max_bytes = max_bytes
+        self.sums: dict[str, torch.Tensor] = {}
+        self.magnitudes: dict[str, torch.Tensor] = {}
+        self.extents = traced_extents(traced, groups)
+        if size is not None:
+            limit = (size, size) if isinstance(size, int) else size
+            for name, (h, w) in self.extents.items():
+                self.extents[name] = (min(h, limit[0]), min(w, limit[1]))
+        self.counts = torch.zeros(0, dtype=torch.float64)
+        self.samples = 0
+        self._weights: torch.Tensor | None = None
+        self._labels: torch.Tensor | None = None
+        self._n = 0
+        if self.names is not None:
+            self._resize(len(self.names))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the sums for the classes known so far."""
+        rows = (g.channels * math.prod(self.extents[g.name]) for g in self.groups)
+        return 8 * len(self.counts) * sum(rows)
+
+    def taps(
+        self, labels: torch.Tensor | None, n: int, device: torch.device
+    ) -> dict[str, Callback]:
+        """Callbacks of a forward pass that add the activations of ``n`` labelled samples."""
+        if labels is None:
+            labels = torch.zeros(n, dtype=torch.long, device=device)
+        C = len(self.counts)
+        self._labels = self._weights = None
+        if labels.ndim == 2:
+            if self.names is None and self.samples == 0:
+                C = labels.shape[1]
+            if labels.shape[1] != C:
+                raise ValueError(
+                    f"expected class weights of shape ({n}, {C}), got {tuple(labels.shape)}"
+                )
+            self._weights = labels.detach().to(exact_type(device))
+            counts = self._weights.sum(0)
+        elif labels.ndim == 1 and not labels.is_floating_point():
+            self._labels = labels.long()
+            low, high = (int(v) for v in torch.aminmax(self._labels))
+            if low < 0 or (self.names is not None and high >= C):
+                raise ValueError(
+                    f"expected labels from 0 to {C - 1 if self.names else 'the number of classes'}"
+                    f", got {low if low < 0 else high}"
+                )
+            C = max(C, high + 1)
+            counts = torch.bincount(self._labels, minlength=C)
+        else:
+            raise ValueError(
+                "expected integer labels of shape (n,) or class weights of shape (n, C), got "
+                f"{labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if len(self.counts) < C:
+            self._resize(C)
+        self.counts += counts.to("cpu", torch.float64)
+        self.samples += n
+        self._n = n
+        return by_tensor(
+            (group.tap.tensor, partial(self.add, group)) for group in self.groups if group.tap
+        )
+
+    def add(self, group: ChannelGroup, activation: torch.Tensor) -> None:
+        """Add one tap of the present batch."""
+        assert group.tap is not None
+        x = channels_first(activation.detach(), group.tap, self._n)
+        x = x.reshape(*x.shape[:2], *two_axes(tuple(x.shape[2:])))
+        exact, extent = exact_type(x.device), self.extents[group.name]
+        with full_precision(x.device):
+            magnitude = x.abs().mean((2, 3), dtype=torch.float32).sum(0, dtype=exact)
+            if tuple(x.shape[2:]) != extent:
+                x = F.adaptive_avg_pool2d(x.float(), extent)
+            if group.name not in self.sums:
+                shape = (len(self.counts), group.channels * math.prod(extent))
+                self.sums[group.name] = torch.zeros(shape, dtype=exact, device=x.device)
+                self.magnitudes[group.name] = torch.zeros_like(magnitude)
+            flat = x.reshape(self._n, -1).to(exact)
+            if self._labels is not None:
+                self.sums[group.name].index_add_(0, self._labels, flat)
+            else:
+                assert self._weights is not None
+                self.sums[group.name].addmm_(self._weights.T, flat)
+            self.magnitudes[group.name] += magnitude
+
+    def share(self, processes: Processes) -> None:
+        """Sums over all processes; labels that only some have seen, and extents, are agreed on."""
+        if processes.world == 1:
+            return
+        everyone = processes.gather((len(self.counts), self.samples, self.extents))
+        self.samples = sum(samples for _, samples, _ in everyone)
+        for name, extent in list(self.extents.items()):
+            smallest = [min(e[name][axis] for _, _, e in everyone) for axis in (0, 1)]
+            if tuple(smallest) != extent:
+                channels = next(g.channels for g in self.groups if g.name == name)
+                sums = self.sums[name].unflatten(1, (channels, *extent))
+                self.sums[name] = F.adaptive_avg_pool2d(sums, smallest).flatten(1)
+                self.extents[name] = (smallest[0], smallest[1])
+        self._grow(max(C for C, _, _ in everyone))
+        names = sorted(self.sums)
+        tensors = (t[name] for name in names for t in (self.sums, self.magnitudes))
+        processes.sum([self.counts, *tensors])
+
+    def means(self) -> dict[str, ClassMeans]:
+        """The class means; raises ValueError where a class is empty or a channel not finite."""
+        names = self.names or list(range(len(self.counts)))
+        result = {}
+        for group in self.groups:
+            sums = self.sums[group.name].cpu().double().numpy()
+            shape = (len(names), group.channels, *self.extents[group.name])
+            means = ClassMeans(
+                sums.reshape(shape),
+                self.counts.numpy().copy(),
+                list(names),
+                self.magnitudes[group.name].cpu().double().numpy(),
+                self.samples,
+            )
+            try:
+                means.check()
+            except ValueError as error:
+                raise ValueError(f"group {group.name!r}: {error}") from None
+            result[group.name] = means
+        return result
+
+    def _resize(self, C: int) -> None:
+        """Make room for ``C`` classes; before the first batch, pool until the sums fit."""
+        if not self.sums:
+            budget = self.max_bytes / max(1, len(self.groups))
+            for group in self.groups:
+                extent, position = self.extents[group.name], 8 * C * group.channels
+                self.extents[group.name] = extent_within(*extent, position, budget, group.name)
+        self._grow(C)
+        if self.bytes > self.max_bytes:
+            raise ValueError(
+                f"the class means of {C} classes need {self.bytes:,} bytes and "
+                f"{self.max_bytes:,} are allowed; pass classes=number of classes, so that the "
+                "taps are pooled to fit"
+            )
+
+    def _grow(self, C: int) -> None:
+        added = C - len(self.counts)
+        self.counts = F.pad(self.counts, (0, added))
+        self.sums = {name: F.pad(sums, (0, 0, 0, added)) for name, sums in self.sums.items()}

@@ -1,0 +1,237 @@
+"""The change of one group of channels: what is measured before, the plan, and what follows it.
+
+1. One pass of the model as it is: class means, statistics of the normalizations that the change
+   touches, outputs, and the tap ``x`` itself as far as it fits in ``KEPT_ACTIVATIONS``.
+2. The plan, and the linear part of the change.
+3. Statistics of the group's own normalizations, a pass for each level; passes end at what they
+   look at.
+4. One pass for ``x'``, and the fit of the consumers to what they read before.  Where ``x`` was
+   not kept, the model as it was runs beside it, by exchanging the values of what changed.
+5. Statistics of the normalizations behind, a pass for each level.
+
+With several processes each reads its share; the first one decides (:mod:`.distributed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...graph.channels import ChannelGroup
+from ...graph.class_means import ClassMeans
+from ...graph.normalizations import Correction, Normalization, touched_normalizations
+from ...graph.plan import GroupPlan
+from ...graph.plan_makers import refit, reorganize_plan
+from ...graph.recipe import Recipe
+from ...graph.surgery import transform
+from .batches import Batches, samples
+from .class_sums import ClassSums, channels_first
+from .distributed import Processes
+from .edit import Edit
+from .gradients import loss_gradients
+from .output_change import Outputs
+from .passes import Callback, by_tensor, exact_type, forward, full_precision, glance
+from .recalibrate import Moments, measure
+from .trace import TracedModel
+
+KEPT_ACTIVATIONS = 2**28  # bytes of one group's tap
+
+
+@dataclass
+class GroupChange:
+    """The change of one group.
+
+    Attributes
+    ----------
+    traced : TracedModel
+    edit : Edit
+        Of this group alone.
+    read : Batches or None
+        Calibration data.
+    processes : Processes
+    group : ChannelGroup
+    layer : str or None
+        The weight that was asked for, where the group has several.
+    recipe : Recipe
+    classes, max_bytes
+        As in :func:`collect`.
+    """
+
+    traced: TracedModel
+    edit: Edit
+    read: Batches | None
+    processes: Processes
+    group: ChannelGroup
+    layer: str | None
+    recipe: Recipe
+    classes: int | Sequence[str | int] | None
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        self.corrections: dict[str, Correction] = {}
+        self.means: ClassMeans | None = None
+        self.passes = 0
+        self._kept: list[torch.Tensor | None] = []
+        self._bytes = 0
+
+    def run(self, outputs: Outputs | None) -> GroupPlan:
+        """Plan and change; ``outputs`` receives those of the model before."""
+        group, recipe, edit, read = self.group, self.recipe, self.edit, self.read
+        statistics: dict[str, np.ndarray] = {}
+        if read is not None:
+            statistics = self._look(read, outputs)
+        names = dict.fromkeys(m.weight for m in group.members)
+        weights = edit.read([*names, *statistics])
+        plan = self._planned(weights)
+        if plan.idle:
+            return plan
+        with self.processes.together():
+            changed = transform(plan, weights)
+            edit.write(changed)
+        if read is None:
+            return plan
+        recalibrated = recipe.batchnorm == "recalibrate"
+        touched = touched_normalizations(self.traced.graph, plan.members) if recalibrated else []
+        # The statistics before, as the plan would merge them.
+        statistics |= {
+            name: value
+            for name, value in transform(plan, weights | statistics).items()
+            if name in statistics
+        }
+        merged = {**weights, **changed}
+        self._recalibrate(read, [n for n in touched if n.own], statistics, merged)
+        if recipe.outgoing == "least_squares" and group.tap is not None:
+            plan = self._refitted(plan, read)
+            values = transform(plan, weights)
+            # Only the consumers differ from what was written before.
+            consumers = {m.weight for m in plan.members if m.kind == "consumer"}
+            edit.write({name: values[name] for name in values if name in consumers})
+        behind = [n.level for n in touched if not n.own]
+        rest = [n for n in touched if behind and n.level >= min(behind)]
+        self._recalibrate(read, rest, statistics, merged)
+        self._kept.clear()
+        self.processes.copy_from_first(edit.tensors[name] for name in edit.written)
+        return plan
+
+    def _look(self, read: Batches, outputs: Outputs | None) -> dict[str, np.ndarray]:
+        """The pass before the change; gives the statistics of what the change touches."""
+        group, tap = self.group, self.group.tap
+        moments = Moments(touched_normalizations(self.traced.graph, group.members))
+        sums = None
+        with self.processes.together():
+            if tap is not None:
+                sums = ClassSums(self.traced, [group], self.classes, None, self.max_bytes)
+            for inputs, labels in read.read("class means"):
+                n = samples(inputs)
+                taps: list[Mapping[str, Callback]] = [moments.taps()]
+                if sums is not None:
+                    taps.append(sums.taps(labels, n, read.device))
+                if tap is not None and self.recipe.outgoing == "least_squares":
+                    taps.append({tap.tensor: self._keep})
+                look = by_tensor(chain.from_iterable(t.items() for t in taps))
+                if outputs is None:
+                    glance(self.traced, inputs, look)
+                else:
+                    outputs.before(forward(self.traced, inputs, look))
+        self.passes += 1
+        moments.share(self.processes)
+        if sums is not None:
+            sums.share(self.processes)
+            with self.processes.together():
+                self.means = sums.means()[group.name]
+        return moments.statistics()
+
+    def _keep(self, activation: torch.Tensor) -> None:
+        """Keep the tap of one batch, as far as there is room."""
+        self._bytes += activation.nbytes
+        fits = self._bytes <= KEPT_ACTIVATIONS
+        self._kept.append(activation.detach().clone() if fits else None)
+
+    def _planned(self, weights: Mapping[str, np.ndarray]) -> GroupPlan:
+        """The plan of the first process, in all."""
+        processes, recipe, options = self.processes, self.recipe, dict[str, Any]()
+        if recipe.needs_gradients:
+            with processes.together():
+                if self.read is None:
+                    raise ValueError("init 'gradient' needs batches of (inputs, labels), got none")
+            names = [m.weight for m in self.group.producers if m.role == "weight"]
+            options["gradients"] = loss_gradients(self.traced, self.read, names, processes)
+            self.passes += 1
+        plan: GroupPlan | None = None
+        with processes.together():
+            if processes.first:
+                plan = reorganize_plan(
+                    self.group, weights, recipe, self.means, self.layer, **options
+                )
+        plan = processes.from_first(plan)
+        assert plan is not None
+        return plan
+
+    def _recalibrate(
+        self,
+        read: Batches,
+        normalizations: list[Normalization],
+        before: Mapping[str, np.ndarray],
+        merged: Mapping[str, np.ndarray],
+    ) -> None:
+        """One pass for each level: what lies behind sees the statistics of what lies before."""
+        for level in sorted({n.level for n in normalizations}):
+            here = [n for n in normalizations if n.level == level]
+            after = measure(self.traced, read, here, self.processes)
+            self.passes += 1
+            for normalization in here:
+                correction = Correction.between(normalization, dict(before), after)
+                names = (normalization.mean, normalization.variance)
+                values = {name: merged[name] for name in names}
+                correction.repeat(values)
+                self.edit.write(values)
+                self.corrections[normalization.mean] = correction
+
+    def _refitted(self, plan: GroupPlan, read: Batches) -> GroupPlan:
+        """``E[x x'^T]`` and ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
+        tap, o = self.group.tap, self.group.channels
+        assert tap is not None
+        exact = exact_type(read.device)
+        cross, gram = (torch.zeros(o, o, dtype=exact, device=read.device) for _ in range(2))
+        seen: list[torch.Tensor] = []
+        doubled = False
+
+        def rows(n: int, activation: torch.Tensor) -> torch.Tensor:
+            return channels_first(activation.detach(), tap, n).movedim(1, 0).flatten(1).to(exact)
+
+        def add(n: int, activation: torch.Tensor) -> None:
+            nonlocal cross, gram
+            with full_precision(activation.device):
+                x, changed = rows(n, seen.pop()), rows(n, activation)
+                cross = cross.to(x.device).addmm_(x, changed.T)
+                gram = gram.to(x.device).addmm_(changed, changed.T)
+
+        def keep(activation: torch.Tensor) -> None:
+            seen.append(activation.detach().clone())
+
+        with self.processes.together():
+            for number, (inputs, _) in enumerate(read.read("least squares")):
+                kept = self._kept[number]
+                if kept is not None:
+                    seen.append(kept)
+                else:
+                    doubled = True
+                    with self.edit.undone():
+                        glance(self.traced, inputs, {tap.tensor: keep})
+                glance(self.traced, inputs, {tap.tensor: partial(add, samples(inputs))})
+        self.passes += 1 + doubled
+        self.processes.sum([cross, gram])
+        fitted: GroupPlan | None = None
+        with self.processes.together():
+            if self.processes.first:
+                matrices = (m.cpu().double().numpy() for m in (cross, gram))
+                fitted = refit(plan, *matrices)
+        fitted = self.processes.from_first(fitted)
+        assert fitted is not None
+        return fitted

@@ -1,0 +1,84 @@
+"""Forward passes over calibration data, in which some intermediate tensors are looked at.
+
+A pass whose outputs nobody needs ends as soon as the last tensor was seen.  Compiled parts of a
+model run as they were written: a compiled graph shows no operators, and a call in evaluation mode
+would make it compile once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from .trace import TracedModel, observe
+from .trace import trace as record
+
+Callback = Callable[[torch.Tensor], None]
+
+
+class _Enough(BaseException):
+    """Ends a forward pass; no model catches it."""
+
+
+def forward(traced: TracedModel, inputs: Any, taps: Mapping[str, Callback]) -> Any:
+    """A whole forward pass in evaluation mode: shows the tensors of ``taps``, gives the output."""
+    with as_written():
+        return observe(traced, inputs, taps)
+
+
+def glance(traced: TracedModel, inputs: Any, taps: Mapping[str, Callback]) -> None:
+    """A forward pass that ends once the tensors of ``taps`` were seen."""
+    missing = set(taps)
+
+    def look(name: str, callback: Callback, activation: torch.Tensor) -> None:
+        callback(activation)
+        missing.discard(name)
+        if not missing:
+            raise _Enough
+
+    if taps:
+        with contextlib.suppress(_Enough), as_written():
+            observe(traced, inputs, {name: partial(look, name, taps[name]) for name in taps})
+
+
+def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
+    """As :func:`rejuvenet.adapters.torch.trace`, with compiled parts run as written."""
+    with as_written():
+        return record(model, example_inputs)
+
+
+def by_tensor(callbacks: Iterable[tuple[str, Callback]]) -> dict[str, Callback]:
+    """One callback for each tensor, which calls all that were given for it."""
+    several: dict[str, list[Callback]] = {}
+    for tensor, callback in callbacks:
+        several.setdefault(tensor, []).append(callback)
+
+    def call(listed: list[Callback], activation: torch.Tensor) -> None:
+        for callback in listed:
+            callback(activation)
+
+    return {tensor: partial(call, listed) for tensor, listed in several.items()}
+
+
+def as_written() -> contextlib.AbstractContextManager[Any]:
+    """No compiled code runs in this block; what was compiled stays."""
+    # Nothing is compiled where the compiler was never imported, which takes a second.
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None or "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return stance("force_eager")
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """No autocast in this block: sums are made in the types that their tensors have."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without it."""
+    return torch.float32 if device.type == "mps" else torch.float64
