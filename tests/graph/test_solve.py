@@ -383,3 +383,33 @@ def test_channels_tied_in_a_cycle_stay():
     moved = [g.producers[0].positions[s].ravel().tolist()
              for g in find_groups(net) for s in g.exchangeable]  # fmt: skip
     assert moved == [[0, 7]]
+
+
+def test_copies_of_a_channel_in_different_groups_correspond_by_their_group():
+    """Channel 0 has its first copy in the first group and channel 1 in the second."""
+    net = Net()
+    a = net.conv("x", "conv", 4)
+    both = net.put(Concat, (a, a), (1, 8, 8, 8), 1)
+    mixed = net.put(Gather, both, (1, 8, 8, 8), 1, np.array([0, 5, 2, 6, 4, 1, 3, 7]))
+    net.outputs.append(net.conv(net.conv(mixed, "grouped", 4, 2), "last", 2))
+    assert net.group("conv").exchangeable == ()
+    assert [s.tolist() for s in net.group("grouped").exchangeable] == [[0, 1], [2, 3]]
+
+
+def test_vector_that_meets_a_flattened_weight_moves_with_its_channels():
+    """The power iteration of a spectral norm: ``W.flatten(1) @ v`` scales the weight."""
+    net = Net()
+    a = net.conv("x", "conv", 6)
+    weight, v = net.weight("weight", 2, 6, 3, 3), net.weight("v", 54)
+    flat = net.put(Reshape, weight, (2, 54))
+    sigma = net.tensor((2,))
+    net.nodes.append(Contraction((flat, v), sigma, ("o", "p"), ("p",), ("o",)))
+    norm = net.put(Reduce, sigma, (), (0,), False)
+    normal = net.put(Elementwise, (weight, norm), (2, 6, 3, 3))
+    out = net.tensor((1, 2, 8, 8))
+    net.add_convolution(a, normal, out)
+    net.outputs.append(out)
+    group = net.group("conv")
+    assert [s.tolist() for s in group.exchangeable] == [list(range(6))]
+    rows = next(m for m in group.members if m.weight == "v").positions
+    assert rows.tolist() == np.arange(54).reshape(6, 9).tolist()
