@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from ...graph.channels import ChannelGroup
 
-
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules around a node
 
 
