@@ -10,18 +10,38 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .session import light_message
 
-def inferred_shapes(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Shapes by ONNX's inference, inputs having the shapes of ``feeds``."""
-    proto = ir.to_proto(model)
+SMALL = 1 << 12  # elements up to which an initializer may be a setting, and is computed with
+
+
+def inferred_shapes(
+    model: ir.Model, feeds: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes by ONNX's inference, inputs having the shapes of ``feeds``.
+
+    Nodes whose values are known are replaced by these values.
+    """
+    proto = light_message(model)
     for value in proto.graph.input:
         if value.name in feeds:
             kind = value.type.tensor_type
             kind.ClearField("shape")
             for size in feeds[value.name].shape:
                 kind.shape.dim.add(dim_value=size)
+    kept = []
+    for node in proto.graph.node:
+        if all(name in constants for name in node.output):
+            proto.graph.initializer.extend(
+                numpy_helper.from_array(constants[name], name) for name in node.output
+            )
+        else:
+            kept.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
     del proto.graph.value_info[:]
     try:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
@@ -42,7 +62,7 @@ def folded(
     """Values of tensors that depend on initializers, constants and shapes only."""
     values: dict[str, np.ndarray] = {}
     for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
+        if value.const_value is not None and value.const_value.size <= SMALL:
             values[name] = value.const_value.numpy()
     # Only the shape of what is not constant is looked at.
     empty = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
@@ -66,7 +86,13 @@ def run_as_far_as_known(
     model: ir.Model, feeds: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
     """Shapes of all tensors that have a known one, and the values of constants."""
-    shapes = {name: array.shape for name, array in feeds.items()}
-    shapes |= inferred_shapes(model, feeds)
-    values = folded(model, shapes, feeds)
-    return shapes | {name: array.shape for name, array in values.items()}, values
+    given = {name: array.shape for name, array in feeds.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, np.ndarray] = {}
+    while True:  # what is known to be constant may say more about shapes
+        before = len(shapes), len(values)
+        shapes |= given | inferred_shapes(model, feeds, values)
+        values = folded(model, shapes, feeds)
+        shapes |= {name: array.shape for name, array in values.items()}
+        if (len(shapes), len(values)) == before:
+            return shapes, values

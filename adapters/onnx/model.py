@@ -7,7 +7,7 @@ stay byte for byte what they were.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class OnnxModel:
         feeds: dict[str, np.ndarray] | None = None,
     ):
         self.ir = model
-        self.analysed = _inlined(model)
+        self.analysed = _executable(model)
         self.changed = dict(changed or {})
         self._given = structure
         self._stored = stored
@@ -162,11 +162,42 @@ class OnnxModel:
         write(path, stored, values)
 
 
-def _inlined(model: ir.Model) -> ir.Model:
-    """The model without functions; the weights are the same tensors."""
-    if not model.functions:
-        return model
-    return InlinePass()(model.clone()).model
+def _executable(model: ir.Model) -> ir.Model:
+    """The model without functions, if its nodes are in the order of execution.
+
+    The weights are the same tensors.  A function that cannot be inlined stays, and its calls are
+    operators that nobody knows.
+    """
+    if model.functions:
+        try:
+            model = InlinePass()(model.clone()).model
+        except Exception:  # functions that call themselves, attributes that are missing
+            return model
+    if not _is_sorted(model.graph):
+        raise ValueError(
+            "expected the nodes of the model in the order of execution; call model.graph.sort()"
+        )
+    return model
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Whether every node comes after those that make what it reads."""
+    place = {node: i for i, node in enumerate(graph)}
+    for node, i in place.items():
+        for inner in _with_inner(node):
+            for value in inner.inputs:
+                maker = value.producer() if value is not None else None
+                if maker is not None and place.get(maker, -1) > i:
+                    return False
+    return True
+
+
+def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
+    """A node and those of its subgraphs."""
+    yield node
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.value.all_nodes()
 
 
 def load(

@@ -146,6 +146,12 @@ def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
             model.graph.initializers[name].const_value = tensor
 
 
+def light_message(model: ir.Model) -> onnx.ModelProto:
+    """The model as a message without the values of its large initializers."""
+    with _light(model):
+        return ir.to_proto(model)
+
+
 def run_everything(
     model: ir.Model, feeds: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:

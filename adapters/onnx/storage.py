@@ -75,6 +75,7 @@ def read(path: Path) -> tuple[ir.Model, Stored]:
         copy = onnx.ModelProto()
         copy.CopyFrom(message)
         model = ir.from_proto(copy)
+        model.graph.sort()  # some converters forget it
         ir.external_data.set_base_dir(model.graph, path.parent)
     except _Incomplete as error:
         raise ValueError(str(error)) from None

@@ -11,7 +11,7 @@ that is computed from shapes and integers alone), or a tensor that another node 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -334,6 +334,8 @@ class Structure:
         except Unsupported as error:
             del self.graph.nodes[before:]
             self._opaque(node, names, str(error))
+            if _has_subgraph(node):
+                self._show_inner_weights(node, str(error))
         except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
             del self.graph.nodes[before:]  # an invalid or unforeseen form: frozen, never a crash
             self._opaque(node, names, f"the operator {node.op_type} has a form not understood")
@@ -341,16 +343,40 @@ class Structure:
     def _opaque(self, node: ir.Node, names: list[str], reason: str) -> None:
         read = [str(v.name) for v in node.inputs if v is not None]
         read += [n for n in _captured(node) if n in self.shapes]
-        for name in names:
-            if name not in self.shapes:
-                self.shapes[name] = ()
         self.graph.nodes.append(
             Opaque(
                 tuple(self.tensor(n, node.op_type) for n in read if n in self.shapes),
-                tuple(self.register(n) for n in names),
+                tuple(self.register(n) for n in names if n in self.shapes),
                 reason,
             )
         )
+
+
+    def _show_inner_weights(self, node: ir.Node, reason: str) -> None:
+        """Layers of a subgraph, between what is unknown: they stay, and ``inspect`` says why."""
+        for inner in _inner_nodes(node):
+            if inner.op_type not in ("Conv", "Gemm", "MatMul") or len(inner.inputs) < 2:
+                continue
+            value = inner.inputs[1]
+            name = str(value.name) if value is not None else ""
+            if value is not None and value.const_value is not None and name not in self.known:
+                self.known[name] = value.const_value.numpy()
+                self.shapes[name] = self.known[name].shape
+                self.weights.add(name)
+            if name not in self.weights:
+                continue
+            weight, temporary = self.tensor(name, inner.op_type), self.graph.temporary
+            shape = self.graph.shapes[weight]
+            letters = [f"w{axis}" for axis in range(len(shape))]
+            out = 1 if inner.op_type == "MatMul" else 0  # the axis of what it makes, or nearly so
+            x = temporary([n for axis, n in enumerate(shape) if axis != out])
+            y, end = temporary((shape[out],)), temporary((1,))
+            read = tuple(letter for axis, letter in enumerate(letters) if axis != out)
+            self.graph.nodes += [
+                Opaque((), (x,), reason),
+                Contraction((x, weight), y, read, tuple(letters), (letters[out],)),
+                Opaque((y,), (end,), reason),
+            ]
 
 
 def _is_data(dtype: np.dtype) -> bool:
@@ -368,12 +394,17 @@ def _has_subgraph(node: ir.Node) -> bool:
     return any(isinstance(a, ir.Attr) and a.type in kinds for a in node.attributes.values())
 
 
-def _captured(node: ir.Node) -> list[str]:
-    """Names that the subgraphs of a node read."""
-    found = []
+def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """Nodes of the subgraphs of a node."""
     for attribute in node.attributes.values():
         if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.value.all_nodes():
-                found += [str(v.name) for v in inner.inputs if v is not None]
+            yield from attribute.value.all_nodes()
+
+
+def _captured(node: ir.Node) -> list[str]:
+    """Names that the subgraphs of a node read."""
+    found = [str(v.name) for inner in _inner_nodes(node) for v in inner.inputs if v is not None]
+    for attribute in node.attributes.values():
+        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
             found += [str(v.name) for v in attribute.value.outputs]
     return found
