@@ -50,7 +50,7 @@ CALIBRATION = 2000
 LAYER = "6.weight"
 
 # Each arm's recipe.  The paper's goes on until the end, the others until three quarters of the
-# epochs: with these lengths both mean after 5, 10 and 15 of 20 epochs.
+# epochs: with these lengths both mean after 5, 10 and 15 of 20 epochs.  "early" stops after 5.
 ARMS: dict[str, Callable[[], Recipe] | None] = {
     "plain": None,
     "paper": Recipe.paper,
@@ -58,6 +58,9 @@ ARMS: dict[str, Callable[[], Recipe] | None] = {
     "redundant": lambda: Recipe.preserving(ratio="redundant"),
     "random": lambda: Recipe.comparison("random"),
     "kmeans": lambda: Recipe.preserving(method="kmeans"),
+    # Not asked for by the question, but by its answer: less at a time, and earlier.
+    "tolerant": lambda: Recipe.preserving(ratio="redundant", tolerance=0.5),
+    "early": lambda: Recipe.preserving(stop=0.25),
 }
 
 
