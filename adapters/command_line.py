@@ -25,6 +25,7 @@ from .command_options import (
     Seed,
     Size,
     Std,
+    check_outputs,
     open_batches,
     parse_numbers,
     parse_recipe,
@@ -63,9 +64,14 @@ def inspect(
     mean: Mean = None,
     std: Std = None,
     batch_size: BatchSize = 64,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with a picture of the groups here.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the picture alone here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the channel groups of a model; with --data, how much of its capacity each uses."""
+    check_outputs(model, html, svg)
     from . import onnx as onnx_adapter
 
     loaded = onnx_adapter.load(model)
@@ -81,46 +87,27 @@ def inspect(
         figures = {
             name: capacity(found.Q, activity=found.activity) for name, found in means.items()
         }
-    rows = [_describe(group, figures.get(group.name)) for group in groups]
+    from .group_table import frozen_lines, group_rows, table_of
+    from .network_layers import network_of
+    from .onnx.layer_names import modules_of
+
+    modules = network_of(loaded.graph, groups, modules_of(loaded.analysed)).modules
+    rows = group_rows(groups, modules, figures)
+    if html is not None or svg is not None:
+        from .network_page import network_page
+        from .network_picture import Picture
+
+        picture = Picture(model.name, loaded.graph, groups, modules, figures)
+        if html is not None:
+            write_text(html, network_page(picture))
+        if svg is not None:
+            write_text(svg, picture.svg())
     if as_json:
         print_json({"model": str(model), "groups": rows})
         return
-    header = ["group", "channels", "producers +\nper channel +\nconsumers", "exchangeable"]
-    header += ["occupied\nnodes", "effective\nrank", "dormant"] if figures else []
-    lines = []
-    for row in rows:
-        places = f"{row['producers']} + {row['per_channel']} + {row['consumers']}"
-        line = [row["group"], row["channels"], places, row["exchangeable"] or "-"]
-        if figures:
-            rank = row.get("effective_rank")
-            line += [row.get("occupied"), rank and round(rank, 1), percent(row.get("dormant"))]
-        lines.append(line)
-    terminal.out.print(table(str(model), header, lines))
-    for row in rows:
-        if row["frozen"]:
-            terminal.say_plainly(f"{row['group']} is frozen: {row['frozen']}")
-
-
-def _describe(group: Any, figures: Any) -> dict[str, Any]:
-    row = {
-        "group": group.name,
-        "channels": group.channels,
-        "producers": len(group.producers),
-        "per_channel": len(group.per_channel),
-        "consumers": len(group.consumers),
-        "exchangeable": " + ".join(_runs([len(part) for part in group.exchangeable])),
-        "frozen": group.frozen,
-        "exact_merge": group.exact_merge,
-    }
-    return row if figures is None else {**row, **figures.to_dict()}
-
-
-def _runs(lengths: list[int]) -> list[str]:
-    """Sizes of the exchangeable sets, equal ones counted: ``["4 x 8", "2"]``."""
-    return [
-        f"{lengths.count(n)} x {n}" if lengths.count(n) > 1 else str(n)
-        for n in dict.fromkeys(lengths)
-    ]
+    terminal.out.print(table(str(model), *table_of(rows)))
+    for line in [*frozen_lines(rows), *(f"Wrote {path}" for path in (html, svg) if path)]:
+        terminal.say_plainly(line)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..files import check_writable
 from .data import Batches, read_data
 
 Model = Annotated[
@@ -44,6 +45,17 @@ Std = Annotated[str | None, typer.Option(help="Standard deviation to divide by, 
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+
+
+def check_outputs(model: Path, *outputs: Path | None) -> None:
+    """Say before any work whether the files can be written; the model is never one of them."""
+    given = [path for path in outputs if path is not None]
+    for i, path in enumerate(given):
+        target = check_writable(path)
+        if target == model.resolve():
+            raise ValueError(f"Cannot write {path}: it is the model to read; give another name")
+        if any(target == other.resolve() for other in given[:i]):
+            raise ValueError(f"Cannot write {path} twice; give each option a file of its own")
 
 
 def open_batches(

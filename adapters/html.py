@@ -72,6 +72,15 @@ class Page:
         self.title = title
         self.subtitle = subtitle
         self.sections: list[str] = []
+        self.styles = [STYLE]
+
+    def add(self, title: str, note: str, body: str, style: str = "", kind: str = "") -> None:
+        """Add a section of HTML as it is, with the style that it needs.
+
+        A section of the kind ``"full"`` is as wide as the window.
+        """
+        self.styles += [style] if style else []
+        self._section(title, note, body, kind)
 
     def figures(self, cards: Iterable[tuple[str, object, str]]) -> None:
         """Add cards of ``(name, value, remark)``: the few figures that matter most."""
@@ -159,9 +168,10 @@ class Page:
         """Add preformatted text."""
         self._section(title, "", f"<pre>{_text(lines)}</pre>")
 
-    def _section(self, title: str, note: str, body: str) -> None:
+    def _section(self, title: str, note: str, body: str, kind: str = "") -> None:
         said = f"<p>{_text(note.strip())}</p>" if note else ""
-        self.sections.append(f"<section><h2>{_text(title)}</h2>{said}{body}</section>")
+        opened = f'<section class="{kind}">' if kind else "<section>"
+        self.sections.append(f"{opened}<h2>{_text(title)}</h2>{said}{body}</section>")
 
     def __str__(self) -> str:
         return (
@@ -169,7 +179,7 @@ class Page:
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
             "style-src 'unsafe-inline'; img-src data:\">\n"
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{_text(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+            f"<title>{_text(self.title)}</title>\n<style>{''.join(self.styles)}</style>\n</head>\n<body>\n"
             f"<header><h1>{_text(self.title)}</h1><p>{_text(self.subtitle)}</p></header>\n<main>\n"
             + "\n".join(self.sections)
             + "\n</main>\n</body>\n</html>\n"

@@ -61,6 +61,8 @@ class Operation:
         Size of a layer: channels in and out, kernel; else empty.
     reads, makes : Strip
         Groups along the axis that it reads and the axis that it makes.
+    read_sets, made_sets : Strip
+        Groups of whole sets of channels (attention heads) on the same axes.
     reason : str
         Why it freezes what it touches, where nothing is known about it.
     bias : bool
@@ -73,6 +75,8 @@ class Operation:
     text: str
     reads: Strip
     makes: Strip
+    read_sets: Strip = ()
+    made_sets: Strip = ()
     reason: str = ""
     bias: bool = False
 
@@ -238,18 +242,22 @@ class _Reader:
         main = weights[0]
         module = self.modules.get(main) or module_of_weight(main)
         if isinstance(node, Opaque):
-            return Operation("opaque", weights, module, "", (), (), node.reason)
-        between = self.strip(main, "per_channel")
-        reads = self.strip(main, "consumer") or between
-        makes = self.strip(main, "producer") or between
+            return Operation("opaque", weights, module, "", (), (), reason=node.reason)
+        scaled, scaled_sets = self.strips(main, "per_channel")
+        reads, read_sets = self.strips(main, "consumer")
+        makes, made_sets = self.strips(main, "producer")
+        reads, read_sets = (reads, read_sets) if reads else (scaled, scaled_sets)
+        makes, made_sets = (makes, made_sets) if makes else (scaled, scaled_sets)
         if isinstance(node, Contraction):
-            return Operation("layer", weights, module, self.layer_size(node), reads, makes)
+            size = self.layer_size(node)
+            return Operation("layer", weights, module, size, reads, makes, read_sets, made_sets)
         bias = len(weights) == 1 and (
             (isinstance(node, PerChannel) and node.roles == ("bias",))
             or (isinstance(node, Elementwise) and node.op == "add" and len(self.shape[main]) == 1)
         )
-        either = makes or reads
-        return Operation("parameters", weights, module, "", either, either, bias=bias)
+        along = (makes, made_sets) if makes else (reads, read_sets)
+        strips = along[0], along[0], along[1], along[1]
+        return Operation("parameters", weights, module, "", *strips, bias=bias)
 
     def layer_size(self, node: Contraction) -> str:
         """Channels in and out, kernel and groups of a layer: ``"64→256 1×1"``."""
@@ -274,24 +282,31 @@ class _Reader:
             text += " dw" if size["in"] == 1 else f" /{groups}"
         return text
 
-    def strip(self, weight: str, kind: str) -> Strip:
-        """Groups along the axis of a weight that is of a kind; empty where there is none."""
+    def strips(self, weight: str, kind: str) -> tuple[Strip, Strip]:
+        """Groups along the axis of a weight that is of a kind, and groups of sets of channels."""
         axes: dict[tuple, list[tuple[int, Member]]] = {}
         for i, member in self.members.get(weight, []):
             if member.kind == kind:
                 axes.setdefault((member.view, member.axes), []).append((i, member))
         if not axes:
-            return ()
+            return (), ()
         (view, along), found = max(axes.items(), key=lambda item: len(item[1]))
-        group = np.full(prod(view[axis] for axis in along), -1)
-        for i, member in found:
-            group[member.positions.ravel()] = i
-        cuts = np.flatnonzero(np.r_[True, group[1:] != group[:-1], True])
-        runs = [(int(group[a]), int(b - a)) for a, b in itertools.pairwise(cuts)]
-        if len(runs) <= _MOST_RUNS:
-            return tuple(runs)
-        names = dict.fromkeys(i for i, _ in runs)
-        return tuple((i, int((group == i).sum())) for i in names)
+        group, sets = np.full((2, prod(view[axis] for axis in along)), -1)
+        for i, member in sorted(found, key=lambda item: item[1].positions.shape[1]):
+            rows = member.positions.ravel()
+            if (group[rows] < 0).any():
+                group[rows] = np.where(group[rows] < 0, i, group[rows])
+            else:
+                sets[rows] = i
+        return _runs(group), _runs(sets) if (sets >= 0).any() else ()
+
+
+def _runs(group: np.ndarray) -> Strip:
+    cuts = np.flatnonzero(np.r_[True, group[1:] != group[:-1], True])
+    if len(cuts) <= _MOST_RUNS:
+        return tuple((int(group[a]), int(b - a)) for a, b in itertools.pairwise(cuts))
+    names = dict.fromkeys(group.tolist())
+    return tuple((i, int((group == i).sum())) for i in names)
 
 
 def _rows(strip: Strip) -> int:
@@ -335,7 +350,8 @@ def _merged(first: list[Operation], second: list[Operation]) -> list[Operation]:
         weights = last.weights + operation.weights
         if last.kind == "layer" and operation.bias:
             # Exporters transpose weights and name them anew; a bias keeps its name.
-            module = last.module if "." in last.module else operation.module
+            renamed = "." not in last.weights[0] and "." in operation.weights[0]
+            module = operation.module if renamed else last.module
             merged[-1] = replace(last, weights=weights, module=module)
         elif last.kind == operation.kind == "parameters" and operation.module == last.module:
             merged[-1] = replace(last, weights=weights)

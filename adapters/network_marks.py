@@ -67,12 +67,16 @@ class Marks:
         return f"url(#f{i + 1})" if self.groups[i].frozen else self.colors[i]
 
     def strip(
-        self, strip: Strip, box: tuple[float, float, float, float], made: bool = False
+        self,
+        strip: Strip,
+        box: tuple[float, float, float, float],
+        made: bool = False,
+        empty: str = "none",
     ) -> str:
         """Groups side by side in a box ``(x, y, width, height)``.
 
         ``made`` says that a layer makes these channels: links to a group lead to the first place
-        where its channels are made.
+        where its channels are made.  ``empty`` is the class of what is in no group.
         """
         x, y, width, height = box
         total = sum(n for _, n in strip)
@@ -82,14 +86,14 @@ class Marks:
             area = f'x="{num(x)}" y="{num(y)}" width="{num(share)}" height="{num(height)}"'
             x += share
             if i < 0:
-                parts.append(f'<rect class="none" {area}/>')
+                parts.append(f'<rect class="{empty}" {area}/>' if empty else "")
                 continue
-            anchor = ""
+            anchor, pin = "", ""
             if made and i not in self._anchored:
                 self._anchored.add(i)
-                anchor = f' id="at-{i + 1}"'
+                anchor, pin = f' id="at-{i + 1}"', " pin"
             parts.append(
-                f'<rect{anchor} class="g hot g{i + 1}" fill="{self.paint(i)}" {area}>'
+                f'<rect{anchor} class="g hot g{i + 1}{pin}" fill="{self.paint(i)}" {area}>'
                 f"<title>{text(self.about[i])}</title></rect>"
             )
         return "".join(parts)
@@ -129,8 +133,8 @@ class Marks:
             for x1, y1, x2, y2 in pieces
         )
 
-    def box(self, unit: Unit, x: float, y: float, prefix: str) -> str:
-        """A layer and its parameters; names are shown without ``prefix``."""
+    def box(self, unit: Unit, x: float, y: float, names: Sequence[str]) -> str:
+        """A layer and its parameters, each operation with the name that is shown."""
         first, last = unit.operations[0], unit.operations[-1]
         height = box_height(unit)
         made = groups_in(last.makes)
@@ -138,19 +142,33 @@ class Marks:
         parts = [
             f'<rect class="box{hot}" x="{num(x)}" y="{num(y)}" width="{num(BOX)}" '
             f'height="{num(height)}" rx="2"/>',
-            self.strip(first.reads, (x, y, BOX, EDGE)),
+            self._edge(first.reads, first.read_sets, (x, y, BOX, EDGE)),
         ]
         y += EDGE
-        for operation in unit.operations:
-            parts.append(self._words(operation, prefix, x, y))
+        for operation, name in zip(unit.operations, names, strict=True):
+            parts.append(self._words(operation, name, x, y))
             y += TEXT[operation.kind]
             edge = EDGE if operation is last else BETWEEN
-            made_here = operation.kind == "layer"
-            parts.append(self.strip(operation.makes, (x, y, BOX, edge), made_here))
+            box = x, y, BOX, edge
+            layer = operation.kind == "layer"
+            parts.append(self._edge(operation.makes, operation.made_sets, box, layer))
             y += edge
         return "".join(parts)
 
-    def _words(self, operation: Operation, prefix: str, x: float, y: float) -> str:
+    def _edge(
+        self,
+        channels: Strip,
+        sets: Strip,
+        box: tuple[float, float, float, float],
+        made: bool = False,
+    ) -> str:
+        """A strip of groups; of groups of sets of channels, a second one on its lower half."""
+        x, y, width, height = box
+        drawn = self.strip(channels, box, made)
+        half = x, y + height / 2, width, height / 2
+        return drawn + (self.strip(sets, half, made, empty="") if sets else "")
+
+    def _words(self, operation: Operation, name: str, x: float, y: float) -> str:
         """Name and size in a box, and the numbers of the groups that its layer makes."""
         height = TEXT[operation.kind]
         base = y + height / 2 + 3.5
@@ -158,7 +176,7 @@ class Marks:
         parts = []
         size = operation.text
         if operation.kind == "layer":
-            made = groups_in(operation.makes)
+            made = groups_in(operation.makes + operation.made_sets)
             if len(made) > MOST_BADGES:
                 more = f"+{len(made) - MOST_BADGES}"
                 parts.append(_said(more, right, base, "size", "end"))
@@ -174,7 +192,6 @@ class Marks:
         else:
             size = "unknown"
         parts.append(_said(size, right - 2, base, "size", "end"))
-        name = operation.module.removeprefix(f"{prefix}.")
         room = right - 2 - 5.4 * len(size) - (x + 6) - 4
         parts.append(_said(shortened(name, room, 6.0), x + 6, base))
         return "".join(parts)

@@ -30,7 +30,8 @@ LEGEND = (
     "A box is a layer. Its upper edge has the colours of the channel groups that it reads, its "
     "lower edge of those that it makes, and the number in it is theirs. Lines have the colour of "
     "their group and are wider for more channels; several groups side by side are stripes. Hatched "
-    "is frozen, grey is in no group. Point at a colour to see where its group goes."
+    "is frozen, grey is in no group. Half of an edge shows sets of channels, such as the heads of "
+    "an attention, that change places as a whole. Point at a colour to see where its group goes."
 )
 
 STYLE = """
@@ -141,8 +142,11 @@ class Picture:
     def highlights(self) -> str:
         """CSS that lights up a group wherever somebody points at it, or follows a link to it."""
         return "".join(
-            f":root:has(.g{i}:hover) .net .g{i},:root:has(#group-{i}:target) .net .g{i}"
-            "{opacity:1!important}\n"
+            ",".join(
+                f":root:has({lit}) .net .g{i}"
+                for lit in (f".g{i}:hover", f"#group-{i}:target", f"#at-{i}:target")
+            )
+            + "{opacity:1!important}\n"
             for i in range(1, len(self.groups) + 1)
         )
 
@@ -177,7 +181,8 @@ class Picture:
             lines += [f"  {weight} {by(self.shapes[weight])}" for weight in operation.weights]
             lines += [f"  frozen: {operation.reason}"] if operation.reason else []
         if unit.operations:
-            ends = ("reads", unit.operations[0].reads), ("makes", unit.operations[-1].makes)
+            first, last = unit.operations[0], unit.operations[-1]
+            ends = ("reads", first.reads + first.read_sets), ("makes", last.makes + last.made_sets)
             for verb, strip in ends:
                 found = groups_in(strip)
                 if len(found) == 1:
@@ -255,7 +260,7 @@ class Picture:
         size = f'width="{num(width)}" height="{num(height)}"'
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="net" role="{role}" {size} '
-            f'viewBox="0 0 {num(width)} {num(height)}" aria-labelledby="net-title net-text">',
+            f'viewBox="0 0 {num(width)} {num(height)}" preserveAspectRatio="xMidYMin" aria-labelledby="net-title net-text">',
             f'<title id="net-title">{text(self.title)}</title>',
             f'<desc id="net-text">{text(self.summary())}</desc>',
             f"<defs>{self.marks.hatches()}</defs>",
@@ -278,16 +283,20 @@ class Picture:
         parts += [self._unit(i) for i in range(len(self.units))]
         return "\n".join([*parts, "</g>"])
 
+    def _name(self, module: str) -> str:
+        """A module's name without what the frames around it say."""
+        around = [f.name for f in self.layout.names if module.startswith(f"{f.name}.")]
+        if around:
+            return module.removeprefix(f"{max(around, key=len)}.")
+        short = module.removeprefix(f"{self.whole}.")
+        return module if short[:1].isdecimal() else short
+
     def _unit(self, i: int) -> str:
         unit, place = self.units[i], self.layout.places[i]
         width, height = self.sizes[i]
         x, y = place.x - width / 2, place.y
         if unit.operations:
-            around = [f.name for f in self.layout.names if unit.module.startswith(f"{f.name}.")]
-            prefix = max(around, key=len, default="")
-            if not prefix and not unit.module.removeprefix(f"{self.whole}.")[:1].isdecimal():
-                prefix = self.whole
-            drawn = self.marks.box(unit, x, y, prefix)
+            drawn = self.marks.box(unit, x, y, [self._name(o.module) for o in unit.operations])
         elif unit.kind in ("input", "output"):
             name = f"{unit.tensor} {by(self.graph.shapes.get(unit.tensor, ()))}"
             drawn = marks.terminal(name, place.x, y, width, height)

@@ -14,6 +14,7 @@ h1 { margin: 0; font-size: 30px; line-height: 1.2; letter-spacing: -0.01em; }
 header p { margin: 8px 0 0; color: var(--soft); }
 section { background: var(--sheet); border: 1px solid var(--line); border-radius: 12px;
   padding: 20px 24px; margin: 20px 0; }
+.full { margin-left: calc(50% - 50vw + 20px); margin-right: calc(50% - 50vw + 20px); }
 h2 { margin: 0 0 8px; font-size: 19px; }
 section > p { margin: 0 0 14px; color: var(--soft); max-width: 80ch; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px;
