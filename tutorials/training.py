@@ -1,0 +1,272 @@
+"""Reorganizer in a plain loop and in those of others.
+
+    python tutorials/training.py
+
+Trains one small network in every loop below, compares the weights that come out, and writes the
+page ``tutorials/training.md`` with the code as it ran and the figures it gave.  With ``--data
+DIR`` (mosaics of CIFAR-100, see ``cifar100.py``) the comparison is made once more on a ResNet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rejuvenet.adapters.torch import Reorganizer
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+PAGE = Path(__file__).with_suffix(".md")
+
+
+@dataclass
+class Task:
+    """A network to train: every call of ``model`` gives the same weights."""
+
+    model: Callable[[], nn.Module]
+    x: torch.Tensor
+    y: torch.Tensor
+    layer: str
+    epochs: int = 8
+    every: int = 2
+
+    def loader(self) -> DataLoader:
+        """In one order, so that all loops see the same batches."""
+        return DataLoader(TensorDataset(self.x, self.y), batch_size=64)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD with momentum, whose state is reorganized along with the weights."""
+        return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def digits(n: int = 600) -> Task:
+    """Scikit-learn's digits and a network with more channels than it needs."""
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    x = torch.tensor(loaded.images[:n], dtype=torch.float32)[:, None] / 16
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+        )  # fmt: skip
+
+    return Task(model, x, torch.tensor(loaded.target[:n]), "4.weight")
+
+
+def cifar(data: str, classes: int = 5, epochs: int = 4) -> Task:
+    """Some classes of CIFAR-100 and a ResNet-20 of half the usual width."""
+    import cifar100
+
+    x, y = cifar100.load(data, "train", classes)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:1000]
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return cifar100.ResNet20(classes, width=8)
+
+    return Task(model, x[order], y[order], "layer3.2.conv1.weight", epochs, 1)
+
+
+def plain(task: Task) -> nn.Module:
+    model = task.model()
+    optimizer = task.optimizer(model)
+    loader = task.loader()
+    reorganizer = Reorganizer(
+        model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
+    )
+    for epoch in range(task.epochs):
+        model.train()
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        reorganizer.step(epoch)  # does nothing when nothing is due
+    return model
+
+
+def resumed(task: Task, stop_after: int = 3) -> nn.Module:
+    file = io.BytesIO()
+    for start, end in ((0, stop_after), (stop_after, task.epochs)):
+        model = task.model()
+        optimizer = task.optimizer(model)
+        loader = task.loader()
+        reorganizer = Reorganizer(
+            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
+        )
+        if start:
+            saved = torch.load(file, weights_only=True)
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            reorganizer.load_state_dict(saved["reorganizer"])
+        for epoch in range(start, end):
+            model.train()
+            for x, y in loader:
+                loss = F.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            reorganizer.step(epoch)
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "reorganizer": reorganizer.state_dict(),
+        }
+        torch.save(state, file)
+        file.seek(0)
+    return model
+
+
+def lightning(task: Task) -> nn.Module:
+    from lightning.pytorch import LightningModule, Trainer
+    from rejuvenet.adapters.training.lightning import ReorganizerCallback
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = task.model()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            x, y = batch
+            return F.cross_entropy(self(x), y)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return task.optimizer(self)
+
+    callback = ReorganizerCallback(module="net", layers=[task.layer], every=task.every)
+    module = Module()
+    trainer = Trainer(
+        max_epochs=task.epochs, callbacks=[callback], accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, task.loader())
+    return module.net
+
+
+def transformers(task: Task) -> nn.Module:
+    from rejuvenet.adapters.training.transformers import ReorganizerCallback
+    from transformers import Trainer, TrainingArguments
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = task.model()
+
+        def forward(self, pixel_values: torch.Tensor, labels: Any = None) -> dict[str, Any]:
+            logits = self.net(pixel_values)
+            loss = None if labels is None else F.cross_entropy(logits, labels)
+            return {"loss": loss, "logits": logits}
+
+    model = Classifier()
+    examples = [
+        {"pixel_values": x, "labels": y} for x, y in zip(task.x, task.y, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model,
+            TrainingArguments(
+                folder, num_train_epochs=task.epochs, per_device_train_batch_size=64,
+                train_sampling_strategy="sequential", max_grad_norm=0, use_cpu=True,
+                save_strategy="no", report_to=[], disable_tqdm=True,
+            ),  # fmt: skip
+            train_dataset=examples,
+            optimizers=(optimizer := task.optimizer(model), constant(optimizer)),
+        )
+        ReorganizerCallback(module="net", layers=[task.layer], every=task.every).attach(trainer)
+        trainer.train()
+    return model.net
+
+
+def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """A rate that stays: Hugging Face's own default falls to zero."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+
+def accelerate(task: Task) -> nn.Module:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model = task.model()
+    model, optimizer, loader = accelerator.prepare(model, task.optimizer(model), task.loader())
+    reorganizer = Reorganizer(
+        model, optimizer, task.loader(), layers=[task.layer], every=task.every, epochs=task.epochs
+    )
+    accelerator.register_for_checkpointing(reorganizer)  # for save_state and load_state
+    for epoch in range(task.epochs):
+        model.train()
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+        reorganizer.step(epoch)
+    return accelerator.unwrap_model(model)
+
+
+def ignite(task: Task) -> nn.Module:
+    from ignite.engine import Engine
+    from rejuvenet.adapters.training.ignite import ReorganizerHandler
+
+    model = task.model()
+    optimizer = task.optimizer(model)
+    loader = task.loader()
+
+    def update(engine: Engine, batch: Any) -> float:
+        model.train()
+        x, y = batch
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    trainer = Engine(update)
+    handler = ReorganizerHandler(
+        model, optimizer, loader, layers=[task.layer], every=task.every
+    ).attach(trainer)
+    trainer.run(loader, max_epochs=task.epochs)
+    assert handler.reorganizer is not None
+    return model
+
+
+def timm(task: Task) -> nn.Module:
+    from timm.optim import create_optimizer_v2
+    from timm.utils import ModelEmaV3
+
+    model = task.model()
+    optimizer = create_optimizer_v2(model, opt="momentum", lr=0.05, momentum=0.9)
+    ema = ModelEmaV3(model, decay=0.99)
+    loader = task.loader()
+    reorganizer = Reorganizer(
+        model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
+        ema=ema,
+    )  # fmt: skip
+    for epoch in range(task.epochs):
+        model.train()
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            ema.update(model)
+        reorganizer.step(epoch)
+    return model
