@@ -79,8 +79,8 @@ def slices(Q: np.ndarray) -> np.ndarray:
 
 def fingerprints(Q: np.ndarray) -> np.ndarray:
     """One sample a channel, its slices of all classes: shape (s, C * h * w)."""
-    s = Q.shape[1]
-    return np.ascontiguousarray(np.moveaxis(Q, 1, 0)).reshape(s, -1)
+    C, s, h, w = Q.shape
+    return np.ascontiguousarray(np.moveaxis(Q, 1, 0)).reshape(s, C * h * w)
 
 
 def coordinates(X: np.ndarray) -> np.ndarray:

@@ -65,25 +65,31 @@ def parts(
     dormant = None if activity is None else dormant_channels(activity, recipe.dormant)
     for number, indices in enumerate(group.exchangeable):
         S = np.sort(indices)
-        s, own = len(S), named_seed(recipe.seed, group.name, str(number))
+        own = named_seed(recipe.seed, group.name, str(number))
         if ratio == "redundant":
             assert Q is not None
             assert dormant is not None
-            mapping = map_redundant(Q[:, S], dormant[S], recipe, own)
-            if mapping is None:
-                yield Part(S, S, np.eye(s), np.eye(s), s, 0)
+            if maps:
+                found = map_redundant(Q[:, S], dormant[S], recipe, own)
+                everything = _kept(S, np.arange(len(S)))
+                yield everything if found is None else _merged(S, found, recipe)
             else:
-                yield _merged(S, mapping, recipe)
+                yield _kept(S, np.flatnonzero(~dormant[S]))
             continue
         assert isinstance(ratio, (int, float))
-        K = max(1, round(ratio * s))
+        K = max(1, round(ratio * len(S)))
         if maps:
             assert Q is not None
             yield _merged(S, map_channels(Q[:, S], K, recipe, own), recipe)
         else:
             assert score is not None
-            kept = np.sort(np.argsort(-score[S], kind="stable")[:K])
-            yield Part(S, S[kept], np.eye(s)[kept], np.eye(s)[kept], K, 0)
+            yield _kept(S, np.sort(np.argsort(-score[S], kind="stable")[:K]))
+
+
+def _kept(S: np.ndarray, kept: np.ndarray) -> Part:
+    """The part of a set of which some channels stay as and where they are."""
+    rows = np.eye(len(S))[kept]
+    return Part(S, S[kept], rows, rows, len(kept), 0)
 
 
 def _merged(S: np.ndarray, mapping: ChannelMapping, recipe: Recipe) -> Part:

@@ -85,7 +85,7 @@ def alike_within(d: np.ndarray, tolerance: float) -> np.ndarray:
     Parameters
     ----------
     d : ndarray, shape (s, s)
-        Distances of all pairs.
+        Distances of all pairs; ``s`` is at least 2.
     tolerance : float
 
     Returns
@@ -96,8 +96,6 @@ def alike_within(d: np.ndarray, tolerance: float) -> np.ndarray:
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    if len(d) < 2:
-        return np.zeros(len(d), dtype=np.int64)
     tree = linkage(squareform(d, checks=False), method="complete")
     label = fcluster(tree, tolerance, criterion="distance")
     _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
@@ -116,8 +114,7 @@ def map_redundant(
     dormant : ndarray of bool, shape (s,)
     recipe : Recipe
         ``tolerance``, ``method`` and the options of the map, which orders the nodes; with
-        ``"kmeans"`` they are numbered as they come, and with ``"activity"`` every channel that is
-        not dormant has a node of its own.
+        ``"kmeans"`` they are numbered as they come.
     seed : int
 
     Returns
@@ -128,11 +125,11 @@ def map_redundant(
     C, s = Q.shape[:2]
     live = np.flatnonzero(~dormant)
     X = fingerprints(Q[:, live])
-    label = np.arange(len(live))
-    if recipe.method != "activity":
+    label = np.zeros(len(live), dtype=np.int64)
+    if len(live) > 1:
         label = alike_within(distances(X), recipe.tolerance)
     K = int(label.max(initial=-1)) + 1
-    if len(live) == s == K:
+    if s == K:
         return None
     members = np.bincount(label, minlength=K)
     codebook = np.zeros((K, X.shape[1]))
