@@ -71,12 +71,13 @@ def prescribed_filters(
                     f"expected the gradient of the loss for {name!r}, along which new channels "
                     "grow with init='gradient'; pass gradients={name: array of its shape}"
                 )
-            gradient = _channel_rows(member, (gradients or {})[name])
-            if gradient.shape != rows.shape or not np.isfinite(gradient).all():
+            given = np.asarray((gradients or {})[name])
+            if given.shape != np.shape(weights[name]) or not np.isfinite(given).all():
                 raise ValueError(
                     f"expected a finite gradient of {name!r} in its shape "
-                    f"{np.shape(weights[name])}, got shape {np.shape((gradients or {})[name])}"
+                    f"{np.shape(weights[name])}, got shape {given.shape}"
                 )
+            gradient = _channel_rows(member, given)
         surviving = np.tensordot(plan.A[plan.survivors], rows, 1)
         rng = generator(plan.seed, plan.group, name, member.kind, str(member.axes))
         found[filter_name(member)] = _filters(
