@@ -7,5 +7,15 @@ from .collect import collect
 from .reorganize import arrange, reorganize
 from .reorganizer import Reorganizer
 from .trace import TracedModel, observe, trace
+from .warm_up import WarmUp
 
-__all__ = ["Reorganizer", "TracedModel", "arrange", "collect", "observe", "reorganize", "trace"]
+__all__ = [
+    "Reorganizer",
+    "TracedModel",
+    "WarmUp",
+    "arrange",
+    "collect",
+    "observe",
+    "reorganize",
+    "trace",
+]

@@ -81,15 +81,19 @@ class Batches:
         self.unpack = unpack or unpack_batch
         self.max_batches = max_batches
         self.progress = progress
-        parameter = next(model.parameters(), None)
-        if device is None:
-            device = torch.device("cpu") if parameter is None else parameter.device
-        self.device = torch.device(device)
-        self.dtype = parameter.dtype if parameter is not None else torch.float32
+        self._model, self._device = model, device
         self.passes = 0
         self._labels: list[torch.Tensor] | None = None
         self._kept: list[tuple[Any, Any]] | None = None
         self._limit = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches go: as given, or where the model is at present."""
+        if self._device is not None:
+            return torch.device(self._device)
+        parameter = next(self._model.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
 
     def __iter__(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
         return self.read("reading batches")
@@ -105,7 +109,7 @@ class Batches:
         seen = 0
         kept = self._kept
         keeping: list[tuple[Any, Any]] | None = [] if self._limit and kept is None else None
-        held = 0
+        held = 0.0
         with preserved_randomness(self.source):
             for batch in self._shown(purpose):
                 inputs, labels = batch if kept is not None else self.unpack(batch)
@@ -172,10 +176,12 @@ class Batches:
 
     def prepared(self, inputs: Any) -> Inputs:
         """Inputs in one form, on the device."""
+        parameter = next(self._model.parameters(), None)
+        dtype = torch.float32 if parameter is None else parameter.dtype
         if isinstance(inputs, Mapping):
-            return {str(name): self._moved(value) for name, value in inputs.items()}
+            return {str(name): self._moved(value, dtype) for name, value in inputs.items()}
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        return tuple(self._moved(value) for value in inputs)
+        return tuple(self._moved(value, dtype) for value in inputs)
 
     def _shown(self, purpose: str) -> Iterable[Any]:
         source = self.source if self._kept is None else self._kept
@@ -188,13 +194,13 @@ class Batches:
             total = self.max_batches if total is None else min(total, self.max_batches)
         return tqdm(source, desc=purpose, total=total, leave=False, unit="batch")
 
-    def _moved(self, value: Any) -> Any:
+    def _moved(self, value: Any, dtype: torch.dtype) -> Any:
         if isinstance(value, np.ndarray):
             value = torch.as_tensor(value)
         if not isinstance(value, torch.Tensor):
             return value
-        if value.is_floating_point() and self.dtype.is_floating_point:
-            return value.to(self.device, self.dtype, non_blocking=True)
+        if value.is_floating_point() and dtype.is_floating_point:
+            return value.to(self.device, dtype, non_blocking=True)
         return value.to(self.device, non_blocking=True)
 
 

@@ -194,12 +194,13 @@ class ClassSums:
         everyone = processes.gather((len(self.counts), self.samples, self.extents))
         self.samples = sum(samples for _, samples, _ in everyone)
         for name, extent in list(self.extents.items()):
-            smallest = [min(e[name][axis] for _, _, e in everyone) for axis in (0, 1)]
-            if tuple(smallest) != extent:
+            others = [extents[name] for _, _, extents in everyone]
+            smallest = (min(h for h, _ in others), min(w for _, w in others))
+            if smallest != extent:
                 channels = next(g.channels for g in self.groups if g.name == name)
                 sums = self.sums[name].unflatten(1, (channels, *extent))
                 self.sums[name] = F.adaptive_avg_pool2d(sums, smallest).flatten(1)
-                self.extents[name] = (smallest[0], smallest[1])
+                self.extents[name] = smallest
         self._grow(max(C for C, _, _ in everyone))
         names = sorted(self.sums)
         tensors = (t[name] for name in names for t in (self.sums, self.magnitudes))

@@ -119,7 +119,7 @@ class Processes:
         """
         if self.world == 1:
             return
-        own = {n: hashlib.sha256(np.ascontiguousarray(w)).digest() for n, w in weights.items()}
+        own = {n: hashlib.sha256(w.tobytes()).digest() for n, w in weights.items()}
         for rank, other in enumerate(self.gather(own)):
             for name, digest in own.items():
                 if other.get(name) != digest:

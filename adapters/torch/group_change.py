@@ -230,8 +230,7 @@ class GroupChange:
         fitted: GroupPlan | None = None
         with self.processes.together():
             if self.processes.first:
-                matrices = (m.cpu().double().numpy() for m in (cross, gram))
-                fitted = refit(plan, *matrices)
+                fitted = refit(plan, cross.cpu().double().numpy(), gram.cpu().double().numpy())
         fitted = self.processes.from_first(fitted)
         assert fitted is not None
         return fitted

@@ -200,7 +200,8 @@ def change_averages(
         Where a copy lacks a weight of the plan, or shares its memory with the model.
     """
     for average in averages if isinstance(averages, Sequence) else (averages,):
-        module = unwrap(getattr(average, "module", average))
+        inside: Any = getattr(average, "module", average)
+        module = unwrap(inside)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         normalizations = [c.normalization for c in corrections.values()]
         names = [*plan.weights, *(name for n in normalizations for name in (n.mean, n.variance))]

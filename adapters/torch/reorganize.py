@@ -230,15 +230,14 @@ def reorganize(
                 report.after = figures.get(report.group)
             if writer is not None and processes.first:
                 draw_groups(writer, plans, before, after, step)
-    report = Report(
-        reports, skipped, Plan(plans, recipe, skipped), None, time.perf_counter() - start
-    )
+    result = Report(reports, skipped, Plan(plans, recipe, skipped))
     if read is not None and plans:
-        report.output_change, report.largest_change = outputs.relative, outputs.largest
-        report.agreement, report.passes = outputs.agreement, passes
+        result.output_change, result.largest_change = outputs.relative, outputs.largest
+        result.agreement, result.passes = outputs.agreement, passes
     if processes.first:
         _warn_where_nothing_changed(plans)
-    return report
+    result.seconds = time.perf_counter() - start
+    return result
 
 
 def _remembered(read: Batches | None) -> contextlib.AbstractContextManager[None]:

@@ -13,7 +13,7 @@ Example
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +23,21 @@ from torch import nn
 from ...graph.channels import ChannelGroup
 from ...graph.recipe import Recipe
 from ...graph.report import Report
-from ...graph.selection import select_groups
+from ...graph.selection import ratio_of, select_groups
 from .batches import Batches, Unpack
+from .class_sums import MAX_BYTES
+from .distributed import Processes
 from .edit import refuse_sharded
+from .freezing import Frozen, weights_before
+from .passes import trace
 from .reorganize import reorganize
-from .trace import TracedModel, trace, unwrap
+from .schedule import Every, is_after
+from .trace import TracedModel, unwrap
+from .warm_up import NewChannels, WarmUp, innermost, new_rows
 
 log = logging.getLogger("rejuvenet")
+
+Ratio = float | str | Callable[[int], Any]
 
 
 class Reorganizer:
@@ -38,40 +46,58 @@ class Reorganizer:
     Parameters
     ----------
     model : torch.nn.Module
-        Compiled wrappers are looked through; the module inside is edited in place.
-    optimizer : torch.optim.Optimizer or None
+        Compiled and data-parallel wrappers are looked through; the module inside is edited in
+        place.  With several processes all of them call :meth:`step`.
+    optimizer : torch.optim.Optimizer, a wrapper of one, a sequence of these, or None
         Its state changes along with the weights.
     loader : iterable
         Yields ``(inputs, labels)``; see :func:`collect` for other forms.
     layers : str or sequence of str
-        As in :func:`reorganize`; unknown and frozen layers are refused here and now.
-    every : int, optional
-        Epochs between two reorganizations (``r`` of Algorithm 1); ``recipe.every`` by default.
+        As in :func:`reorganize`; unknown and frozen layers are refused here and now.  With
+        ``"auto"`` they are chosen anew at every event.
+    every : int, collection of int, callable or scheduler, optional
+        Epochs between two reorganizations (``r`` of Algorithm 1; ``recipe.every`` by default);
+        the epochs after which one is due, counted from 0; a function of the epoch; or a schedule
+        of the learning rate, where it restarts (:func:`.schedule.is_after`).
     stop : float, optional
-        Share of the training after which none takes place; ``recipe.stop`` by default.  It needs
-        ``epochs``.
-    epochs : int, optional
-        Length of the training; without it there is no end.
+        Share of the training after which none takes place; it needs ``epochs``.  By default
+        ``recipe.stop`` for a number of epochs, and none for other forms of ``every``.
     recipe : Recipe or callable, optional
         A recipe, or a function of the epoch that gives one; ``Recipe.preserving()`` by default.
-    ema : torch.nn.Module or object with ``.module``, optional
-    classes, unpack, max_batches, progress
-        As in :func:`collect`.
-    example_inputs : tensor, tuple or dict, optional
-        Inputs to trace the model with; the first of ``loader`` by default.
+    ema : torch.nn.Module, object with ``.module``, or a sequence of these, optional
+        Averaged copies, changed by the same plan.
+    freeze_below : bool
+        As in section 3.1.1 of the paper: the layers take turns, one an event, the deepest last,
+        which keeps its turn.  From a layer's event until the next, what lies before it in the
+        network is frozen (``requires_grad`` is False).
+    device : torch.device or str, optional
+        Where batches go; the model's device by default.
     seed : int
         Every event draws from a seed of its own, made of this one and the epoch, so that a
         training resumed from a checkpoint continues as if it had not stopped.
+    epochs : int, optional
+        Length of the training; without it there is no end.
+    ratio : float, "redundant", callable or mapping, optional
+        In place of the recipe's; a function of the epoch, or a mapping of layer patterns to any
+        of these.
+    warmup : WarmUp, optional
+        How fast new channels learn at first.
+    classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, progress
+        As in :func:`collect`.
+    writer : object with ``add_image``, optional
+        A TensorBoard ``SummaryWriter``, for pictures of every event.
+    example_inputs : tensor, tuple or dict, optional
+        Inputs to trace the model with; the first of ``loader`` by default.
 
     Attributes
     ----------
     history : list of dict
-        Epoch and figures of every event.
+        Epoch and figures of every event, in plain types.
 
     Raises
     ------
     ValueError
-        For wrong settings, layers, a model sharded over processes, or several processes.
+        For wrong settings or layers, and a model whose parameters are spread over processes.
     """
 
     def __init__(
@@ -80,57 +106,73 @@ class Reorganizer:
         optimizer: Any,
         loader: Iterable[Any],
         layers: str | Sequence[str | ChannelGroup] = "last",
-        every: int | None = None,
+        every: Every | None = None,
         stop: float | None = None,
         recipe: Recipe | Callable[[int], Recipe] | None = None,
         ema: Any = None,
+        freeze_below: bool = False,
+        device: torch.device | str | None = None,
+        seed: int = 0,
         *,
         epochs: int | None = None,
+        ratio: Ratio | Mapping[str, Ratio] | None = None,
+        warmup: WarmUp | None = None,
         classes: int | Sequence[str | int] | None = None,
+        pseudo_classes: int | None = None,
         unpack: Unpack | None = None,
         max_batches: int | None = None,
+        max_bytes: int = MAX_BYTES,
         example_inputs: Any = None,
+        process_group: Any = None,
+        writer: Any = None,
         progress: bool = False,
-        seed: int = 0,
     ) -> None:
         self.recipe = recipe if recipe is not None else Recipe.preserving()
-        first = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(0)
-        # Recipe checks the values.
-        timed = replace(
-            first,
-            every=first.every if every is None else every,
-            stop=first.stop if stop is None else stop,
-        )
+        self.ratio, self.seed, self.epochs = ratio, seed, epochs
+        first = self._recipe(0)
+        self.every = first.every if every is None else every
+        is_after(self.every, 0)  # raises for what is no schedule
         if stop is not None and epochs is None:
             raise ValueError("stop is a share of the training: give epochs, its length, as well")
+        if stop is None:
+            stop = first.stop if isinstance(self.every, int) else 1.0
+        self.stop = replace(first, stop=stop).stop  # Recipe checks the value
         if epochs is not None and epochs < 1:
             raise ValueError(f"expected epochs to be at least 1, got {epochs!r}")
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            world = torch.distributed.get_world_size()
-            if world > 1:
-                raise ValueError(
-                    f"Reorganizer works in one process, got {world}: reorganize between two runs, "
-                    "or in one process and load the weights in all"
-                )
         self.model = unwrap(model)
         refuse_sharded(self.model)
         self.optimizer, self.ema, self.layers = optimizer, ema, layers
-        self.every, self.stop, self.epochs, self.seed = timed.every, timed.stop, epochs, seed
-        self.classes = classes
-        self.batches = Batches(loader, self.model, unpack, max_batches, progress)
+        self.batches = Batches(loader, self.model, unpack, max_batches, progress, device)
+        self.process_group, self.writer = process_group, writer
+        self._options: dict[str, Any] = {
+            "classes": classes, "pseudo_classes": pseudo_classes, "max_bytes": max_bytes
+        }  # fmt: skip
+        self.warmup = warmup
+        if warmup is not None:
+            innermost(optimizer)  # raises where there is no hook
         inputs = self.batches.example() if example_inputs is None else example_inputs
         self.traced: TracedModel = trace(self.model, inputs)
-        select_groups(self.traced.groups, layers)
+        self._turns: list[str] = []
+        if layers != "auto":
+            chosen, _ = select_groups(self.traced.groups, layers)
+            for group, _ in chosen:
+                ratio_of(group, first.ratio)  # raises where a mapping leaves it out
+            self._turns = [layer or group.name for group, layer in chosen]
+        if freeze_below:
+            _check_freezing(model, layers)
+        self.freeze_below = freeze_below
         self.last_epoch = -1
         self.history: list[dict[str, Any]] = []
+        self._frozen = Frozen()
+        self._new_channels: NewChannels | None = None
 
     def due(self, epoch: int) -> bool:
         """Whether :meth:`step` would reorganize after ``epoch`` (the first one is 0).
 
-        Every ``every`` epochs, not at the very beginning, and not after ``stop`` of them.
+        Not at the very beginning, not after ``stop`` of the epochs, and not after the last one.
         """
         done = epoch + 1
-        if done % self.every or epoch <= self.last_epoch:
+        if epoch <= self.last_epoch or not is_after(self.every, epoch):
             return False
         return self.epochs is None or (done < self.epochs and done <= self.stop * self.epochs)
 
@@ -142,40 +184,115 @@ class Reorganizer:
         Report or None
             None where nothing was due; a second call for the same epoch does nothing.
         """
-        if not self.due(epoch):
-            return None
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(epoch)
-        seed = (1_000_003 * self.seed + 7919 * recipe.seed + epoch) % 2**32
-        report = reorganize(
-            self.traced,
-            self.batches,
-            self.layers,
-            replace(recipe, seed=seed),
-            self.optimizer,
-            self.ema,
-            classes=self.classes,
-        )
-        self.last_epoch = epoch
-        self.history.append({"epoch": epoch, "recipe": recipe.to_dict(), **report.to_dict()})
-        log.info("epoch %d: %s", epoch, "; ".join(map(str, report.groups)))
+        report = None
+        if self.due(epoch):
+            report = self._reorganize(epoch)
+        if self.epochs is not None and epoch + 1 >= self.epochs:
+            self.release()
         return report
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, in plain types (it loads with ``weights_only=True``)."""
-        return {"last_epoch": self.last_epoch, "seed": self.seed, "history": list(self.history)}
+    def release(self) -> None:
+        """End of the training: what was frozen is trained again, and no update is scaled.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
+        :meth:`step` does so after the last epoch, where ``epochs`` was given.
+        """
+        self._frozen.release(self.traced.tensors)
+        if self._new_channels is not None:
+            self._new_channels.remove()
+            self._new_channels = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs, in plain types (``weights_only=True`` loads it, JSON too)."""
+        new = self._new_channels
+        return {
+            "last_epoch": self.last_epoch,
+            "seed": self.seed,
+            "history": list(self.history),
+            "frozen": list(self._frozen.names),
+            "new_channels": None if new is None or new.warm else new.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; frozen parameters are frozen again.
 
         Raises
         ------
         ValueError
-            For a state without the entries of :meth:`state_dict`.
+            For a state without the entries of :meth:`state_dict`, or of another model.
         """
-        missing = {"last_epoch", "seed", "history"} - set(state)
-        if missing:
-            raise ValueError(
-                f"expected the state of a Reorganizer, got one without {min(missing)!r}"
-            )
+        expected = {"last_epoch", "seed", "history", "frozen", "new_channels"}
+        if missing := sorted(expected - set(state)):
+            raise ValueError(f"expected the state of a Reorganizer, got one without {missing[0]!r}")
+        tensors = self.traced.tensors
+        rows = (state["new_channels"] or {}).get("rows", [])
+        for name in [*state["frozen"], *(row["weight"] for row in rows)]:
+            if name not in tensors:
+                raise ValueError(f"expected the state of this model, got one with weight {name!r}")
+        self.release()
         self.last_epoch, self.seed = int(state["last_epoch"]), int(state["seed"])
         self.history = list(state["history"])
+        self._frozen.freeze(tensors, state["frozen"])
+        if rows and self.warmup is not None:
+            self._new_channels = NewChannels(
+                self.warmup, self.optimizer, tensors, **state["new_channels"]
+            )
+
+    def _recipe(self, epoch: int) -> Recipe:
+        """The recipe of one event."""
+        recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(epoch)
+
+        def at(ratio: Any) -> Any:
+            return ratio(epoch) if callable(ratio) else ratio
+
+        if self.ratio is None:
+            return recipe
+        if isinstance(self.ratio, Mapping):
+            return replace(recipe, ratio={name: at(ratio) for name, ratio in self.ratio.items()})
+        return replace(recipe, ratio=at(self.ratio))
+
+    def _reorganize(self, epoch: int) -> Report:
+        recipe = self._recipe(epoch)
+        layers: str | Sequence[str | ChannelGroup] = self.layers
+        if self.freeze_below:
+            layers = [self._turns[min(len(self.history), len(self._turns) - 1)]]
+        report = reorganize(
+            self.traced,
+            self.batches,
+            layers,
+            replace(recipe, seed=(1_000_003 * self.seed + 7919 * recipe.seed + epoch) % 2**32),
+            self.optimizer,
+            self.ema,
+            process_group=self.process_group,
+            writer=self.writer,
+            step=epoch,
+            **self._options,
+        )
+        if self.freeze_below:
+            group = self.traced.group(layers[0])  # type: ignore[arg-type]
+            before = weights_before(self.traced.graph, group)
+            self._frozen.freeze(self.traced.tensors, before)
+        if self.warmup is not None and report.plan is not None:
+            if self._new_channels is not None:
+                self._new_channels.remove()
+            self._new_channels = NewChannels(
+                self.warmup, self.optimizer, self.traced.tensors, new_rows(report.plan.groups)
+            )
+        self.last_epoch = epoch
+        self.history.append({"epoch": epoch, "recipe": recipe.to_dict(), **report.to_dict()})
+        if Processes(self.process_group).first:
+            log.info("epoch %d: %s", epoch, str(report).replace("\n", "; "))
+        return report
+
+
+def _check_freezing(model: nn.Module, layers: Any) -> None:
+    if layers == "auto":
+        raise ValueError(
+            "freeze_below needs layers by name: those that layers='auto' chooses differ from "
+            "event to event"
+        )
+    parallel = isinstance(model, nn.parallel.DistributedDataParallel)
+    if parallel and not model.find_unused_parameters:
+        raise ValueError(
+            "freeze_below leaves parameters without gradients, for which DistributedDataParallel "
+            "waits: make it with find_unused_parameters=True"
+        )

@@ -1,0 +1,82 @@
+"""After which epochs layers are reorganized (``if n % r`` of Algorithm 1), as the user gives it.
+
+A learning rate that has decayed teaches new channels little.  With cosine restarts (Loshchilov and
+Hutter 2017) channels are therefore best born where the rate starts anew: after epoch ``n - 1``
+where ``n = T_0, T_0 + T_0 T_mult, T_0 + T_0 T_mult + T_0 T_mult^2, ...``
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+Every = int | Collection[int] | Callable[[int], bool] | Any
+
+
+def is_after(every: Every, epoch: int) -> bool:
+    """Whether something is due after ``epoch`` (the first one is 0).
+
+    Parameters
+    ----------
+    every : int, collection of int, callable, or scheduler
+        Every so many epochs; after these epochs; where a function of the epoch says so; or where
+        a schedule of the learning rate restarts: PyTorch's ``CosineAnnealingWarmRestarts`` or
+        timm's ``CosineLRScheduler``, counted in epochs.
+
+    Raises
+    ------
+    ValueError
+        For anything else, and for a schedule without restarts.
+
+    Examples
+    --------
+    >>> [n for n in range(10) if is_after(3, n)]
+    [2, 5, 8]
+    >>> is_after({4, 7}, 7)
+    True
+    """
+    if isinstance(every, int) and not isinstance(every, bool):
+        if every < 1:
+            raise ValueError(f"expected every to be at least 1, got {every!r}")
+        return (epoch + 1) % every == 0
+    begins = restarts(every)
+    if begins is not None:
+        return epoch + 1 in itertools.takewhile(lambda n: n <= epoch + 1, begins)
+    if isinstance(every, Collection) and not isinstance(every, (str, bytes)):
+        return epoch in every
+    if callable(every):
+        return bool(every(epoch))
+    raise ValueError(
+        "expected every to be a number of epochs, a set of epochs, a function of the epoch, or a "
+        f"scheduler that restarts, got {every!r}"
+    )
+
+
+def restarts(scheduler: Any) -> Iterator[int] | None:
+    """Epochs at whose beginning a schedule restarts; None for what is no such schedule."""
+    if hasattr(scheduler, "T_0"):  # torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+        return _cycles(0, scheduler.T_0, scheduler.T_mult, None)
+    if hasattr(scheduler, "t_initial") and hasattr(scheduler, "cycle_limit"):  # timm
+        if scheduler.cycle_limit == 1:
+            raise ValueError(
+                f"expected a schedule that restarts, got {type(scheduler).__name__} with one "
+                "cycle; give cycle_limit, or every as a number of epochs"
+            )
+        start = scheduler.warmup_t if scheduler.warmup_prefix else 0
+        limit = scheduler.cycle_limit or None
+        return _cycles(start, scheduler.t_initial, scheduler.cycle_mul, limit)
+    if hasattr(scheduler, "base_lrs"):
+        raise ValueError(
+            f"expected a scheduler that restarts (CosineAnnealingWarmRestarts), got "
+            f"{type(scheduler).__name__}; give every as a number, a set or a function of the epoch"
+        )
+    return None
+
+
+def _cycles(start: float, length: float, factor: float, limit: int | None) -> Iterator[int]:
+    for number in itertools.count(1):
+        start, length = start + length, length * factor
+        if limit is not None and number >= limit:
+            return
+        yield -int(-start // 1)  # the first whole epoch of the cycle
