@@ -33,6 +33,10 @@ def with_channel_parameters(
     present = [(i, role) for i, role in parameters if c.has(i) and c.size(i) > 1]
     if not present:
         return output
+    for i, _ in present:
+        if len(c.shape(c.data(i))) > 1:
+            shape = c.shape(c.data(i))
+            raise c.unsupported(f"has an input {i} of shape {shape}, expected one axis")
     result = c.temporary(c.shape(output))
     inputs = (result, *(c.data(i) for i, _ in present))
     c.after(PerChannel(inputs, output, axis, tuple(role for _, role in present)))

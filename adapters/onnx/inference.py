@@ -43,6 +43,7 @@ def inferred_shapes(
     del proto.graph.node[:]
     proto.graph.node.extend(kept)
     del proto.graph.value_info[:]
+    del proto.functions[:]  # those that could not be inlined
     try:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # what is left unknown becomes opaque

@@ -67,7 +67,11 @@ class OnnxModel:
     @cached_property
     def structure(self) -> Structure:
         """The model as structural nodes; needs one run of the model."""
-        return self._given or Structure(self.analysed, self.example_inputs)
+        if self._given:
+            return self._given
+        own = _constants(self.ir)
+        shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
+        return Structure(self.analysed, self.example_inputs, shared)
 
     @cached_property
     def example_inputs(self) -> dict[str, np.ndarray]:
@@ -178,6 +182,10 @@ def _executable(model: ir.Model) -> ir.Model:
             "expected the nodes of the model in the order of execution; call model.graph.sort()"
         )
     return model
+
+
+def _constants(model: ir.Model) -> frozenset[str]:
+    return frozenset(str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant")
 
 
 def _is_sorted(graph: ir.Graph) -> bool:

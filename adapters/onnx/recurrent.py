@@ -46,6 +46,12 @@ def recurrent(c: Call) -> None:
     full = (lengths["t"], lengths["b"], directions, gates, hidden)
     one = (*full[:3], hidden)
 
+    rows_of = ("gate", "h")
+    all_axes = ("t", "b", "d", *rows_of)
+    first = (lengths["b"], directions, hidden)
+    if any(c.has(i) and c.size(i) != np.prod(first) for i in (5, 6)):
+        raise c.unsupported("has a first state of another batch")
+
     def viewed(name: str, *shape: int) -> str:
         view = c.temporary(shape)
         c.emit(Reshape(name, view))
@@ -65,7 +71,7 @@ def recurrent(c: Call) -> None:
 
     terms = [c.temporary(full)]
     W = viewed(c.data(1), directions, gates, hidden, lengths["i"])
-    c.emit(Contraction((x, W), terms[0], x_axes, tuple("dghi"), tuple("tbdgh")))
+    c.emit(Contraction((x, W), terms[0], x_axes, ("d", *rows_of, "i"), all_axes))
     if c.has(3):
         both = viewed(c.data(3), directions, 2, gates, hidden)
         terms += [picked(both, 1, i, (directions, gates, hidden)) for i in range(2)]
@@ -73,7 +79,7 @@ def recurrent(c: Call) -> None:
     states = []
     for i in (5, 6):
         if c.has(i):
-            moved = c.temporary((lengths["b"], directions, hidden))
+            moved = c.temporary(first)
             c.emit(Transpose(c.data(i), moved, (0, 1, 2) if batch_first else (1, 0, 2)))
             states.append(moved)
     if c.has(7):  # peepholes
@@ -85,14 +91,15 @@ def recurrent(c: Call) -> None:
 
     recurred = c.temporary(full)
     R = viewed(c.data(2), directions, gates, hidden, hidden)
-    c.emit(Contraction((stepped(read), R), recurred, tuple("tbdk"), tuple("dghk"), tuple("tbdgh")))
+    state_axes, r_axes = ("t", "b", "d", "k"), ("d", *rows_of, "k")
+    c.emit(Contraction((stepped(read), R), recurred, state_axes, r_axes, all_axes))
     state = c.temporary(one)
     c.emit(Positional(stepped(together([read, recurred], full, "add")), state, (2,)))
     if c.gives(0):
         c.emit(Transpose(state, c.output(0), (1, 0, 2, 3) if batch_first else (0, 2, 1, 3)))
     for i in (1, 2):
         if c.gives(i):
-            last = c.temporary((lengths["b"], directions, hidden))
+            last = c.temporary(first)
             c.emit(Reduce(state, last, (0,), False))
             c.emit(Transpose(last, c.output(i), (0, 1, 2) if batch_first else (1, 0, 2)))
 

@@ -113,8 +113,8 @@ def reorganize(
     ----------
     model : OnnxModel, path or onnx_ir.Model
     batches : iterable, optional
-        Yields ``(inputs, labels)``; read several times.  Without it only the methods ``"l1"``,
-        ``"l2"`` and ``"random"`` are possible, consumers are not refitted and statistics are not
+        Yields ``(inputs, labels)``; read several times.  Without it only methods that look
+        at weights alone are possible, consumers are not refitted and statistics are not
         recalibrated.
     layers : str or sequence of str
         Layers, patterns, ``"last"`` (the deepest group that can move) or ``"all"``.
@@ -140,7 +140,7 @@ def reorganize(
     model = model if isinstance(model, OnnxModel) else load(model)
     recipe = recipe or Recipe.preserving()
     if batches is None:
-        if recipe.method in ("sofm", "kmeans"):
+        if recipe.needs_means:
             raise ValueError(f"method {recipe.method!r} needs batches of (inputs, labels)")
         without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
         recipe = replace(recipe, outgoing=without, batchnorm="merge")
@@ -154,12 +154,8 @@ def reorganize(
         present, plan = task.run()
         plans.append(plan)
         reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
-        if not plan.new.size:
-            warnings.warn(
-                f"nothing was rejuvenated in {plan.group!r}: each of its {plan.nodes} nodes has a "
-                "channel of its own; a smaller ratio frees channels",
-                stacklevel=2,
-            )
+        if plan.reason:
+            warnings.warn(plan.reason, stacklevel=2)
     relative = None
     if batches is not None:
         relative = output_change(model, present, batches, progress)

@@ -64,9 +64,11 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
                 value.const_value = tensor_like(old, array)
             elif name in constants:
                 node = constants[name]
-                kept_nodes[node] = attribute = node.attributes["value"]
-                node.attributes["value"] = ir.AttrTensor(
-                    "value", tensor_like(attribute.value, array)
+                kept_nodes[node] = attribute = next(iter(node.attributes.values()))
+                node.attributes[attribute.name] = (
+                    ir.AttrTensor("value", tensor_like(attribute.value, array))
+                    if attribute.name == "value"
+                    else ir.AttrFloat32s(attribute.name, array.tolist())
                 )
             else:
                 raise ValueError(f"the model has no weight {name!r}")
@@ -75,7 +77,7 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
         for name, old in kept_values.items():
             model.graph.initializers[name].const_value = old
         for node, attribute in kept_nodes.items():
-            node.attributes["value"] = attribute
+            node.attributes[attribute.name] = attribute
 
 
 def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True) -> Any:

@@ -204,7 +204,7 @@ class Call:
 
 
 class Structure:
-    """The translation of one model.
+    """The translation of one model; constants named in ``shared`` belong to functions and stay.
 
     Attributes
     ----------
@@ -214,8 +214,14 @@ class Structure:
         Tensors that do not depend on the inputs' values.
     """
 
-    def __init__(self, model: ir.Model, feeds: dict[str, np.ndarray] | None = None):
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: dict[str, np.ndarray] | None = None,
+        shared: frozenset[str] = frozenset(),
+    ):
         self.ir = model
+        self.shared = shared
         self.opset = model.graph.opset_imports.get("", 1)
         self.graph = Graph()
         self.initializers = dict(model.graph.initializers)
@@ -237,7 +243,9 @@ class Structure:
             self.graph.inputs.append(self.register(name))
         for node in model.graph:
             self._translate(node)
-        self.graph.outputs += [self.tensor(str(v.name), "") for v in model.graph.outputs]
+        names = [str(v.name) for v in model.graph.outputs]
+        # Without a shape, it was made by what is opaque.
+        self.graph.outputs += [self.tensor(name, "") for name in names if name in self.shapes]
 
     def shape(self, name: str) -> Shape:
         """Shape of a value of the model; an absent one is opaque."""
@@ -257,7 +265,7 @@ class Structure:
         if name in self.weights:
             values = self.known[name]
             # Ones and zeros that an exporter shares between layers tie nothing.
-            if self.uses[name] > 1 and op != "BatchNormalization" and values.size <= SMALL:
+            if self.uses.get(name, 0) > 1 and op != "BatchNormalization" and values.size <= SMALL:
                 uniform = uniform_axes(values)
                 if any(values.shape[axis] > 1 for axis in uniform):
                     constant = self.graph.add_tensor(f"{name}@{len(self.graph.shapes)}",
@@ -310,7 +318,8 @@ class Structure:
                 array = np.asarray(values[name])
                 if node.op_type == "Constant" and array.size > 1 and array.dtype.kind == "f":
                     self.known[name] = array
-                    self.weights.add(name)
+                    if name not in self.shared:
+                        self.weights.add(name)
                 elif weighted and not constant:
                     derived.add(name)
                 else:
@@ -373,7 +382,7 @@ class Structure:
             y, end = temporary((shape[out],)), temporary((1,))
             read = tuple(letter for axis, letter in enumerate(letters) if axis != out)
             self.graph.nodes += [
-                Opaque((), (x,), reason),
+                Opaque(tuple(self.graph.inputs), (x,), reason),
                 Contraction((x, weight), y, read, tuple(letters), (letters[out],)),
                 Opaque((y,), (end,), reason),
             ]
