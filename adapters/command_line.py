@@ -128,10 +128,17 @@ def reorganize(
         typer.Option(help="Keep the model's function, or follow the paper's words."),
     ] = "preserving",
     method: Annotated[
-        Literal["sofm", "kmeans", "l1", "l2", "random"],
+        Literal["sofm", "kmeans", "l1", "l2", "random", "redo", "repr", "dsd"],
         typer.Option(help="What decides which channels survive."),
     ] = "sofm",
-    ratio: Annotated[float, typer.Option(help="Share of the channels that survive at most.")] = 0.5,
+    ratio: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the channels that survive at most; or 'redundant', which frees only "
+            "channels that respond as another one does, and dormant ones.",
+        ),
+    ] = "0.5",
     option: Annotated[
         list[str] | None,
         typer.Option(

@@ -102,18 +102,19 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"expected {name} 0.5 or 0.5,0.5,0.5, got {text!r}") from None
 
 
-def parse_recipe(preset: str, method: str, ratio: float, seed: int, options: list[str]) -> Any:
+def parse_recipe(preset: str, method: str, ratio: str, seed: int, options: list[str]) -> Any:
     """The recipe of a preset with the changes that the user asked for."""
     from ..graph import Recipe
+    from ..graph.recipe import COMPARISONS
 
-    changes: dict[str, Any] = {"method": method, "ratio": ratio, "seed": seed}
+    changes: dict[str, Any] = {"method": method, "ratio": _value(ratio), "seed": seed}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
             raise typer.BadParameter(f"expected --option NAME=VALUE, got {option!r}")
         changes[name] = _value(value)
     make: Any = Recipe.paper if preset == "paper" else Recipe.preserving
-    if method in ("l1", "l2", "random"):  # these merge nothing: survivors keep their weights
+    if method in COMPARISONS:  # these merge nothing: survivors keep their weights
         make = Recipe.comparison
     try:
         return make(**changes)

@@ -59,6 +59,19 @@ def test_inspect_with_data_measures_capacity(place):
     assert 0 <= last["dormant"] <= 1
 
 
+@pytest.mark.parametrize("method", ["sofm", "redo"])
+def test_reorganize_leaves_what_is_not_redundant(place, method):
+    done = call(
+        "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "same.onnx",
+        "--ratio", "redundant", "--option", "tolerance=0.001", "--option", "dormant=0",
+        "--method", method, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (group,) = json.loads(done.stdout[done.stdout.index("{") :])["groups"]
+    assert group["new"] == 0
+    assert "nothing in 'conv4.weight' is redundant" in group["reason"]
+
+
 def test_reorganize_writes_model_page_and_plan(place):
     done = call(
         "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "new.onnx",
@@ -120,6 +133,7 @@ def test_finetune_writes_a_trained_file(place):
         ("reorganize original.onnx --data digits_train.npz", "--output"),
         ("reorganize original.onnx -o new.onnx", "give --data"),
         ("reorganize original.onnx --data digits_train.npz -o new.onnx --ratio 2", "ratio"),
+        ("reorganize original.onnx --data digits_train.npz -o new.onnx --ratio all", "redundant"),
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --method best", "best"),
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x=1", "'x'"),
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x", "NAME=VALUE"),
