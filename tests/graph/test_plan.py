@@ -22,6 +22,9 @@ RECIPES = [
     Recipe.comparison("l1"),
     Recipe.comparison("l2"),
     Recipe.comparison("random"),
+    Recipe.comparison("redo"),
+    Recipe.comparison("repr"),
+    Recipe(init="null_space"),
 ]
 
 

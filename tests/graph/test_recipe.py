@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 from rejuvenet.graph import Recipe
+from rejuvenet.graph.recipe import COMPARISONS
 
 
 def test_presets_are_those_of_the_design():
@@ -19,9 +21,35 @@ def test_presets_are_those_of_the_design():
     assert paper.optimizer == "reset"
 
 
-def test_round_trip_through_json():
-    recipe = Recipe.paper(ratio=0.25, sigma=3.0, seed=7)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe.paper(ratio=0.25, sigma=3.0, seed=7),
+        Recipe(ratio="redundant", tolerance=0.05),
+        Recipe(ratio={"layer4.*": 0.5, "*": "redundant"}),
+        *map(Recipe.comparison, COMPARISONS),
+    ],
+)
+def test_round_trip_through_json(recipe):
     assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_every_option_is_documented():
+    for option in fields(Recipe):
+        assert f"\n    {option.name} : " in Recipe.__doc__
+
+
+def test_methods_to_compare_with():
+    for name in COMPARISONS:
+        assert f'``"{name}"``' in Recipe.comparison.__doc__
+        assert Recipe.comparison(name).outgoing == "sum"
+        assert Recipe.comparison(name).new_outgoing == "zero"
+    assert Recipe.comparison("redo", init="orthogonal").init == "orthogonal"
+    assert Recipe.comparison("redo").needs_means
+    assert not Recipe.comparison("repr").needs_means
+    assert [name for name in COMPARISONS if Recipe.comparison(name).needs_gradients] == ["rigl"]
+    with pytest.raises(ValueError, match=r"compare with .*'redo'.* got 'sofm'"):
+        Recipe.comparison("sofm")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +60,13 @@ def test_round_trip_through_json():
         ({"ratio": 0.0}, "ratio"),
         ({"ratio": 1.5}, "ratio"),
         ({"ratio": float("nan")}, "ratio"),
+        ({"ratio": "some"}, "or 'redundant', got 'some'"),
+        ({"ratio": {}}, "name at least one layer"),
+        ({"ratio": {"*": 2}}, "for every name, got 2"),
+        ({"ratio": "redundant", "method": "l2"}, "got method 'l2'"),
+        ({"ratio": {"*": "redundant"}, "method": "random"}, "got method 'random'"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"dormant": float("inf")}, "dormant"),
         ({"sigma": -1.0}, "sigma"),
         ({"epochs": 0}, "epochs"),
         ({"stop": 2.0}, "stop"),
