@@ -110,6 +110,9 @@ class ChannelGroup:
     exact_merge : str or None
         None where merging channels that respond alike keeps the function; else why merging is
         approximate (a product with another tensor, a normalization over channels, ...).
+    unit : {"channel", "set"}
+        What a "channel" of the group is: one channel, or a whole set (an attention head, a group
+        of a GroupNorm) that changes places with others, all its channels in their order.
     """
 
     name: str
@@ -119,6 +122,7 @@ class ChannelGroup:
     exchangeable: tuple[np.ndarray, ...]
     frozen: str | None = None
     exact_merge: str | None = None
+    unit: Literal["channel", "set"] = "channel"
 
     @property
     def producers(self) -> tuple[Member, ...]:

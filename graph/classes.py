@@ -42,6 +42,10 @@ class Classes:
         For the label of a class: the weight axes on which it has places.
     signature : ndarray of uint64, shape (size,)
         For the label of a class: classes with equal signatures may be exchanged.
+    unnamed : ndarray of uint64, shape (size,)
+        First colours without the sets of channels that divide an atom.
+    links : tuple of three ndarrays
+        Atoms that are equated, and a hash of the equation and of their keys there.
     """
 
     def __init__(self, state: Constraints):
@@ -56,10 +60,21 @@ class Classes:
         for places, (start, stop) in blocks:
             if places < 0:
                 first[start:stop] += mix(start, 2)
-        for i, (fine, keys) in enumerate(state.partitions):
-            # Keys are atoms, not classes: sets of channels that are tied are still different sets.
-            np.add.at(first, self.atom[fine].ravel(), mix(keys.ravel(), mix(i, 3)))
+        named = []
+        for i, (fine, sets) in enumerate(state.partitions):
+            # Sets are atoms, not classes: sets of channels that are tied are still different sets.
+            salt = mix(i if fine.keys is None else mix(fine.keys.ravel(), i), 3)
+            contribution = self.atom[fine.atoms].ravel(), mix(sets.ravel(), salt)
+            if sets.flat[0] < 0:
+                np.add.at(first, *contribution)
+            else:
+                named.append(contribution)
+        self.unnamed = first.copy() if named else first
+        for contribution in named:
+            np.add.at(first, *contribution)
         self.signature = first
+        none = np.empty(0, np.int64)
+        self.links = (none, none, none.astype(np.uint64))
         self.colour = np.zeros(size, np.uint64)
         self.label = self.atom
         if state.equations:
@@ -77,6 +92,7 @@ class Classes:
         )
         count = [c.atoms.size for c in sides[0]]
         salt = mix(np.repeat(np.arange(len(count)), count), mix(key_a, mix(key_b, 4)))
+        self.links = (a, b, salt)
         used, index = np.unique(np.concatenate([a, b]), return_inverse=True)
         a, b = index[: len(a)], index[len(a) :]
         edges = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(used), len(used)))

@@ -50,7 +50,7 @@ class Constraints:
     origins: list[int] = field(default_factory=list)
     aliases: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     equations: list[tuple[Component, Component]] = field(default_factory=list)
-    partitions: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    partitions: list[tuple[Component, np.ndarray]] = field(default_factory=list)
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     inexact: list[tuple[np.ndarray, str]] = field(default_factory=list)
     labels: dict[str, list[Component]] = field(default_factory=dict)
@@ -112,13 +112,13 @@ class Constraints:
         coarse = np.broadcast_to(coarse, fine.atoms.shape)
         self.equate(fine, Component(fine.axes, coarse, occurrence(coarse)))
 
-    def divide(self, fine: np.ndarray, keys: np.ndarray | None) -> None:
-        """Atoms of ``fine`` may be exchanged where ``keys`` agree; None: all belong together.
+    def divide(self, fine: Component, sets: np.ndarray | None) -> None:
+        """Atoms of ``fine`` may be exchanged where ``sets`` agree; None: all belong together.
 
-        Keys are atoms, or negative numbers that stand for themselves.
+        Sets are atoms, or negative numbers that stand for themselves.
         """
-        keys = np.broadcast_to(-1 if keys is None else keys, fine.shape)
-        self.partitions.append((fine, keys))
+        sets = np.broadcast_to(-1 if sets is None else sets, fine.atoms.shape)
+        self.partitions.append((fine, sets))
 
     def freeze(self, components: Sequence[Component], reason: str) -> None:
         """Nothing in ``components`` may move."""
@@ -151,7 +151,7 @@ class Constraints:
             self.freeze([component], FIXED_ORDER)
             return []
         shape = [n if i in axes else 1 for i, n in enumerate(component.atoms.shape)]
-        self.divide(component.atoms, -1 - np.arange(int(np.prod(shape))).reshape(shape))
+        self.divide(component, -1 - np.arange(int(np.prod(shape))).reshape(shape))
         return [component]
 
     def without(
@@ -165,19 +165,26 @@ class Constraints:
             return [component]
         rest = tuple(a for a in component.axes if a not in drop)
         if not rest:
-            self.divide(component.atoms, None)
+            self.divide(component, None)
             return []
         order = [component.axes.index(a) for a in rest]
         order += [i for i, a in enumerate(component.axes) if a in drop]
         shape = tuple(component.atoms.shape[i] for i in order[: len(rest)])
         rows = component.atoms.transpose(order).reshape(int(np.prod(shape)), -1)
+        copy = np.zeros(len(rows), np.int64)
         if copies and component.keys is not None:
-            rows = np.hstack([rows, component.keys.transpose(order).reshape(rows.shape)])
+            of = component.keys.transpose(order).reshape(rows.shape)
+            if (of == of[:, :1]).all():  # one copy in each sum
+                copy = of[:, 0]
+            else:
+                rows = np.hstack([rows, of])
         distinct, row = np.unique(rows, axis=0, return_inverse=True)
         atoms = self.fresh((len(distinct),))[row.reshape(shape)]
         view = atoms.reshape([shape[rest.index(a)] if a in rest else 1 for a in component.axes])
-        self.divide(component.atoms, view)
-        keys = None if len(distinct) == len(rows) else occurrence(atoms)
+        self.divide(component, view)
+        keys = None
+        if len(distinct) < len(rows):
+            keys = copy.reshape(shape) if copy.any() else occurrence(atoms)
         return [Component(rest, atoms, keys, coarse=True)]
 
     def settle(self, component: Component) -> list[Component]:
@@ -185,5 +192,5 @@ class Constraints:
         component = component.simplified()
         if component.axes:
             return [component]
-        self.divide(component.atoms.reshape(1), None)
+        self.divide(component, None)
         return []

@@ -58,7 +58,7 @@ def _same(state: Constraints, a: Component, b: Component) -> Component:
     if a.coarse == b.coarse:
         return state.equate(a, b)
     fine, coarse = (b, a) if a.coarse else (a, b)
-    state.divide(fine.atoms, coarse.atoms)
+    state.divide(fine, coarse.atoms)
     return fine
 
 
@@ -81,7 +81,7 @@ def _relate(
                 rest = join(state, rest, left, shape, shared)
             return rest
         if inner.coarse:
-            state.divide(outer.atoms, inner.over(outer.axes, shape))
+            state.divide(outer, inner.over(outer.axes, shape))
         elif outer.coarse:
             state.freeze([inner, outer], FIXED_ORDER)
         else:

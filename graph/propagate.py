@@ -101,7 +101,7 @@ class Propagation:
                 else:
                     atoms = state.claim(weight, view, (0, 2), (groups, size))
                     # Both axes hold the groups: only one of them may exchange whole groups.
-                    state.divide(atoms, -1 - np.arange(groups)[:, None])
+                    state.divide(Component((0, 1), atoms), -1 - np.arange(groups)[:, None])
                 atoms = np.repeat(atoms, shape[0] // groups, axis=0)
                 component = Component((0, 1), atoms, occurrence(atoms))
             else:
@@ -372,9 +372,10 @@ class Propagation:
                 )
                 keys = (0 if keys is None else keys * len(node.indices)) + place
                 keys = np.broadcast_to(keys, atoms.shape)
+            taken = Component(c.axes, atoms, keys, c.coarse)
             if not once or len(node.indices) < size:
-                self.state.divide(atoms, None)
-            parts += self.state.settle(Component(c.axes, atoms, keys, c.coarse))
+                self.state.divide(taken, None)
+            parts += self.state.settle(taken)
         self.labels[node.output] = parts
 
     def pad(self, node: Pad) -> None:
@@ -394,12 +395,13 @@ class Propagation:
             atoms = np.pad(c.atoms[crop], grow, constant_values=-1)
             hole = atoms < 0
             made = self.state.fresh((int(hole.sum()),))
-            self.state.divide(made, None)
+            self.state.divide(Component((0,), made), None)
             atoms[hole] = made
             keys = None if c.keys is None else np.pad(c.keys[crop], grow)
+            padded = Component(c.axes, atoms, keys, c.coarse)
             if min(*before, *after) < 0:
-                self.state.divide(atoms, None)
-            parts += self.state.settle(Component(c.axes, atoms, keys, c.coarse))
+                self.state.divide(padded, None)
+            parts += self.state.settle(padded)
         self.labels[node.output] = parts
 
     def expand(self, node: Expand) -> None:

@@ -28,6 +28,7 @@ from .nodes import (
     output_names,
 )
 from .propagate import Propagation
+from .whole_sets import exchangeable_blocks
 
 
 def find_groups(graph: Graph) -> list[ChannelGroup]:
@@ -113,8 +114,36 @@ class _Solution:
             first = next((s for s in spans if _is_producer(self.state.places[s.places])), None)
             if first is not None:
                 made.append((first.places, self._group(spans, first)))
+        for blocks in exchangeable_blocks(self.state, self.classes, self.reason >= 0):
+            made += self._sets(blocks)
         made.sort(key=lambda item: item[0])
         return _with_unique_names([group for _, group in made])
+
+    def _sets(self, blocks: np.ndarray) -> list[tuple[int, ChannelGroup]]:
+        """The group whose channels are whole sets of channels, if a producer makes them."""
+        row = np.full(self.state.size, -1)
+        members, first = [], None
+        for i, places in enumerate(self.state.places):
+            row[blocks.ravel()] = -1
+            row[self.classes.atom[places.atoms.ravel()]] = np.arange(places.atoms.size)
+            positions = row[blocks]
+            here = positions[0] >= 0
+            if here.any():
+                members.append(self._describe(places, positions[:, here]))
+                if first is None and _is_producer(places):
+                    first = i
+        if first is None:
+            return []
+        group = ChannelGroup(
+            name=f"{self.state.places[first].weight}:sets",
+            channels=len(blocks),
+            members=tuple(members),
+            tap=None,
+            exchangeable=(np.arange(len(blocks)),),
+            exact_merge="its channels are whole sets of channels",
+            unit="set",
+        )
+        return [(first, group)]
 
     def _group(self, spans: list[_Span], first: _Span) -> ChannelGroup:
         state = self.state
@@ -161,6 +190,9 @@ class _Solution:
             order = np.lexsort((span.positions, self.classes.colour[span.atoms], rank))
             positions = span.positions[order].reshape(channels, -1)
             positions = positions[:, np.argsort(positions[0], kind="stable")]
+        return self._describe(places, positions)
+
+    def _describe(self, places: Places, positions: np.ndarray) -> Member:
         return Member(
             weight=places.weight,
             kind=places.kind or "per_channel",

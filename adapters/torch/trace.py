@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ...graph.channels import ChannelGroup
-from ...graph.nodes import Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
 from ...graph.selection import find_group
 from ...graph.solve import find_groups
 from .operators import RULES, Rule, Value, elementwise
@@ -32,6 +32,7 @@ FACTORIES = frozenset(
     ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
      "new_ones", "new_full", "new_empty", "new_empty_strided")
 )  # fmt: skip
+FILLS = frozenset(("zero_", "fill_"))
 LOOKS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 PREALLOCATED = "written in place into a part of another tensor"
 
@@ -374,7 +375,7 @@ class _GraphRecorder(_Numbering):
         else:
             self._apply_rule(func, operator, values_in, read, outs)
         for tensor, _ in written:
-            self._renew_aliases(tensor, self.value(tensor), computed)
+            self._renew_aliases(tensor, self.value(tensor), computed, operator in FILLS)
 
     def _apply_rule(
         self, func: Any, operator: str, values_in: Any, read: list[Value], outs: list[Value]
@@ -388,14 +389,23 @@ class _GraphRecorder(_Numbering):
                 return
         self._opaque(read, outs, f"the operator {operator} is not understood")
 
-    def _renew_aliases(self, written: torch.Tensor, value: Value, computed: bool) -> None:
-        """Views and bases of a tensor that was written in place hold something new."""
+    def _renew_aliases(
+        self, written: torch.Tensor, value: Value, computed: bool, filled: bool
+    ) -> None:
+        """Views and bases of a tensor that was written in place hold something new.
+
+        Where it was filled with one value, only what it is a part of matters, which the node that
+        took the part has said.
+        """
         for alias in list(self.by_storage[_storage(written)].values()):
             if alias is not written:
                 old = self.value(alias)
                 name = self._register(alias, None)
                 (self.computed if computed else self.derived).add(name)
-                self._opaque([old, value], [Value(name, old.shape)], PREALLOCATED)
+                if filled:
+                    self.graph.nodes.append(Elementwise((old.name,), name))
+                else:
+                    self._opaque([old, value], [Value(name, old.shape)], PREALLOCATED)
 
     def _opaque(self, read: list[Value], outs: list[Value], reason: str) -> None:
         self.graph.nodes.append(
