@@ -2,7 +2,7 @@
 
 An epoch is a map (sums, counts and the error of every block of rows) and a reduction.  Blocks stay
 where they are; the codebook travels.  A block that is lost with its worker is computed again, and
-since sums are exact (:mod:`.search`) the outcome has the same bits as a local fit.
+since sums are exact (:mod:`.rounding`) the outcome has the same bits as a local fit.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Sweep
-from .samples import Samples, frame
+from .batch import Threads, add, batch_sums, nearest_nodes
+from .samples import Dense, as_floats, check_length, unit_rows
 from .scan import Range
 
 
-def _dense(block) -> NDArray:
-    block = np.asarray(block)
-    kind = block.dtype if block.dtype in (np.float32, np.float64) else np.float64
-    return np.ascontiguousarray(block, dtype=kind)
+def block_of(block, first_row: int, cosine: bool) -> NDArray:
+    """A block's rows as floats, scaled to length 1 for the cosine metric."""
+    block = as_floats(np.asarray(block))
+    return unit_rows(block, first_row) if cosine else block
 
 
 def block_range(block, first_row: int) -> Range:
     """Range of a block that begins at ``first_row`` of the whole."""
-    block = _dense(block)
     seen = Range.empty(block.shape[1], block.dtype)
     seen.n_rows = first_row
     seen.add(block)
@@ -31,32 +30,30 @@ def block_range(block, first_row: int) -> Range:
 
 
 def block_rows(block, rows: NDArray) -> NDArray:
-    return _dense(block)[rows]
+    return block[rows]
 
 
-def block_epoch(block, weights, frame_, grids, directions, codebook):
+def block_epoch(block, weights, prepared):
     """Sums, counts and error of one block, in one thread of a worker."""
-    centre, reach = frame_
-    sweep = Sweep(_dense(block), weights, centre, reach, grids, directions, 1, None)
-    return sweep.epoch(codebook)
+    return batch_sums(block, weights, prepared, Threads())
 
 
-def block_two_nearest(block, frame_, grids, codebook):
-    centre, reach = frame_
-    sweep = Sweep(_dense(block), None, centre, reach, grids, None, 1, None)
-    return sweep.two_nearest(codebook)
+def block_nearest(block, weights, prepared, n: int):
+    return nearest_nodes(block, weights, prepared, Threads(), n)
 
 
-class DaskRows(Samples):
+class DaskRows(Dense):
     """A dask array of shape (N, D), in blocks of rows.
 
     Parameters
     ----------
     X : dask.array.Array
     weights : float64 array of shape (N,), or None
+    cosine : bool
+        Whether rows are scaled to length 1.
     """
 
-    def __init__(self, X, weights: NDArray | None = None) -> None:
+    def __init__(self, X, weights: NDArray | None = None, cosine: bool = False) -> None:
         import dask
 
         if X.ndim != 2:
@@ -67,20 +64,27 @@ class DaskRows(Samples):
         if np.isnan(X.chunks[0]).any():
             X.compute_chunk_sizes()
         self.edges = [0, *np.cumsum(X.chunks[0]).tolist()]
-        self.blocks = list(X.rechunk({1: -1}).to_delayed().ravel())
+        delayed = X.rechunk({1: -1}).to_delayed().ravel()
+        self.blocks = [
+            dask.delayed(block_of)(b, i, cosine)
+            for b, i in zip(delayed, self.edges, strict=False)
+        ]
         task = dask.delayed(block_range)
         ranges = self._compute([task(b, i) for b, i in zip(self.blocks, self.edges, strict=False)])
         self.dtype = ranges[0].low.dtype
         self.range = Range.empty(self.n_features, self.dtype)
         for seen in ranges:
             self.range.merge(seen)
-        if weights is not None and len(weights) != self.n_rows:
-            raise ValueError(
-                f"expected one weight for each of {self.n_rows} samples, got {len(weights)}"
-            )
+        check_length(weights, self.n_rows)
 
     def _compute(self, tasks: list) -> list:
         return list(self._dask.compute(*tasks))
+
+    def _weights(self) -> list:
+        """The weights of every block."""
+        if self.weights is None:
+            return [None] * len(self.blocks)
+        return np.split(self.weights, self.edges[1:-1])
 
     def take(self, rows: NDArray) -> NDArray:
         out = np.empty((len(rows), self.n_features), self.dtype)
@@ -96,25 +100,19 @@ class DaskRows(Samples):
             out[owner == b] = part
         return out
 
-    def begin(self, codebook, directions, threads, pool, some=None) -> None:
-        self.frame = frame(self.range, self.some()[0] if some is None else some, codebook)
-        self.directions = directions
+    def epoch(self, codebook: NDArray) -> list:
+        task, prepared = self._dask.delayed(block_epoch), self._dask.delayed(self.prepare(codebook))
+        pairs = zip(self.blocks, self._weights(), strict=True)
+        return add(self._compute([task(b, m, prepared) for b, m in pairs]))
 
-    def epoch(self, codebook: NDArray):
-        delayed = self._dask.delayed
-        shared = delayed(codebook), delayed(self.directions)
-        tasks = []
-        for block, first, last in zip(self.blocks, self.edges, self.edges[1:], strict=False):
-            weights = None if self.weights is None else self.weights[first:last]
-            tasks.append(
-                delayed(block_epoch)(
-                    block, weights, self.frame, self.grids(), shared[1], shared[0]
-                )
-            )
-        return [sum(part) for part in zip(*self._compute(tasks), strict=True)]
+    def nearest(self, codebook: NDArray, n: int):
+        task, prepared = (
+            self._dask.delayed(block_nearest), self._dask.delayed(self.prepare(codebook))
+        )  # fmt: skip
+        pairs = zip(self.blocks, self._weights(), strict=True)
+        parts = self._compute([task(b, m, prepared, n) for b, m in pairs])
+        return np.concatenate([p[0] for p in parts]), sum(p[1] for p in parts)
 
-    def two_nearest(self, codebook: NDArray):
-        shared = self._dask.delayed(codebook)
-        task = self._dask.delayed(block_two_nearest)
-        parts = self._compute([task(b, self.frame, self.grids(), shared) for b in self.blocks])
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    def pieces(self):
+        for block, weights in zip(self.blocks, self._weights(), strict=True):
+            yield self._compute([block])[0], weights

@@ -11,14 +11,13 @@ from sklearn.base import (
     ClusterMixin,
     TransformerMixin,
 )
-from sklearn.metrics.pairwise import cosine_distances, euclidean_distances, nan_euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import initialization, parameters
 from .batch import threads_for
 from .neighborhood import decayed, smooth, updated
-from .online import displacement_table, online_epoch
+from .online import online_epoch
 from .opening import is_blocks, is_dask, open_samples
 from .samples import Samples
 from .storage import load, save
@@ -184,38 +183,42 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         schedule = parameters.schedule_of(self, grid)
         samples = open_samples(self, X, sample_weight, reset=True)
         random = check_random_state(self.random_state)
+        some, weights = samples.some()
         self.grid_ = grid
         self.history_ = []
-        with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
-            start = initialization.begin(self.init, grid, samples, random)
-            self._set_codebook(start.codebook)
-            still = self.tol * initialization.spread(start.some) if self.tol > 0 else 0.0
-            samples.begin(self.codebook_, start.directions, threads, pool, start.some)
-            epoch_of = self._batch_epoch if self.algorithm == "batch" else self._online_epoch
-            with self._progress() as bar:
-                for epoch in range(self.n_epochs):
-                    sigma, alpha = (
-                        decayed(*ends, epoch, self.n_epochs, self.decay)
-                        for ends in (schedule.sigma, schedule.alpha)
+        with threads_for(self.n_jobs, samples, grid.n_nodes) as threads, self._progress() as bar:
+            self._set_codebook(
+                initialization.begin(self.init, grid, samples, some, weights, random)
+            )
+            still = self.tol * initialization.spread(some)
+            samples.begin(self.codebook_, threads, some)
+            for epoch in range(self.n_epochs):
+                sigma, alpha = (
+                    decayed(*ends, epoch, self.n_epochs, self.decay)
+                    for ends in (schedule.sigma, schedule.alpha)
+                )
+                before = self.codebook_
+                if self.algorithm == "batch":
+                    sums, counts, error = samples.epoch(before)
+                    h = smooth(grid, self.neighborhood, sigma, sums, counts)
+                    self._set_codebook(updated(before, *h))
+                else:
+                    codebook, error = online_epoch(
+                        samples, before, grid, self.neighborhood, sigma, alpha, random
                     )
-                    before = self.codebook_
-                    error = epoch_of(samples, sigma, alpha, random)
-                    movement = np.sqrt(np.mean((self.codebook_ - before) ** 2) * samples.n_features)
-                    self.history_.append(
-                        {
-                            "epoch": epoch,
-                            "sigma": sigma,
-                            "quantization_error": float(error / samples.total_weight),
-                            "movement": float(movement),
-                        }
-                    )
-                    if bar is not None:
-                        bar.set_postfix_str(f"error {self.history_[-1]['quantization_error']:.4g}")
-                        bar.update()
-                    if self.callback is not None and self.callback(self, self.history_[-1]):
-                        break
-                    if self.tol > 0 and movement <= still:
-                        break
+                    self._set_codebook(codebook)
+                record = self._record(epoch, sigma, error / samples.total_weight)
+                step = self.codebook_ - before
+                record["movement"] = float(np.sqrt(np.vdot(step, step) / grid.n_nodes))
+                if bar is not None:
+                    bar.set_postfix_str(f"error {record['quantization_error']:.4g}")
+                    bar.update()
+                if self.callback is not None and self.callback(self, record):
+                    break
+                if self.tol > 0 and record["movement"] <= still:
+                    break
+            if self.algorithm == "online":  # its nodes may have left the range of the samples
+                samples.begin(self.codebook_, threads, some)
             self._finish(samples)
         return self
 
@@ -242,34 +245,28 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             raise ValueError("partial_fit: expected algorithm='batch', got 'online'")
         known = hasattr(self, "codebook_")
         samples = open_samples(self, X, sample_weight, reset=not known)
+        some, weights = samples.some()
         if not known:
-            start = initialization.begin(
-                self.init, grid, samples, check_random_state(self.random_state)
-            )
+            random = check_random_state(self.random_state)
             self.grid_, self.history_ = grid, []
-            self._set_codebook(start.codebook)
+            self._set_codebook(
+                initialization.begin(self.init, grid, samples, some, weights, random)
+            )
         if fresh:
             self._sums, self._counts, self._calls = np.zeros(()), np.zeros(()), 0
         epoch = min(self._calls, self.n_epochs - 1)
         sigma = decayed(*schedule.sigma, epoch, self.n_epochs, self.decay)
         codebook = self.codebook_.astype(samples.dtype)
-        with threads_for(self.n_jobs, samples, grid.n_nodes) as (threads, pool):
-            samples.begin(codebook, None, threads, pool)
+        with threads_for(self.n_jobs, samples, grid.n_nodes) as threads:
+            samples.begin(codebook, threads, some)
             sums, counts, error = samples.epoch(codebook)
             memory = 0.5 if self._calls < self.n_epochs else 1.0
             self._sums = memory * self._sums + sums
             self._counts = memory * self._counts + counts
             self._calls += 1
-            self._set_codebook(
-                updated(codebook, *smooth(grid, self.neighborhood, sigma, self._sums, self._counts))
-            )
-            self.history_.append(
-                {
-                    "epoch": self._calls - 1,
-                    "sigma": sigma,
-                    "quantization_error": float(error / samples.total_weight),
-                }
-            )
+            h = smooth(grid, self.neighborhood, sigma, self._sums, self._counts)
+            self._set_codebook(updated(codebook, *h))
+            self._record(self._calls - 1, sigma, error / samples.total_weight)
             self._finish(samples)
         return self
 
@@ -295,7 +292,8 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         check_is_fitted(self, "codebook_")
         if is_dask(X):
             return X.map_blocks(self.predict, drop_axis=1, dtype=np.int32, meta=np.empty(0, "i4"))
-        return self._search(X, lambda samples, codebook: samples.winners(codebook))
+        nearest = self._nearest(open_samples(self, X, reset=False), 1)[0]
+        return np.ascontiguousarray(nearest[:, 0])
 
     def transform(self, X):
         """Distances from every sample to every node, of the map's metric.
@@ -316,16 +314,18 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             )
         if is_blocks(X):
             return np.concatenate([self.transform(b) for b in (X() if callable(X) else X)])
-        if self.missing == "ignore":
-            X = validate_data(
-                self, X, reset=False, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
-            )
-            return nan_euclidean_distances(X, self.codebook_).astype(X.dtype, copy=False)
+        from sklearn.metrics import pairwise
+
+        ignored = self.missing == "ignore"
         X = validate_data(
-            self, X, reset=False, accept_sparse="csr", dtype=[np.float64, np.float32]
+            self, X, reset=False, accept_sparse=False if ignored else "csr",
+            dtype=[np.float64, np.float32], ensure_all_finite="allow-nan" if ignored else True,
+        )  # fmt: skip
+        name = "nan_euclidean" if ignored else self.metric
+        distances = pairwise.PAIRWISE_DISTANCE_FUNCTIONS[name](
+            X, self.codebook_.astype(X.dtype, copy=False)
         )
-        distances = cosine_distances if self.metric == "cosine" else euclidean_distances
-        return distances(X, self.codebook_.astype(X.dtype, copy=False))
+        return distances.astype(X.dtype, copy=False)
 
     def score(self, X, y=None, sample_weight=None):
         """Negative quantization error: greater is better, as scikit-learn's searches expect.
@@ -335,7 +335,8 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         score : float
         """
         check_is_fitted(self, "codebook_")
-        return -float(np.average(self._two_nearest(X)[1], weights=sample_weight))
+        samples = open_samples(self, X, sample_weight, reset=False)
+        return -float(self._nearest(samples, 1)[1] / samples.total_weight)
 
     def save(self, path) -> None:
         """Write parameters and learned attributes to an ``.npz`` file, without pickle.
@@ -363,47 +364,25 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.codebook_ = codebook
         self._n_features_out = len(codebook)
 
-    def _batch_epoch(self, samples: Samples, sigma: float, alpha: float, random) -> float:
-        sums, counts, error = samples.epoch(self.codebook_)
-        h = smooth(self.grid_, self.neighborhood, sigma, sums, counts)
-        self._set_codebook(updated(self.codebook_, *h))
-        return error
-
-    def _online_epoch(self, samples: Samples, sigma: float, alpha: float, random) -> float:
-        X = getattr(samples, "X", None)
-        if not isinstance(X, np.ndarray):
-            raise ValueError(
-                "algorithm='online': expected one dense array in memory: pass algorithm='batch' "
-                "for sparse, blocked or dask data"
-            )
-        codebook = self.codebook_.astype(np.float64)
-        weights = np.empty(0) if samples.weights is None else samples.weights
-        error = online_epoch(
-            X, weights, random.permutation(len(X)), codebook,
-            displacement_table(self.grid_, self.neighborhood, sigma),
-            self.grid_.topology == "hexagonal", self.grid_.periodic, alpha,
-        )  # fmt: skip
-        self._set_codebook(codebook.astype(samples.dtype))
-        return error
+    def _record(self, epoch: int, sigma: float, error: float) -> dict:
+        """A new last entry of the history."""
+        self.history_.append({"epoch": epoch, "sigma": sigma, "quantization_error": float(error)})
+        return self.history_[-1]
 
     def _finish(self, samples: Samples) -> None:
         """Attributes that belong to the final codebook."""
-        nearest, distances = samples.two_nearest(self.codebook_)
+        nearest, error = samples.nearest(self.codebook_, 2)
         self.labels_ = np.ascontiguousarray(nearest[:, 0])
         self.n_iter_ = len(self.history_)
-        self.quantization_error_ = float(np.average(distances, weights=samples.weights))
+        self.quantization_error_ = float(error / samples.total_weight)
         self.topographic_error_ = self.grid_.share_apart(nearest, samples.weights)
 
-    def _search(self, X, work):
-        """``work(samples, codebook)`` on new samples, in their type."""
-        samples = open_samples(self, X, reset=False)
+    def _nearest(self, samples: Samples, n: int):
+        """The ``n`` nearest nodes of new samples, searched in the samples' type."""
         codebook = self.codebook_.astype(samples.dtype, copy=False)
-        with threads_for(self.n_jobs, samples, len(codebook)) as (threads, pool):
-            samples.begin(codebook, None, threads, pool)
-            return work(samples, codebook)
-
-    def _two_nearest(self, X):
-        return self._search(X, lambda samples, codebook: samples.two_nearest(codebook))
+        with threads_for(self.n_jobs, samples, len(codebook)) as threads:
+            samples.begin(codebook, threads)
+            return samples.nearest(codebook, n)
 
     def _progress(self):
         if not self.verbose:

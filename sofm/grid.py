@@ -67,10 +67,10 @@ class Grid:
         shift = 0.5 * (row % 2) if self.topology == "hexagonal" else 0.0
         return np.stack([row * ROW_STEP[self.topology], column + shift], axis=1)
 
-    def distances(self, nodes: slice = slice(None)) -> NDArray[np.float64]:
-        """Distances ``|v_b - v_k|`` from some nodes to all, of shape (n, K)."""
+    def distances(self, nodes=slice(None), others=slice(None)) -> NDArray[np.float64]:
+        """Distances ``|v_b - v_k|`` from some nodes to others, all to all unless told."""
         v = self.coordinates
-        apart = np.abs(v[nodes, None, :] - v[None, :, :])
+        apart = np.abs(v[nodes, None, :] - v[None, others, :])
         if self.periodic:
             around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
             apart = np.minimum(apart, np.abs(around - apart))

@@ -12,17 +12,13 @@ array          the codebook itself, of shape (K, D) or (rows, columns, D).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from .batch import LEVELS
 from .grid import Grid
 from .parameters import INITS, initial_array
 
-WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
 SMALL = 160  # features up to which the covariance is decomposed outright
 
 
@@ -97,33 +93,21 @@ def pca(grid: Grid, mean: NDArray, directions: NDArray, deviations: NDArray) -> 
     return plane.reshape(grid.n_nodes, -1) + mean
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where training begins.
-
-    Parameters
-    ----------
-    codebook : array of shape (K, D)
-    some : array of shape (n, D)
-        The samples that stood for all.
-    directions : float64 array of shape (q, D), or None
-        Principal directions to prune with; None where a full search is cheaper.
-    """
-
-    codebook: NDArray
-    some: NDArray
-    directions: NDArray | None
-
-
-def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
-    """The initial codebook, and directions for :mod:`.search`.
+def begin(init, grid: Grid, samples, some, weights, random: np.random.RandomState) -> NDArray:
+    """The initial codebook, of the samples' type.
 
     Parameters
     ----------
     init : str or array
         See the top of this module.
     samples : Samples
+    some, weights : arrays
+        Samples that stand for all, and their weights (:meth:`.samples.Samples.some`).
     random : RandomState
+
+    Returns
+    -------
+    codebook : array of shape (K, D)
 
     Raises
     ------
@@ -133,13 +117,6 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     if isinstance(init, str) and init not in INITS:
         raise ValueError(f"init: expected {', '.join(map(repr, INITS))} or an array, got {init!r}")
     D, K = samples.n_features, grid.n_nodes
-    some, weights = samples.some()
-    worth = D >= 32 and samples.n_rows * D * K >= WORTH_PRUNING and not some.shape[0] < 64
-    q = max((level for level in LEVELS if level <= D // 2), default=0) if worth else 0
-    directions = None
-    if q:  # they need not be precise: any orthonormal directions give exact winners
-        _, directions, deviations = principal_components(some[:: -(-len(some) // 1024)], None, q)
-        directions = directions if np.count_nonzero(deviations) == q else None
     if not isinstance(init, str):
         codebook = initial_array(init, grid, D, samples.dtype)
     elif init == "pca":
@@ -151,11 +128,7 @@ def begin(init, grid: Grid, samples, random: np.random.RandomState) -> Start:
     else:
         low, high = samples.range.low, samples.range.high
         codebook = low + (high - low) * random.random_sample((K, D))
-    return Start(
-        np.ascontiguousarray(codebook, dtype=samples.dtype),
-        some,
-        directions,
-    )
+    return np.ascontiguousarray(codebook, dtype=samples.dtype)
 
 
 def spread(some: NDArray) -> float:

@@ -25,6 +25,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.utils.validation import check_is_fitted
 
 from .neighborhood import NEIGHBORHOODS
+from .opening import open_samples
 
 ROWS = 1024  # samples whose distances to all others are in memory at a time
 
@@ -47,7 +48,8 @@ def quantization_error(som, X, sample_weight=None) -> float:
 def topographic_error(som, X, sample_weight=None) -> float:
     """Share of samples whose best and second best matching units do not touch on the map."""
     check_is_fitted(som, "codebook_")
-    return som.grid_.share_apart(som._two_nearest(X)[0], sample_weight)
+    samples = open_samples(som, X, sample_weight, reset=False)
+    return som.grid_.share_apart(som._nearest(samples, 2)[0], samples.weights)
 
 
 def distortion(som, X, sigma: float = 0.5) -> float:

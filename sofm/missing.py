@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from .sparse import two_smallest
+from .by_feature import ByFeature, two_smallest
+from .scan import Range
 
 
 @njit(nogil=True, cache=True)
 def accumulate_missing(
-    X, weights, first, last, by_feature, big, big_weight, big_error,
-    nearest, distances, sums, counts,
+    X, weights, first, last, by_feature, big, big_weight, big_error, nearest, sums, counts,
 ):  # fmt: skip
     """The two nearest nodes of rows with NaN, and what they add to sums and counts.
 
@@ -27,8 +28,7 @@ def accumulate_missing(
     weights : float64 array of shape (N,) or (0,)
     by_feature : float64 array of shape (D, K)
         The codebook, transposed.
-    nearest : int32 array of shape (N, 2)
-    distances : float64 array of shape (N,)
+    nearest : int32 array of shape (N, 2) or (0, 2)
     sums, counts : float64 arrays of shape (K, D), or empty
 
     Returns
@@ -50,16 +50,54 @@ def accumulate_missing(
                     difference = x - row[k]
                     squares[k] += difference * difference
         best, second = two_smallest(squares)
-        nearest[i, 0] = best
-        nearest[i, 1] = second
+        if nearest.shape[0] > 0:
+            nearest[i, 0] = best
+            nearest[i, 1] = second
         distance = np.sqrt(squares[best] * n_features / present)
-        distances[i] = distance
+        weight = weights[i] if weights.shape[0] > 0 else 1.0
+        error += (distance * weight + big_error) - big_error
         if counts.shape[0] > 0:
-            weight = weights[i] if weights.shape[0] > 0 else 1.0
-            error += (distance * weight + big_error) - big_error
             for d in range(n_features):
                 x = np.float64(X[i, d])
                 if x == x:
                     sums[best, d] += (x * weight + big) - big
                     counts[best, d] += (weight + big_weight) - big_weight
     return error
+
+
+class WithMissing(ByFeature):
+    """A dense array with NaN where a value was not observed.
+
+    Parameters
+    ----------
+    X : array of shape (N, D)
+    weights : float64 array of shape (N,), or None
+    """
+
+    counts_per_feature = True
+
+    def __init__(self, X: NDArray, weights: NDArray | None = None) -> None:
+        self.X, self.weights = X, weights
+        self.dtype, self.n_features = X.dtype, X.shape[1]
+        self.range = Range.empty(X.shape[1], X.dtype)
+        self.range.add(X, missing=True)
+        empty = np.flatnonzero(~np.isfinite(self.range.low))
+        if len(empty):
+            raise ValueError(
+                f"expected a value in every column, got only NaN in column {empty[0]} of X: drop it"
+            )
+
+    def take(self, rows: NDArray) -> NDArray:
+        """Rows with the middle of the feature's range in place of what is missing."""
+        X = self.X[rows]
+        return np.where(np.isnan(X), (self.range.low + self.range.high) / 2, X).astype(self.dtype)
+
+    def pieces(self):
+        yield self.X, self.weights
+
+    def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
+        big, big_weight, big_error = grids
+        return accumulate_missing(
+            self.X, weights, first, last, by_feature, big, big_weight, big_error,
+            nearest, sums, counts,
+        )  # fmt: skip

@@ -24,10 +24,10 @@ undefined for it.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from .grid import Grid
@@ -36,7 +36,6 @@ Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
 ]
 Decay = Literal["geometric", "linear", "asymptotic"]
-SMALL_SIDE = 128  # nodes along a side up to which indices are kept
 ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
 
 
@@ -99,24 +98,26 @@ def decayed(start: float, end: float, epoch: int, n_epochs: int, decay: Decay) -
     return float(start / (1 + t * (start / end - 1)))
 
 
-@cache
-def _apart(n: int) -> NDArray[np.int64]:
-    place = np.arange(n)
-    return np.abs(place[:, None] - place)
-
-
-def profile(grid: Grid, axis: int, h, sigma: float, rows: slice = slice(None)) -> NDArray:
-    """``h`` between rows (axis 0) or columns (axis 1) of a map, as a matrix, or some rows of it.
-
-    The matrix depends on differences alone: ``h`` is evaluated once for each.
-    """
+def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:
+    """``h`` between rows (axis 0) or columns (axis 1), by the difference of their indices."""
     n = grid.rows if axis == 0 else grid.columns
     step = np.arange(n, dtype=np.float64)
-    values = h(np.minimum(step, n - step) if grid.periodic else step, sigma)
-    if n <= SMALL_SIDE:  # a strided view takes longer to make than to copy
-        return values[_apart(n)[rows]]
-    mirrored = np.concatenate([values[:0:-1], values])
-    return np.lib.stride_tricks.sliding_window_view(mirrored, n)[::-1][rows]
+    return h(np.minimum(step, n - step) if grid.periodic else step, sigma)
+
+
+@njit(nogil=True, cache=True)
+def _smooth_axis(values, h, result):
+    """``result[a, k] = sum_b h[|k - b|] values[a, b]``, vectors (A, n, B) along the second axis."""
+    reach = h.shape[0]
+    while reach > 1 and h[reach - 1] == 0:
+        reach -= 1
+    for a in range(values.shape[0]):
+        for k in range(values.shape[1]):
+            result[a, k] = 0.0
+            for b in range(max(0, k - reach + 1), min(values.shape[1], k + reach)):
+                step = h[abs(k - b)]
+                for j in range(values.shape[2]):
+                    result[a, k, j] += step * values[a, b, j]
 
 
 def smooth(
@@ -124,8 +125,9 @@ def smooth(
 ) -> tuple[NDArray, NDArray]:
     """``H S`` and ``H n`` (numerator and denominator of eq. 8).
 
-    A Gaussian on a rectangular map is a product of two profiles and is applied as two small matrix
-    products; otherwise ``H`` is made ``ROWS_OF_H`` rows at a time, for occupied nodes only.
+    On a line ``H`` depends on differences of indices alone, and a Gaussian on a rectangular map is
+    a product of two such profiles: both are applied along the axes.  Otherwise ``H`` is made
+    ``ROWS_OF_H`` rows at a time, for occupied nodes only.
 
     Parameters
     ----------
@@ -134,39 +136,51 @@ def smooth(
 
     Returns
     -------
-    numerator, denominator : float64 arrays of the shapes of ``sums`` and ``counts``
+    numerator, denominator : float64 arrays of shapes (K, D) and (K, 1) or (K, D)
     """
     h = NEIGHBORHOODS[neighborhood]
     by_feature = counts.ndim == 2
     both = np.concatenate([sums, counts if by_feature else counts[:, None]], axis=1)
-    if neighborhood == "gaussian" and grid.is_separable and not grid.is_line:
-        maps = both.reshape(grid.rows, grid.columns, -1)
-        result = profile(grid, 1, h, sigma) @ maps
-        result = profile(grid, 0, h, sigma) @ result.reshape(grid.rows, -1)
-        result = result.reshape(both.shape)
+    result = np.empty_like(both)
+    if grid.is_line:
+        _smooth_axis(both[None], profile(grid, 1, h, sigma), result[None])
+    elif neighborhood == "gaussian" and grid.is_separable:
+        maps, half = both.reshape(grid.rows, grid.columns, -1), np.empty_like(both)
+        _smooth_axis(maps, profile(grid, 1, h, sigma), half.reshape(maps.shape))
+        down = (1, grid.rows, grid.columns * both.shape[1])
+        _smooth_axis(half.reshape(down), profile(grid, 0, h, sigma), result.reshape(down))
     else:
-        result = np.empty_like(both)
         occupied = np.flatnonzero((counts != 0).any(axis=1) if by_feature else counts)
         both = both[occupied]
         for first in range(0, grid.n_nodes, ROWS_OF_H):
             rows = slice(first, first + ROWS_OF_H)
-            H = (
-                profile(grid, 1, h, sigma, rows)[:, occupied]
-                if grid.is_line
-                else h(grid.distances(rows)[:, occupied], sigma)
-            )
-            result[rows] = H @ both
+            result[rows] = h(grid.distances(rows, occupied), sigma) @ both
     D = sums.shape[1]
-    return result[:, :D], result[:, D:] if by_feature else result[:, D]
+    return result[:, :D], result[:, D:]
 
 
-def updated(codebook: NDArray, numerator: NDArray, denominator: NDArray) -> NDArray:
+@njit(nogil=True, cache=True)
+def updated(codebook, numerator, denominator):
     """Eq. 8: the weighted means, where anything has a weight; other nodes stay.
 
     A denominator below 2^-1000 of the largest is nothing: its quotient would have lost its digits.
+
+    Parameters
+    ----------
+    codebook : array of shape (K, D)
+    numerator : float64 array of shape (K, D)
+    denominator : float64 array of shape (K, 1) or (K, D)
+
+    Returns
+    -------
+    codebook : array of shape (K, D)
+        A new one.
     """
-    if denominator.ndim == 1:
-        denominator = denominator[:, None]
-    alive = denominator > np.ldexp(denominator.max(initial=0.0), -1000)
-    means = np.divide(numerator, denominator, where=alive, out=np.zeros_like(numerator))
-    return np.where(alive, means, codebook).astype(codebook.dtype, copy=False)
+    least = denominator.max() * 2.0**-1000
+    last = denominator.shape[1] - 1
+    new = codebook.copy()
+    for k in range(codebook.shape[0]):
+        for d in range(codebook.shape[1]):
+            if denominator[k, min(d, last)] > least:
+                new[k, d] = numerator[k, d] / denominator[k, min(d, last)]
+    return new

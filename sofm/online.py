@@ -2,7 +2,8 @@ r"""The online rule (eq. 6): every sample moves its winner and the winner's neig
 
 .. math::  w_k \leftarrow w_k + \alpha h_{bk} (x - w_k) .
 
-Samples come in a new random order every epoch; ``sigma`` and ``alpha`` decay from epoch to epoch.
+Samples come in a new random order every epoch (blocks one after the other, each in random order);
+``sigma`` and ``alpha`` decay from epoch to epoch.
 A sample of weight ``m`` moves a node as far as ``m`` equal samples would:
 ``1 - (1 - alpha h)^m`` of the way.  Sequential by nature, and far slower than the batch rule; it is
 here for its neighbourhoods with negative values and for comparison.
@@ -26,15 +27,16 @@ def displacement_table(grid: Grid, neighborhood: Neighborhood, sigma: float) -> 
 
 
 @njit(nogil=True, cache=True)
-def online_epoch(X, weights, order, codebook, table, shifted, periodic, alpha):
-    """One epoch of eq. 6, in place.
+def show(X, weights, order, codebook, table, shifted, periodic, alpha):
+    """Eq. 6 for some samples, in place.
 
     Parameters
     ----------
     X : array of shape (N, D)
         NaN means not observed: neither compared nor learned.
     weights : float64 array of shape (N,) or (0,)
-    order : int64 array of shape (N,)
+    order : int64 array of shape (n,)
+        Rows in the order in which they are shown.
     codebook : float64 array of shape (K, D)
     table : float64 array of shape (rows, 2 columns + 1)
         From :func:`displacement_table`.
@@ -87,3 +89,36 @@ def online_epoch(X, weights, order, codebook, table, shifted, periodic, alpha):
                     if difference == difference:
                         codebook[k, d] += step * difference
     return error
+
+
+def online_epoch(
+    samples, codebook: NDArray, grid: Grid, neighborhood: Neighborhood, sigma: float, alpha: float,
+    random: np.random.RandomState,
+) -> tuple[NDArray, float]:  # fmt: skip
+    """One epoch of eq. 6: the pieces of the samples in turn, each in a random order.
+
+    Returns
+    -------
+    codebook : array of shape (K, D)
+    error : float
+        Weighted sum of the distances to the winners when they were shown.
+
+    Raises
+    ------
+    FloatingPointError
+        The nodes ran away, which neighbourhoods with negative values can cause.
+    """
+    moved, error = codebook.astype(np.float64), 0.0
+    table = displacement_table(grid, neighborhood, sigma)
+    for X, weights in samples.pieces():
+        error += show(
+            X, np.empty(0) if weights is None else weights, random.permutation(len(X)), moved,
+            table, grid.topology == "hexagonal", grid.periodic, alpha,
+        )  # fmt: skip
+    result = moved.astype(codebook.dtype)
+    if not np.isfinite(result).all():
+        raise FloatingPointError(
+            f"algorithm='online': the nodes ran away to infinity with neighborhood="
+            f"{neighborhood!r} and sigma={sigma:.3g}: pass a smaller learning_rate or sigma"
+        )
+    return result, error

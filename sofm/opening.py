@@ -13,9 +13,11 @@ from scipy import sparse
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from .samples import Blocks, InMemory, Samples, SparseRows, WithMissing
+from .missing import WithMissing
+from .samples import Blocks, InMemory, Samples, as_floats, unit_rows
+from .sparse import SparseRows
 
-COPY_BYTES = 16 << 20  # up to this size unit vectors are made at once, else block by block
+COPY_BYTES = 16 << 20  # up to this size samples are converted at once, else block by block
 
 
 def is_dask(X) -> bool:
@@ -43,32 +45,30 @@ def _again(X):
     return lambda: iter(X)
 
 
-def _unit_rows(X: np.ndarray, first_row: int = 0) -> np.ndarray:
-    norms = np.linalg.norm(X, axis=1)
-    if not norms.all():
-        row = first_row + int(np.argmin(norms != 0))
-        raise ValueError(
-            f"metric='cosine': row {row} of X is all zeros and has no direction: remove the row"
-        )
-    return X / norms[:, None]
-
-
 def _unit_blocks(blocks):
     first = 0
     for block in blocks():
-        yield _unit_rows(block, first)
+        yield unit_rows(as_floats(np.asarray(block)), first)
         first += len(block)
 
 
-def _checked_weights(estimator, weights, X, n_rows=None):
+def _rows_of(X: np.ndarray):
+    """``X`` as blocks of about ``COPY_BYTES`` in float64."""
+    step = max(1, COPY_BYTES // (8 * X.shape[1]))
+    return lambda: (X[i : i + step] for i in range(0, len(X), step))
+
+
+def _checked_weights(weights, X=None):
     if weights is None:
         return None
-    if n_rows is None:
+    if X is not None:
         weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
-    else:
-        weights = np.asarray(weights, np.float64)
-    if not weights.sum() > 0:
-        raise ValueError("sample_weight: expected a positive sum, got weights that are all zero")
+    weights = np.asarray(weights, np.float64)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError(
+            "sample_weight: expected finite numbers >= 0 that are not all zero, got "
+            f"{np.array2string(weights, threshold=5)}"
+        )
     return weights
 
 
@@ -81,47 +81,49 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
         Names the row or the shape that is wrong.
     """
     cosine = estimator.metric == "cosine"
-    if is_dask(X):
-        from .distributed import DaskRows
-
-        if cosine or estimator.missing == "ignore":
-            raise ValueError(
-                "dask arrays: expected metric='euclidean' and missing='error', got "
-                f"{estimator.metric!r} and {estimator.missing!r}: normalize or fill X first"
-            )
-        weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
-        samples: Samples = DaskRows(X, weights)
-        _check_n_features(estimator, samples.n_features, reset)
-        return samples
-    if is_blocks(X):
+    dask, blocks = is_dask(X), is_blocks(X)
+    if dask or blocks:
+        kind = "dask arrays" if dask else "blocks"
         if estimator.missing == "ignore":
-            raise ValueError("blocks: expected missing='error', got 'ignore': fill values first")
-        blocks = _again(X)
-        weights = _checked_weights(estimator, sample_weight, None, n_rows=-1)
-        samples = Blocks((lambda: _unit_blocks(blocks)) if cosine else blocks, weights)
+            raise ValueError(f"{kind}: expected missing='error', got 'ignore': fill values first")
+        weights = _checked_weights(sample_weight)
+        if dask:
+            from .distributed import DaskRows
+
+            samples: Samples = DaskRows(X, weights, cosine)
+        else:
+            again = _again(X)
+            samples = Blocks((lambda: _unit_blocks(again)) if cosine else again, weights)
         _check_n_features(estimator, samples.n_features, reset)
         return samples
+    by_block = _is_converted_by_block(estimator, X)
     X = validate_data(
-        estimator, X, reset=reset, accept_sparse="csr", dtype=[np.float64, np.float32],
-        order="C", ensure_all_finite=False,
+        estimator, X, reset=reset, accept_sparse="csr", ensure_all_finite=False,
+        dtype=None if by_block else [np.float64, np.float32], order=None if by_block else "C",
     )  # fmt: skip
-    weights = _checked_weights(estimator, sample_weight, X)
+    weights = _checked_weights(sample_weight, X)
     if sparse.issparse(X):
         if cosine:
             empty = np.flatnonzero(np.diff(X.indptr) == 0)
             if len(empty):
-                _unit_rows(np.zeros((1, 1)), int(empty[0]))
+                unit_rows(np.zeros((1, 1)), int(empty[0]))
             X = normalize(X)
         return SparseRows(X, weights)
     if estimator.missing == "ignore":
         return WithMissing(X, weights)
-    if not cosine:
-        return InMemory(X, weights)
-    if X.nbytes <= COPY_BYTES:
-        return InMemory(_unit_rows(X), weights)
-    step = max(1, COPY_BYTES // (X.itemsize * X.shape[1]))
-    return Blocks(
-        lambda: _unit_blocks(lambda: (X[i : i + step] for i in range(0, len(X), step))), weights
+    if by_block:
+        rows = _rows_of(X)
+        return Blocks((lambda: _unit_blocks(rows)) if cosine else rows, weights)
+    return InMemory(unit_rows(X) if cosine else X, weights)
+
+
+def _is_converted_by_block(estimator, X) -> bool:
+    """Whether a large array would have to be copied: for its type, its order or its lengths."""
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or estimator.missing == "ignore":
+        return False
+    ready = X.dtype in (np.float32, np.float64) and X.flags.c_contiguous
+    return X.dtype.kind in "biuf" and X.size * 8 > COPY_BYTES and not (
+        ready and estimator.metric == "euclidean"
     )
 
 

@@ -1,34 +1,42 @@
 """Samples in every form, behind one interface: what a map needs to know of them.
 
-=====================  =============================================================
-:class:`InMemory`      a dense array, memory maps included (never copied)
-:class:`Blocks`        dense blocks that come one after the other (out of core)
-:class:`SparseRows`    a CSR matrix
-:class:`WithMissing`   a dense array where NaN means "not observed"
-=====================  =============================================================
+==============================  =======================================================
+:class:`InMemory`               a dense array, memory maps included (never copied)
+:class:`Blocks`                 dense blocks that come one after the other (out of core)
+:class:`.sparse.SparseRows`     a CSR matrix
+:class:`.missing.WithMissing`   a dense array where NaN means "not observed"
+:class:`.distributed.DaskRows`  a dask array
+==============================  =======================================================
 
-Each has ``n_rows``, ``n_features``, ``dtype``, ``range``, ``weights``, ``take(rows)``,
-``begin(codebook, directions, threads, pool)``, ``epoch(codebook)`` and ``two_nearest(codebook)``.
-Because sums are exact (:mod:`.search`), the same rows give the same bits in any of the dense forms.
+Because sums are exact (:mod:`.rounding`), the same rows give the same bits in any of the dense
+forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Sweep, share
-from .missing import accumulate_missing
+from .batch import Threads, add, batch_sums, nearest_nodes
+from .prepared import Frame, Preparation
+from .rounding import grid_constant
 from .scan import Range, spread
-from .search import grid_constant
-from .sparse import accumulate_csr
 
 
-class Samples:
-    """What all forms share: weights, and the constants that make sums exact."""
+class Samples(ABC):
+    """What all forms have in common.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of the samples and the codebook: float32 or float64.
+    n_features : int
+    range : Range
+    weights : float64 array of shape (N,), or None
+    """
 
     dtype: np.dtype
     n_features: int
@@ -43,52 +51,64 @@ class Samples:
     def total_weight(self) -> float:
         return float(self.n_rows if self.weights is None else self.weights.sum())
 
-    def grids(self) -> tuple[float, float, float]:
-        """:func:`.search.grid_constant` of sums, counts and errors (errors in scaled units)."""
-        heaviest = 1.0 if self.weights is None else float(self.weights.max())
-        low, high = self.range.low, self.range.high
-        largest = float(max(np.abs(low).max(), np.abs(high).max()))
-        diagonal = 4 * np.sqrt(self.n_features)
-        return (
-            grid_constant(largest * heaviest, self.n_rows),
-            grid_constant(heaviest, self.n_rows),
-            grid_constant(diagonal * heaviest, self.n_rows),
-        )
+    @property
+    def heaviest(self) -> float:
+        return 1.0 if self.weights is None else float(self.weights.max())
 
     def some(self) -> tuple[NDArray, NDArray | None]:
         """Evenly spaced samples that stand for all, with their weights."""
         rows = spread(self.n_rows, self.n_features)
         return self.take(rows), None if self.weights is None else self.weights[rows]
 
+    @abstractmethod
     def take(self, rows: NDArray) -> NDArray:
         """Samples of those (ascending or drawn) rows, dense."""
-        raise NotImplementedError
 
-    def begin(self, codebook: NDArray, directions, threads: int, pool, some=None) -> None:
-        """Prepare for epochs that start at ``codebook``; ``some`` saves taking them again."""
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, codebook: NDArray, threads: Threads, some: NDArray | None = None) -> None:
+        """Prepare for codebooks that come from this one; ``some`` saves taking them again."""
 
-    def epoch(self, codebook: NDArray) -> Sequence[Any]:
-        """Sums, counts and the sum of distances (eq. 8) for a codebook."""
-        raise NotImplementedError
+    @abstractmethod
+    def epoch(self, codebook: NDArray) -> list:
+        """Sums, counts and the weighted sum of the distances to the winners (eq. 8)."""
 
-    def two_nearest(self, codebook: NDArray) -> tuple[NDArray, NDArray]:
-        """The two best matching units (N, 2) and the distance to the first (N,)."""
-        raise NotImplementedError
+    @abstractmethod
+    def nearest(self, codebook: NDArray, n: int) -> tuple[NDArray[np.int32], float]:
+        """The ``n`` (1 or 2) nearest nodes (N, n), and the weighted sum of the distances."""
 
-    def winners(self, codebook: NDArray) -> NDArray[np.int32]:
-        """Best matching units alone."""
-        return np.ascontiguousarray(self.two_nearest(codebook)[0][:, 0])
-
-
-def frame(samples_range: Range, some: NDArray, codebook: NDArray) -> tuple[NDArray, float]:
-    """A point amid the data and the largest distance of any coordinate from it."""
-    centre = some.mean(axis=0, dtype=np.float64).astype(some.dtype)
-    extremes = (samples_range.low, samples_range.high, codebook.min(axis=0), codebook.max(axis=0))
-    return centre, float(max(np.abs(e.astype(np.float64) - centre).max() for e in extremes))
+    @abstractmethod
+    def pieces(self) -> Iterator[tuple[NDArray, NDArray | None]]:
+        """All samples and their weights, dense, one piece in memory at a time."""
 
 
-class InMemory(Samples):
+class Dense(Samples):
+    """Forms of dense, finite samples."""
+
+    def begin(self, codebook, threads, some=None) -> None:
+        some = self.some()[0] if some is None else some
+        self.threads = threads
+        self.prepare = Preparation(self._frame(some, codebook), some, self.n_rows, len(codebook))
+
+    def _frame(self, some: NDArray, codebook: NDArray) -> Frame:
+        centre = some.mean(axis=0, dtype=np.float64).astype(some.dtype)
+        low, high = self.range.low, self.range.high
+        ends = low, high, codebook.min(axis=0), codebook.max(axis=0)
+        reach = float(max(np.abs(e.astype(np.float64) - centre).max() for e in ends))
+        scale = some.dtype.type(np.ldexp(1.0, -int(np.frexp(reach)[1])) if reach > 0 else 1.0)
+        largest = float(max(np.abs(low).max(), np.abs(high).max()))
+        diagonal = 4 * np.sqrt(self.n_features)
+        centred = (some.astype(np.float64) - centre) * float(scale)
+        return Frame(
+            centre, scale, float(np.einsum("nd,nd->", centred, centred)) / len(some),
+            (
+                grid_constant(largest * self.heaviest, self.n_rows),
+                grid_constant(self.heaviest, self.n_rows),
+                grid_constant(diagonal * self.heaviest, self.n_rows),
+            ),
+        )  # fmt: skip
+
+
+class InMemory(Dense):
     """A dense, C-contiguous float32 or float64 array.
 
     Parameters
@@ -106,26 +126,17 @@ class InMemory(Samples):
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows]
 
-    def begin(self, codebook, directions, threads, pool, some=None) -> None:
-        """Prepare for epochs that start at ``codebook``."""
-        some = self.some()[0] if some is None else some
-        centre, reach = frame(self.range, some, codebook)
-        self.sweep = Sweep(
-            self.X, self.weights, centre, reach, self.grids(), directions, threads, pool
-        )
+    def epoch(self, codebook: NDArray) -> list:
+        return batch_sums(self.X, self.weights, self.prepare(codebook), self.threads)
 
-    def epoch(self, codebook: NDArray):
-        return self.sweep.epoch(codebook)
+    def nearest(self, codebook: NDArray, n: int):
+        return nearest_nodes(self.X, self.weights, self.prepare(codebook), self.threads, n)
 
-    def two_nearest(self, codebook: NDArray):
-        return self.sweep.two_nearest(codebook)
-
-    def winners(self, codebook: NDArray) -> NDArray[np.int32]:
-        self.sweep.epoch(codebook, update=False)
-        return self.sweep.labels
+    def pieces(self):
+        yield self.X, self.weights
 
 
-class Blocks(Samples):
+class Blocks(Dense):
     """Dense blocks that can be gone through again and again, of which one is in memory at a time.
 
     Parameters
@@ -151,167 +162,77 @@ class Blocks(Samples):
         if seen is None or not seen.n_rows:
             raise ValueError("expected at least one block of samples, got none")
         self.range = seen
-        if weights is not None and len(weights) != seen.n_rows:
-            raise ValueError(
-                f"expected one weight for each of {seen.n_rows} samples, got {len(weights)}"
-            )
+        check_length(weights, seen.n_rows)
 
     def _dense(self) -> Iterator[NDArray]:
         for block in self.blocks():
             block = np.asarray(block)
             if block.ndim != 2:
                 raise ValueError(f"expected blocks of shape (n, D), got shape {block.shape}")
-            kind = block.dtype if block.dtype in (np.float32, np.float64) else np.float64
-            yield np.ascontiguousarray(block, dtype=kind)
+            yield as_floats(block)
 
-    def take(self, rows: NDArray) -> NDArray:
-        out = np.empty((len(rows), self.n_features), self.dtype)
-        first = 0
-        for block in self._dense():
-            mine = (rows >= first) & (rows < first + len(block))
-            out[mine] = block[rows[mine] - first]
-            first += len(block)
-        return out
-
-    def begin(self, codebook, directions, threads, pool, some=None) -> None:
-        some = self.some()[0] if some is None else some
-        self.centre, self.reach = frame(self.range, some, codebook)
-        self.directions, self.threads, self.pool = directions, threads, pool
-        self.labels = np.full(self.n_rows, -1, np.int32)
-
-    def _sweeps(self, directions) -> Iterator[tuple[slice, Sweep]]:
+    def _rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:
         first = 0
         for block in self._dense():
             rows = slice(first, first + len(block))
+            yield rows, block, None if self.weights is None else self.weights[rows]
             first += len(block)
-            if len(block):
-                yield rows, Sweep(
-                    block, None if self.weights is None else self.weights[rows],
-                    self.centre, self.reach, self.grids(), directions, self.threads, self.pool,
-                    self.labels[rows],
-                )  # fmt: skip
 
-    def epoch(self, codebook: NDArray, update: bool = True):
-        sums, counts, error = 0.0, 0.0, 0.0
-        for _, sweep in self._sweeps(self.directions):
-            s, n, e = sweep.epoch(codebook, update)
-            sums, counts, error = sums + s, counts + n, error + e
-        return sums, counts, error
+    def take(self, rows: NDArray) -> NDArray:
+        out = np.empty((len(rows), self.n_features), self.dtype)
+        for span, block, _ in self._rows():
+            mine = (rows >= span.start) & (rows < span.stop)
+            out[mine] = block[rows[mine] - span.start]
+        return out
 
-    def two_nearest(self, codebook: NDArray):
-        parts = [sweep.two_nearest(codebook) for _, sweep in self._sweeps(None)]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    def epoch(self, codebook: NDArray) -> list:
+        prepared = self.prepare(codebook)
+        total = None
+        for _, block, weights in self._rows():
+            part = batch_sums(block, weights, prepared, self.threads)
+            total = part if total is None else add([total, part])
+        assert total is not None
+        return total
 
-    def winners(self, codebook: NDArray) -> NDArray[np.int32]:
-        self.epoch(codebook, update=False)
-        return self.labels
+    def nearest(self, codebook: NDArray, n: int):
+        prepared = self.prepare(codebook)
+        nearest, error = np.empty((self.n_rows, n), np.int32), 0.0
+        for rows, block, weights in self._rows():
+            nearest[rows], e = nearest_nodes(block, weights, prepared, self.threads, n)
+            error += e
+        return nearest, error
 
-
-class _ByFeature(Samples):
-    """Forms whose kernels read the codebook feature by feature and find both nearest at once."""
-
-    counts_per_feature = False
-
-    def begin(self, codebook, directions, threads, pool, some=None) -> None:
-        self.threads, self.pool = threads, pool
-
-    def _kernel(self, first, last, by_feature, grids, nearest, distances, sums, counts) -> float:
-        raise NotImplementedError
-
-    def _run(self, codebook: NDArray, update: bool):
-        K, D = codebook.shape
-        by_feature = np.ascontiguousarray(codebook.T, dtype=np.float64)
-        big, big_weight, _ = self.grids()
-        reach = float(np.abs([self.range.low, self.range.high]).max()) + np.abs(codebook).max()
-        heaviest = 1.0 if self.weights is None else float(self.weights.max())
-        grids = big, big_weight, grid_constant(reach * np.sqrt(D) * heaviest, self.n_rows)
-        nearest, distances = np.empty((self.n_rows, 2), np.int32), np.empty(self.n_rows)
-        edges = np.linspace(0, self.n_rows, self.threads + 1).astype(int)
-
-        def work(t: int):
-            sums = np.zeros((K, D) if update else (0, 0))
-            counts = np.zeros(sums.shape if self.counts_per_feature else len(sums))
-            error = self._kernel(
-                edges[t], edges[t + 1], by_feature, grids, nearest, distances, sums, counts
-            )
-            return sums, counts, error
-
-        parts = share(self.pool, self.threads, work)
-        return nearest, distances, [sum(p[j] for p in parts) for j in range(3)]
-
-    def epoch(self, codebook: NDArray):
-        return self._run(codebook, True)[2]
-
-    def two_nearest(self, codebook: NDArray):
-        return self._run(codebook, False)[:2]
+    def pieces(self):
+        for _, block, weights in self._rows():
+            yield block, weights
 
 
-class SparseRows(_ByFeature):
-    """A CSR matrix; implicit entries are zeros.
+def as_floats(block: NDArray) -> NDArray:
+    """C-contiguous float32 or float64 (other types become float64)."""
+    kind = block.dtype if block.dtype in (np.float32, np.float64) else np.float64
+    return np.ascontiguousarray(block, dtype=kind)
 
-    Parameters
-    ----------
-    X : CSR matrix or array of shape (N, D)
-    weights : float64 array of shape (N,), or None
+
+def unit_rows(X: NDArray, first_row: int = 0) -> NDArray:
+    """Rows scaled to length 1, for the cosine metric.
+
+    Raises
+    ------
+    ValueError
+        Names a row that is zero; ``first_row`` is the number of the first.
     """
-
-    def __init__(self, X, weights: NDArray | None = None) -> None:
-        self.X, self.weights = X, weights
-        self.dtype, self.n_features = X.dtype, X.shape[1]
-        bad = np.flatnonzero(~np.isfinite(X.data))
-        if len(bad):
-            row = int(np.searchsorted(X.indptr, bad[0], side="right")) - 1
-            raise ValueError(
-                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
-            )
-        self.range = Range(
-            X.min(axis=0).toarray().ravel(), X.max(axis=0).toarray().ravel(), X.shape[0]
+    norms = np.linalg.norm(X, axis=1)
+    if not norms.all():
+        row = first_row + int(np.argmin(norms != 0))
+        raise ValueError(
+            f"metric='cosine': row {row} of X is all zeros and has no direction: remove the row"
         )
-
-    def take(self, rows: NDArray) -> NDArray:
-        return self.X[rows].toarray()
-
-    def _kernel(self, first, last, by_feature, grids, nearest, distances, sums, counts):
-        weights = np.empty(0) if self.weights is None else self.weights
-        halves = (by_feature * by_feature).sum(axis=0) / 2
-        big, big_weight, big_error = grids
-        return accumulate_csr(
-            self.X.data, self.X.indices, self.X.indptr, weights, first, last, by_feature,
-            halves, big, big_weight, big_error, nearest, distances, sums, counts,
-        )  # fmt: skip
+    return X / norms[:, None]
 
 
-class WithMissing(_ByFeature):
-    """A dense array with NaN where a value was not observed.
-
-    Parameters
-    ----------
-    X : array of shape (N, D)
-    weights : float64 array of shape (N,), or None
-    """
-
-    counts_per_feature = True
-
-    def __init__(self, X: NDArray, weights: NDArray | None = None) -> None:
-        self.X, self.weights = X, weights
-        self.dtype, self.n_features = X.dtype, X.shape[1]
-        self.range = Range.empty(X.shape[1], X.dtype)
-        self.range.add(X, missing=True)
-        empty = np.flatnonzero(~np.isfinite(self.range.low))
-        if len(empty):
-            raise ValueError(
-                f"expected a value in every column, got only NaN in column {empty[0]} of X: drop it"
-            )
-
-    def take(self, rows: NDArray) -> NDArray:
-        """Rows with the middle of the feature's range in place of what is missing."""
-        X = self.X[rows]
-        return np.where(np.isnan(X), (self.range.low + self.range.high) / 2, X).astype(self.dtype)
-
-    def _kernel(self, first, last, by_feature, grids, nearest, distances, sums, counts):
-        weights = np.empty(0) if self.weights is None else self.weights
-        big, big_weight, big_error = grids
-        return accumulate_missing(
-            self.X, weights, first, last, by_feature, big, big_weight, big_error,
-            nearest, distances, sums, counts,
-        )  # fmt: skip
+def check_length(weights: NDArray | None, n_rows: int) -> None:
+    if weights is not None and weights.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight: expected one weight for each of {n_rows} samples, got "
+            f"shape {weights.shape}"
+        )

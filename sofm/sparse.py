@@ -12,27 +12,18 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
+from .by_feature import ByFeature, two_smallest
+from .scan import Range
 
-@njit(nogil=True, cache=True)
-def two_smallest(scores):
-    """Indices of the smallest and the second smallest value (the lowest on ties; -1: none)."""
-    best, second = -1, -1
-    s_best, s_second = np.inf, np.inf
-    for k in range(scores.shape[0]):
-        s = scores[k]
-        if s < s_best:
-            second, s_second = best, s_best
-            best, s_best = k, s
-        elif s < s_second:
-            second, s_second = k, s
-    return best, second
+PIECE_BYTES = 16 << 20  # of rows that are made dense at a time, for the online rule
 
 
 @njit(nogil=True, cache=True)
 def accumulate_csr(
     data, indices, indptr, weights, first, last, by_feature, halves,
-    big, big_weight, big_error, nearest, distances, sums, counts,
+    big, big_weight, big_error, nearest, sums, counts,
 ):  # fmt: skip
     """The two nearest nodes of CSR rows, and what they add to sums and counts.
 
@@ -44,8 +35,7 @@ def accumulate_csr(
         The codebook, transposed.
     halves : float64 array of shape (K,)
         ``|w|^2 / 2``.
-    nearest : int32 array of shape (N, 2)
-    distances : float64 array of shape (N,)
+    nearest : int32 array of shape (N, 2) or (0, 2)
     sums, counts : float64 arrays of shapes (K, D) and (K,), or empty
 
     Returns
@@ -64,14 +54,54 @@ def accumulate_csr(
             for k in range(scores.shape[0]):
                 scores[k] -= x * row[k]
         best, second = two_smallest(scores)
-        nearest[i, 0] = best
-        nearest[i, 1] = second
+        if nearest.shape[0] > 0:
+            nearest[i, 0] = best
+            nearest[i, 1] = second
         distance = np.sqrt(max(0.0, square + 2 * scores[best]))
-        distances[i] = distance
+        weight = weights[i] if weights.shape[0] > 0 else 1.0
+        error += (distance * weight + big_error) - big_error
         if counts.shape[0] > 0:
-            weight = weights[i] if weights.shape[0] > 0 else 1.0
-            error += (distance * weight + big_error) - big_error
             counts[best] += (weight + big_weight) - big_weight
             for e in range(indptr[i], indptr[i + 1]):
                 sums[best, indices[e]] += (data[e] * weight + big) - big
     return error
+
+
+class SparseRows(ByFeature):
+    """A CSR matrix; implicit entries are zeros.
+
+    Parameters
+    ----------
+    X : CSR matrix or array of shape (N, D)
+    weights : float64 array of shape (N,), or None
+    """
+
+    def __init__(self, X, weights: NDArray | None = None) -> None:
+        self.X, self.weights = X, weights
+        self.dtype, self.n_features = X.dtype, X.shape[1]
+        bad = np.flatnonzero(~np.isfinite(X.data))
+        if len(bad):
+            row = int(np.searchsorted(X.indptr, bad[0], side="right")) - 1
+            raise ValueError(
+                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
+            )
+        self.range = Range(
+            X.min(axis=0).toarray().ravel(), X.max(axis=0).toarray().ravel(), X.shape[0]
+        )
+
+    def take(self, rows: NDArray) -> NDArray:
+        return self.X[rows].toarray()
+
+    def pieces(self):
+        step = max(1, PIECE_BYTES // (self.dtype.itemsize * self.n_features))
+        for first in range(0, self.n_rows, step):
+            rows = slice(first, first + step)
+            yield self.X[rows].toarray(), None if self.weights is None else self.weights[rows]
+
+    def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
+        big, big_weight, big_error = grids
+        halves = (by_feature * by_feature).sum(axis=0) / 2
+        return accumulate_csr(
+            self.X.data, self.X.indices, self.X.indptr, weights, first, last, by_feature,
+            halves, big, big_weight, big_error, nearest, sums, counts,
+        )  # fmt: skip

@@ -3,56 +3,105 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import naive
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import batch, search, tile
+
+from rejuvenet.sofm import prepared, rounding, tile, vectors
+from rejuvenet.sofm.batch import Threads
 from rejuvenet.sofm.samples import InMemory
 
+ALONE = Threads()
 
-def begun(X, W, directions=None, threads=1, weights=None, pool=None):
+
+def begun(X, W, q=0, threads=ALONE, weights=None):
+    """Samples that search in ``q`` directions."""
     samples = InMemory(X, weights)
-    samples.begin(W, directions, threads, pool)
+    samples.begin(W, threads)
+    frame = samples.prepare.frame
+    samples.prepare = lambda codebook: made_ready(frame, codebook, q)
     return samples
 
 
-def principal(X, q):
-    return np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[2][:q].astype("f4")
+def made_ready(frame, codebook, q):
+    ready = prepared.Prepared(frame, codebook)
+    if q:
+        ready.in_directions(prepared.directions_of(ready.w, q, None))
+    return ready
+
+
+@pytest.fixture
+def threads():
+    pools = []
+
+    def make(count):
+        pools.append(ThreadPoolExecutor(count))
+        return Threads(count, pools[-1])
+
+    yield make
+    for pool in pools:
+        pool.shutdown()
 
 
 @pytest.mark.parametrize("n_features", [1, 3, 16, 49])
 @pytest.mark.parametrize("n_nodes", [1, 16, 17, 100, 300])
-@pytest.mark.parametrize("kernel", [tile.score_tile, tile.score_tile_portable])
+@pytest.mark.parametrize("kernel", [tile.score_tile_vector, tile.score_tile_portable])
 def test_tile_equals_matrix_product(kernel, n_features, n_nodes):
     rng = np.random.default_rng(n_features * 1000 + n_nodes)
     x = rng.standard_normal((2 * tile.TILE_ROWS, n_features)).astype("f4")
     W = rng.standard_normal((n_nodes, n_features)).astype("f4")
     bias = rng.standard_normal(n_nodes).astype("f4")
-    panels = batch.packed(W, bias)
-    out = np.full((len(x), len(panels) * tile.PANEL), np.nan, "f4")
+    panels = prepared.packed(W, bias)
+    out = np.full((len(x), len(panels) * vectors.PANEL), np.nan, "f4")
     minima = np.full((len(x), tile.n_minima(len(panels))), np.inf, "f4")
+    at = [a.ctypes.data if "vector" in kernel.__name__ else a.reshape(-1)
+          for a in (x, panels, out, minima)]  # fmt: skip
     for p in range(len(panels)):
         for row in range(0, len(x), tile.TILE_ROWS):
-            kernel(x, row, panels, p, n_features, out, minima)
+            kernel(
+                at[0], row * n_features, n_features,
+                at[1], p * (1 + n_features) * vectors.PANEL, n_features,
+                at[2], row * out.shape[1] + p * vectors.PANEL, out.shape[1],
+                at[3], row * minima.shape[1] + p // tile.GROUP * vectors.WIDTH, minima.shape[1],
+            )  # fmt: skip
     np.testing.assert_allclose(out[:, :n_nodes], naive.scores(x, W, bias), atol=2e-5)
     assert np.isinf(out[:, n_nodes:]).all()
     for entry in range(minima.shape[1]):
-        group, lane = divmod(entry, tile.WIDTH)
+        group, lane = divmod(entry, vectors.WIDTH)
         columns = np.arange(out.shape[1])
-        mine = (columns // (tile.GROUP * tile.PANEL) == group) & (columns % tile.WIDTH == lane)
+        mine = (columns // (tile.GROUP * vectors.PANEL) == group) & (
+            columns % vectors.WIDTH == lane
+        )
         np.testing.assert_array_equal(minima[:, entry], out[:, mine].min(axis=1))
 
 
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_vector_instructions_equal_their_twins(seed, n_vectors):
+    rng = np.random.default_rng(seed)
+    row = rng.integers(0, 9, (n_vectors + 1) * vectors.WIDTH).astype("f4")
+    for offset in (0, 3):
+        limit = np.float32(rng.integers(0, 9))
+        lanes = vectors.lanes_under_vector(row.ctypes.data, offset, limit)
+        assert lanes == vectors.lanes_under_portable(row, offset, limit)
+        assert [lanes >> lane & 1 for lane in range(vectors.WIDTH)] == (
+            row[offset : offset + vectors.WIDTH] <= limit
+        ).tolist()
+        least = vectors.smallest_vector(row.ctypes.data, offset, n_vectors)
+        assert least == vectors.smallest_portable(row, offset, n_vectors)
+
+
 def test_tile_is_chosen_for_the_processor():
-    assert tile.choose_tile({"avx512f": True, "avx2": True, "fma": True}, "x86_64") == (6, 64, 16)
-    assert tile.choose_tile({"avx2": True, "fma": True}, "x86_64") == (6, 16, 8)
-    assert tile.choose_tile({"avx2": True}, "x86_64") == (3, 16, 4)
-    assert tile.choose_tile({}, "arm64") == (6, 16, 4)
+    choose = vectors.choose_tile
+    assert choose({"avx512f": True, "avx2": True, "fma": True}, "x86_64") == (6, 64, 16)
+    assert choose({"avx2": True, "fma": True}, "x86_64") == (6, 16, 8)
+    assert choose({"avx2": True}, "x86_64") == (3, 16, 4)
+    assert choose({}, "arm64") == (6, 16, 4)
     for features, machine in [({"avx512f": True}, "x86_64"), ({}, "arm64"), ({}, "i686")]:
-        _, panel, width = tile.choose_tile(features, machine)
+        _, panel, width = choose(features, machine)
         assert panel % width == 0
 
 
@@ -70,25 +119,19 @@ def test_epoch_equals_naive(seed, n, n_features, n_nodes, dtype, pruned, weighte
     X = rng.standard_normal((n, n_features)).astype(dtype)
     W = rng.standard_normal((n_nodes, n_features)).astype(dtype)
     weights = rng.random(n) if weighted else None
-    directions = None
-    if pruned and n_features >= 33:
-        directions = np.linalg.qr(rng.standard_normal((n_features, 15)))[0].T.astype("f4")
-    samples = begun(X, W, directions, weights=weights)
-    if directions is not None:
-        samples.sweep._choose = lambda nodes: 15
-    for _ in range(2):  # the second time starts from the winners of the first
-        sums, counts, error = samples.epoch(W)
-    labels = samples.sweep.labels
+    samples = begun(X, W, 15 if pruned and n_features >= 33 else 0, weights=weights)
+    sums, counts, error = samples.epoch(W)
+    labels = samples.nearest(W, 1)[0][:, 0]
     np.testing.assert_array_equal(labels, naive.winners(X, W))
     S, N = naive.sums_and_counts(X, labels, n_nodes, weights)
     np.testing.assert_allclose(sums, S, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(counts, N, rtol=1e-12, atol=1e-12)
     distances = np.sqrt(naive.squared_distances(X, W).min(axis=1))
-    np.testing.assert_allclose(error, np.average(distances, weights=weights) * N.sum(), rtol=1e-3)
-    nearest, first = samples.two_nearest(W)
+    np.testing.assert_allclose(error, np.average(distances, weights=weights) * N.sum(), rtol=1e-12)
+    nearest, again = samples.nearest(W, 2)
+    assert again == error
     order = np.argsort(naive.squared_distances(X, W), axis=1, kind="stable")
     np.testing.assert_array_equal(nearest[:, : min(2, n_nodes)], order[:, :2])
-    np.testing.assert_allclose(first, distances, rtol=1e-12)
 
 
 def adversarial():
@@ -114,43 +157,52 @@ def adversarial():
 @pytest.mark.parametrize(("name", "X", "W"), list(adversarial()), ids=[a[0] for a in adversarial()])
 @pytest.mark.parametrize("q", [0, 7, 15])
 def test_winners_are_those_of_float64(name, X, W, q):
-    directions = principal(X.astype("f8"), 15) if q else None
-    samples = begun(X, W, directions)
-    samples.sweep._choose = lambda nodes: q
-    samples.sweep.epoch(W)
-    assert samples.sweep.q == q
-    labels = samples.sweep.labels
+    samples = begun(X, W, q)
+    labels = samples.nearest(W, 1)[0][:, 0]
     assert naive.is_winner(X, W, labels)
+    two = samples.nearest(W, 2)[0]
+    np.testing.assert_array_equal(two[:, 0], labels)
+    d = np.sort(naive.squared_distances(X, W), axis=1)[:, 1]
+    second = naive.squared_distances(X, W)[np.arange(len(X)), two[:, 1]]
+    assert (second <= d * (1 + 1e-13)).all()
     if name == "duplicate nodes":
         assert (labels % 3 == 0).all(), "ties go to the lowest index"
+        assert (two[:, 1] == labels + 1).all()
 
 
-@pytest.mark.parametrize("q", [7, 15, 31])
-def test_projected_scores_never_exceed_true_ones(q):
+@pytest.mark.parametrize("q", [0, 7, 15, 31])
+@pytest.mark.parametrize("spread", [1.0, 1e-3], ids=["far apart", "collapsed"])
+def test_scores_never_exceed_true_ones_by_more_than_the_margin(q, spread):
     rng = np.random.default_rng(q)
     X = (rng.standard_normal((200, 64)) * np.geomspace(1, 1e-3, 64)).astype("f4")
-    W = X[:50] + rng.standard_normal((50, 64)).astype("f4") * np.float32(0.01)
-    samples = begun(X, W, principal(X, 31))
-    sweep = samples.sweep
-    nodes = batch.Nodes(W, sweep.centre, sweep.scale)
-    sweep._projected_nodes = np.empty((len(W), sweep.width), "f4")
-    sweep._project(W, 0, len(W), sweep._projected_nodes)
-    column = int(sweep.levels[-1]) + int(np.searchsorted(sweep.levels, q))
-    p, r = sweep.projected[:, :q].astype("f8"), sweep.projected[:, column].astype("f8")
-    of_nodes = sweep._projected_nodes.astype("f8")
-    v, t = of_nodes[:, :q], of_nodes[:, column]
-    scale = float(sweep.scale)
-    x = (X.astype("f8") - sweep.centre) * scale
-    w = (W.astype("f8") - sweep.centre) * scale
-    slack = search.gamma_projected(64, q)
-    margin = slack * ((x**2).sum(axis=1)[:, None] / 2 + (w**2).sum(axis=1))
-    assert (p @ v.T + r[:, None] * t >= x @ w.T - margin).all()
-    assert nodes.gamma > 0
+    W = (X[:50] * np.float32(spread)).astype("f4")
+    samples = InMemory(X)
+    samples.begin(W, ALONE)
+    frame = samples.prepare.frame
+    ready = made_ready(frame, W, q)
+    scale = float(frame.scale)
+    x = (X.astype("f8") - frame.centre) * scale
+    w = (W.astype("f8") - frame.centre) * scale
+    true = (w**2).sum(axis=1) / 2 - x @ w.T
+    coordinates = x.astype("f4")
+    if q:
+        axes = ready.directions[:, 1:, :].transpose(0, 2, 1).reshape(-1, 64)[:q]
+        p = coordinates @ axes.T
+        squares = (coordinates.astype("f8") ** 2).sum(axis=1)
+        rest = squares - (p.astype("f8") ** 2).sum(axis=1)
+        r = np.sqrt(np.maximum(rest, 0) + ready.slack * squares)
+        coordinates = np.column_stack([p, r]).astype("f4")
+    panels = ready.panels.transpose(0, 2, 1).reshape(-1, ready.panels.shape[1])[: len(W)]
+    scores = panels[:, 0] + coordinates @ panels[:, 1:].T
+    squares = (x**2).sum(axis=1)[:, None]
+    assert (scores <= true + ready.margin * squares).all()
+    if q == 0:
+        assert (scores >= true - 3 * ready.margin * squares - 1e-4 * (w**2).sum(axis=1)).all()
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.randoms())
 def test_sums_on_the_grid_do_not_depend_on_order(values, random):
-    big = search.grid_constant(max(map(abs, values)), len(values))
+    big = rounding.grid_constant(max(map(abs, values)), len(values))
     rounded = [(v + big) - big for v in values]
     total = sum(rounded)
     random.shuffle(rounded)
@@ -159,29 +211,28 @@ def test_sums_on_the_grid_do_not_depend_on_order(values, random):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_bits_do_not_depend_on_threads_or_blocks(dtype):
+@pytest.mark.parametrize("q", [0, 7])
+def test_bits_do_not_depend_on_threads_or_directions(dtype, q, threads):
     rng = np.random.default_rng(1)
     X = rng.standard_normal((5000, 40)).astype(dtype)
     W = X[:64].copy()
-    reference = None
-    for threads in (1, 2, 3, 7):
-        samples = begun(X, W, principal(X, 7), threads=threads)
-        sums, counts, error = samples.epoch(W)
-        got = sums.tobytes(), counts.tobytes(), error
-        assert reference is None or got == reference
-        reference = got
+    sums, counts, error = begun(X, W).epoch(W)
+    for count in (1, 2, 3, 7):
+        s, n, e = begun(X, W, q, threads=threads(count)).epoch(W)
+        assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
 
 
-def test_projections_are_recomputed_where_they_do_not_fit(monkeypatch):
+def test_directions_are_chosen_where_they_save_work():
     rng = np.random.default_rng(2)
-    X = rng.standard_normal((9000, 33)).astype("f4")
-    W = X[:20].copy()
-    monkeypatch.setattr(batch, "PROJECTED_BYTES", 0)
-    samples = begun(X, W, principal(X, 15), threads=2)
-    samples.sweep._choose = lambda nodes: 15
-    samples.epoch(W)
-    assert samples.sweep.projected is None
-    np.testing.assert_array_equal(samples.sweep.labels, naive.winners(X, W))
+    X = rng.standard_normal((8000, 64)).astype("f4")
+    flat = (rng.standard_normal((600, 3)) @ rng.standard_normal((3, 64))).astype("f4")
+    samples = InMemory(X)
+    samples.begin(flat, Threads())
+    assert samples.prepare(flat).q == 7
+    assert samples.prepare(X[:600]).q == 0, "isotropic nodes are searched in all features"
+    samples.begin(flat[:2], Threads())
+    assert samples.prepare(flat[:2]).q == 0
+    np.testing.assert_array_equal(samples.nearest(flat[:2], 1)[0][:, 0], naive.winners(X, flat[:2]))
 
 
 def test_kernels_without_the_jit():

@@ -1,0 +1,162 @@
+"""The processor's vectors: how wide they are, and three instructions that Numba does not offer.
+
+Numba's loops over float32 arrays are often not turned into vector instructions (LLVM cannot see
+that output and input are distinct), so the hot ones are emitted through intrinsics.  They are
+generic LLVM vectors: on a processor with narrower registers LLVM splits them.
+
+An intrinsic works at an address.  :func:`address` gives that of an array, once, because using an
+array itself touches its reference count each time (which took as long as a tile).  Without the JIT
+it gives the flat array instead, and the portable twins index it: all take the same arguments, with
+offsets in elements.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+INT = ir.IntType(32)
+JIT = not getattr(numba.config, "DISABLE_JIT", 0)
+
+
+def choose_tile(features: dict[str, bool], machine: str) -> tuple[int, int, int]:
+    """Rows, nodes per panel and vector width for a processor.
+
+    The tile fills the registers without spilling: 24 accumulators of 16 with AVX-512 and of 4 with
+    NEON (32 registers each), 12 accumulators with AVX2 and SSE (16 registers).
+
+    Parameters
+    ----------
+    features : dict of str to bool
+        Processor features under LLVM's names.
+    machine : str
+        Architecture as :func:`platform.machine` tells it.
+
+    Returns
+    -------
+    rows, panel, width : int
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm.vectors import choose_tile
+    >>> choose_tile({"avx512f": True}, "x86_64")
+    (6, 64, 16)
+    >>> choose_tile({"avx2": True, "fma": True}, "x86_64")
+    (6, 16, 8)
+    >>> choose_tile({}, "aarch64")
+    (6, 16, 4)
+    """
+    if features.get("avx512f"):
+        return 6, 64, 16
+    if features.get("avx2") and features.get("fma"):
+        return 6, 16, 8
+    if machine.lower() in ("aarch64", "arm64"):
+        return 6, 16, 4
+    return 3, 16, 4
+
+
+TILE_ROWS, PANEL, WIDTH = choose_tile(dict(binding.get_host_cpu_features()), platform.machine())
+VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+
+
+def load(builder, address):
+    """A vector from an address."""
+    return builder.load(builder.inttoptr(address, VECTOR.as_pointer()), align=4)
+
+
+def shuffled(builder, vector, order):
+    return builder.shuffle_vector(
+        vector, ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INT, WIDTH), order)
+    )
+
+
+def broadcast(builder, scalar):
+    """A vector of equal lanes."""
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(INT, 0))
+    return shuffled(builder, first, [0] * WIDTH)
+
+
+def smaller(builder, a, b):
+    """Lane by lane; scores are never NaN."""
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+@intrinsic
+def _emit_lanes_under(typingctx, at, offset, limit):
+    def codegen(context, builder, signature, arguments):
+        at, offset, limit = arguments
+        vector = load(builder, builder.add(at, builder.mul(offset, ir.Constant(at.type, 4))))
+        under = builder.fcmp_ordered("<=", vector, broadcast(builder, limit))
+        return builder.zext(builder.bitcast(under, ir.IntType(WIDTH)), ir.IntType(64))
+
+    return types.int64(types.intp, types.intp, types.float32), codegen
+
+
+@intrinsic
+def _emit_smallest(typingctx, at, offset, n_vectors):
+    def codegen(context, builder, signature, arguments):
+        at, offset, n_vectors = arguments
+        word = at.type
+        first = builder.add(at, builder.mul(offset, ir.Constant(word, 4)))
+        begin = load(builder, first)
+        before = builder.block
+        loop = builder.append_basic_block("smallest.vector")
+        after = builder.append_basic_block("smallest.lanes")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        v, least = builder.phi(word), builder.phi(VECTOR)
+        here = builder.add(first, builder.mul(v, ir.Constant(word, 4 * WIDTH)))
+        lanes = smaller(builder, load(builder, here), least)
+        following = builder.add(v, ir.Constant(word, 1))
+        for phi, start, again in (v, ir.Constant(word, 0), following), (least, begin, lanes):
+            phi.add_incoming(start, before)
+            phi.add_incoming(again, loop)
+        builder.cbranch(builder.icmp_signed("<", following, n_vectors), loop, after)
+        builder.position_at_end(after)
+        half = WIDTH // 2
+        while half:
+            turned = shuffled(builder, lanes, [(lane + half) % WIDTH for lane in range(WIDTH)])
+            lanes = smaller(builder, lanes, turned)
+            half //= 2
+        return builder.extract_element(lanes, ir.Constant(INT, 0))
+
+    return types.float32(types.intp, types.intp, types.intp), codegen
+
+
+@njit(nogil=True, cache=True)
+def _address_vector(array):
+    return array.ctypes.data
+
+
+@njit(nogil=True, cache=True)
+def lanes_under_vector(at, offset, limit):
+    """Bit ``l`` tells whether lane ``l`` of the vector at an offset is at most ``limit``."""
+    return _emit_lanes_under(at, offset, limit)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
+def smallest_vector(at, offset, n_vectors):
+    """The smallest number of ``n_vectors`` (at least one) vectors at an offset."""
+    return _emit_smallest(at, offset, n_vectors)  # type: ignore[call-arg]
+
+
+def _address_portable(array):
+    return array.reshape(-1)
+
+
+def lanes_under_portable(at, offset, limit):
+    return sum(int(at[offset + lane] <= limit) << lane for lane in range(WIDTH))
+
+
+def smallest_portable(at, offset, n_vectors):
+    return np.float32(at[offset : offset + n_vectors * WIDTH].min())
+
+
+address = _address_vector if JIT else _address_portable
+lanes_under = lanes_under_vector if JIT else lanes_under_portable
+smallest = smallest_vector if JIT else smallest_portable
