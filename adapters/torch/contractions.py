@@ -42,6 +42,12 @@ def mv(graph: Graph, out: Value, a: Value, b: Value) -> None:
     _product(graph, a, b, out.name, ("mk", "k", "m"))
 
 
+@rule("dot", "vdot")
+def dot(graph: Graph, out: Value, a: Value, b: Value) -> None:
+    """Vector by vector."""
+    _product(graph, a, b, out.name, ("k", "k", ""))
+
+
 @rule("addmm", "baddbmm")
 def addmm(graph: Graph, out: Value, bias: Value, a: Value, b: Value, **_: Any) -> None:
     """A product plus a bias."""

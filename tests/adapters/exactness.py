@@ -12,7 +12,7 @@ noise floor, and a control that has to exceed the error tenfold.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform
 from rejuvenet.graph.nodes import input_names
 from torch.utils._pytree import tree_flatten
 
-LEFT_BY_CHANCE = "the random order left every channel in its place"
+NO_PAIR = "no two of its channels may be exchanged"
 NOT_RUN = "the forward pass does not use it"
 ALONE = "its output channels belong to no group: it makes a single one"
 
@@ -35,6 +35,10 @@ class Limits(NamedTuple):
     least: float
     floors: float
     control: float
+
+    def tell_apart(self, control: float, error: float) -> bool:
+        """Whether a change is so much larger than an error that it is none."""
+        return control > self.control * max(error, self.least / 100)
 
 
 DOUBLE = Limits(shake=1e-15, least=1e-12, floors=100, control=1e3)
@@ -65,11 +69,9 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """``"right"``, ``"wrong"``, or ``"unverifiable"`` where the control changed nothing."""
-        least, floors = self.limits.least, self.limits.floors
-        if not self.error <= max(least, floors * self.noise):
+        if not self.error <= max(self.limits.least, self.limits.floors * self.noise):
             return "wrong"
-        told_apart = self.limits.control * max(self.error, least / 100)
-        return "right" if self.control > told_apart else "unverifiable"
+        return "right" if self.limits.tell_apart(self.control, self.error) else "unverifiable"
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -114,21 +116,34 @@ def convolutions(model: torch.nn.Module) -> set[str]:
     return found
 
 
+def shuffle(groups: Sequence[ChannelGroup], seed: int = 0) -> Plan:
+    """Every set of exchangeable channels in random order, never in the order that it has."""
+    rng = np.random.default_rng(seed)
+    orders = {}
+    for group in groups:
+        order = np.arange(group.channels)
+        for indices in group.exchangeable if group.frozen is None else ():
+            shuffled = rng.permutation(indices)
+            same = len(indices) > 1 and (shuffled == indices).all()
+            order[indices] = np.roll(indices, 1) if same else shuffled
+        if (order != np.arange(group.channels)).any():
+            orders[group.name] = order
+    return arrange_plan(groups, order=orders)
+
+
 def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
     """Weights with an axis that makes channels and that the plan permutes."""
-    orders = {p.group: p.order for p in plan.groups}
+    moved = {p.group for p in plan.groups}
     return {
         member.weight
         for group in groups
-        if group.name in orders and (orders[group.name] != np.arange(group.channels)).any()
+        if group.name in moved
         for member in group.members
         if member.role == "weight" and member.kind in ("producer", "per_channel")
     }
 
 
-def reasons(
-    groups: Sequence[ChannelGroup], plan: Plan, graph: Graph, unmoved: Iterable[str]
-) -> dict[str, str]:
+def reasons(groups: Sequence[ChannelGroup], graph: Graph, unmoved: Iterable[str]) -> dict[str, str]:
     """Why each of some weights makes the channels that it made before."""
     read = {name for node in graph.nodes for name in input_names(node)}
     used = {weight for name, weight in graph.weights.items() if name in read}
@@ -136,9 +151,26 @@ def reasons(
     for group in groups:
         for member in group.members:
             if member.weight in why and member.kind in ("producer", "per_channel"):
-                reason = group.frozen or plan.skipped.get(group.name, LEFT_BY_CHANCE)
-                why[member.weight] = reason
+                why[member.weight] = group.frozen or NO_PAIR
     return why
+
+
+def negative_control(
+    touched: Sequence[str],
+    left_behind: Callable[[str], float],
+    limits: Limits,
+    error: float,
+) -> float:
+    """The change where one weight is left behind: the first, a middle or the last one.
+
+    The first of these changes that can be told from the error, or the largest.
+    """
+    largest = 0.0
+    for i in sorted({0, len(touched) // 2, len(touched) - 1}) if touched else []:
+        largest = max(largest, left_behind(touched[i]))
+        if limits.tell_apart(largest, error):
+            break
+    return largest
 
 
 def verify(
@@ -153,7 +185,7 @@ def verify(
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     traced = trace(model, inputs)
     weights = traced.weights
-    plan = arrange_plan(traced.groups, order="random", seed=seed)
+    plan = shuffle(traced.groups, seed)
     changed = transform(plan, weights)
 
     def swapped(names):
@@ -168,21 +200,21 @@ def verify(
     shaken = tuple(
         x * (1 + limits.shake * torch.randn_like(x)) if x.is_floating_point() else x for x in inputs
     )
+    error = change(outputs(model, inputs, swapped(changed)))
+
+    def left_behind(name):
+        return change(outputs(model, inputs, swapped(n for n in changed if n != name)))
+
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
-    left_behind = [touched[i] for i in {0, len(touched) // 2, len(touched) - 1}] if touched else []
-    control = max(
-        (change(outputs(model, inputs, swapped(n for n in changed if n != left)))
-         for left in left_behind), default=0.0,
-    )  # fmt: skip
     convs = convolutions(model)
     moved = convs & produced(traced.groups, plan)
     return Verdict(
-        error=change(outputs(model, inputs, swapped(changed))),
+        error=error,
         noise=change(outputs(model, shaken)),
-        control=control,
+        control=negative_control(touched, left_behind, limits, error),
         convolutions=len(convs),
         moved=len(moved),
-        unmoved=reasons(traced.groups, plan, traced.graph, sorted(convs - moved)),
+        unmoved=reasons(traced.groups, traced.graph, sorted(convs - moved)),
         frozen={g.name: g.frozen for g in traced.groups if g.frozen},
         limits=limits,
     )

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from exactness import SINGLE, Verdict, produced, randomize, reasons
+from exactness import HALF, SINGLE, Verdict, negative_control, produced, randomize, reasons, shuffle
 from rejuvenet.adapters.onnx import OnnxModel, load
 from rejuvenet.adapters.onnx.collect import Runner
-from rejuvenet.graph import arrange_plan, transform
+from rejuvenet.graph import transform
 
 __all__ = ["VARIANTS", "FileVerdict", "export", "exports", "randomize", "verify"]
 VARIANTS = ("dynamo, folded", "dynamo, kept", "script, folded", "script, kept")
@@ -119,34 +119,36 @@ def convolutions(path: Path) -> list[str]:
     return [source(n.input[kinds[n.op_type]]) for n in graph.node if n.op_type in kinds]
 
 
-def verify(path: Path, inputs: Any, seed: int = 0) -> FileVerdict:
+def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = None) -> FileVerdict:
     """Permute all movable groups of a file at random and compare.
 
-    ``inputs`` is an array, or a dict of arrays by input name.
+    ``inputs`` is an array, or a dict of arrays by input name; ``model`` the file where it is read.
     """
-    model = load(path)
+    model = load(path) if model is None else model
     weights = model.weights
-    plan = arrange_plan(model.groups, order="random", seed=seed)
+    given = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    half = any(x.dtype == np.float16 for x in given)
+    limits = HALF[torch.float16] if half else SINGLE
+    plan = shuffle(model.groups, seed)
     changed = transform(plan, weights)
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
     first = Runner(model)
     before = first.scores(first(inputs))
     scale = np.abs(before).max()
 
-    def difference(other: OnnxModel, fed: Any = inputs) -> float:
-        runner = Runner(other)
+    def difference(runner: Runner, fed: Any = inputs) -> float:
         return float(np.abs(runner.scores(runner(fed)) - before).max()) / scale
 
-    # Producers of the moved groups whose axis really changed: the first, a middle and the last.
-    left = [touched[i] for i in {0, len(touched) // 2, len(touched) - 1}] if touched else []
-    control = max(
-        (difference(model.with_weights({n: v for n, v in changed.items() if n != name}))
-         for name in left), default=0.0,
-    )  # fmt: skip
+    error = difference(Runner(model.with_weights(changed)))
+
+    def left_behind(name: str) -> float:
+        others = {n: values for n, values in changed.items() if n != name}
+        return difference(Runner(model.with_weights(others)))
+
     rng = np.random.default_rng(seed)
 
     def shake(x: np.ndarray) -> np.ndarray:
-        noise = 1 + SINGLE.shake * rng.standard_normal(x.shape)
+        noise = 1 + limits.shake * rng.standard_normal(x.shape)
         return (x * noise).astype(x.dtype) if x.dtype.kind == "f" else x
 
     several = isinstance(inputs, dict)
@@ -156,13 +158,13 @@ def verify(path: Path, inputs: Any, seed: int = 0) -> FileVerdict:
     unmoved = sorted({name for name in sources if name not in moved})
     nodes = onnx.load(path, load_external_data=False).graph.node
     return FileVerdict(
-        error=difference(model.with_weights(changed)),
-        noise=difference(model, shaken),
-        control=control,
+        error=error,
+        noise=difference(first, shaken),
+        control=negative_control(touched, left_behind, limits, error),
         convolutions=len(sources),
         moved=sum(name in moved for name in sources),
-        unmoved=reasons(model.groups, plan, model.graph, unmoved),
+        unmoved=reasons(model.groups, model.graph, unmoved),
         frozen={g.name: g.frozen for g in model.groups if g.frozen},
-        limits=SINGLE,
+        limits=limits,
         normalizations=sum(n.op_type == "BatchNormalization" for n in nodes),
     )

@@ -252,7 +252,7 @@ class SpectralNorm(nn.Module):
         super().__init__()
         norm = nn.utils.parametrizations.spectral_norm
         self.a, self.b = norm(nn.Conv2d(3, 8, 3)), norm(nn.Conv2d(8, 6, 3))
-        self.c = norm(nn.Conv2d(6, 6, 3, groups=2))
+        self.c = norm(nn.ConvTranspose2d(6, 6, 3))
         self.head = norm(nn.Linear(6, 3))
 
     def forward(self, x):
