@@ -7,14 +7,13 @@ import sys
 import naive
 import numpy as np
 import pytest
+from rejuvenet.sofm import SOFM
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-
-from rejuvenet.sofm import SOFM
 
 
 @parametrize_with_checks([SOFM(), SOFM(metric="euclidean", neighborhood="exponential")])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from rejuvenet.sofm import prepared, rounding, tile, vectors
 from rejuvenet.sofm.batch import Threads
 from rejuvenet.sofm.samples import InMemory

@@ -3,7 +3,6 @@
 import naive
 import numpy as np
 import pytest
-
 from rejuvenet import sofm
 from rejuvenet.sofm import SOFM
 
@@ -104,7 +103,6 @@ def test_pictures(topology, digits, tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
     from matplotlib import pyplot
-
     from rejuvenet.sofm import plots
 
     X, y = digits

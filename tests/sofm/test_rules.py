@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from rejuvenet.sofm import SOFM, Grid
 from rejuvenet.sofm.neighborhood import NEIGHBORHOODS, decayed, smooth
 

@@ -3,10 +3,9 @@
 import naive
 import numpy as np
 import pytest
+from rejuvenet.sofm import SOFM, opening
 from scipy import sparse
 from sklearn.metrics.pairwise import nan_euclidean_distances
-
-from rejuvenet.sofm import SOFM, opening
 
 PARAMETERS = dict(shape=(6, 6), n_epochs=5)
 
