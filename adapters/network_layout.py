@@ -192,18 +192,18 @@ class _Setter:
     def _cheapest_cuts(self, whole: list[float], wanted: float) -> list[int]:
         """Cuts into columns that are about as high as wanted; ``whole`` is the height so far."""
         n = self.n_rows
+        price_of = [0.1 * (lines - 1) for lines in self.crossing]
+        for frame in self.frames:
+            for r in range(frame.rows[0] + 1, frame.rows[1] + 1):
+                price_of[r] += (0.04, 0.4)[frame.depth]
+        price_of[n] = 0.0
         best, cut = [0.0] + [inf] * n, [0] * (n + 1)
         for stop in range(1, n + 1):
             for first in reversed(range(stop)):
                 height = whole[stop] - whole[first]
                 if height > 1.5 * wanted and first < stop - 1:
                     break
-                price = best[first] + ((height - wanted) / wanted) ** 2
-                if stop < n:
-                    price += 0.1 * (self.crossing[stop] - 1)
-                    price += sum(
-                        (0.04, 0.4)[f.depth] for f in self.frames if f.rows[0] < stop <= f.rows[1]
-                    )
+                price = best[first] + ((height - wanted) / wanted) ** 2 + price_of[stop]
                 if price < best[stop]:
                     best[stop], cut[stop] = price, first
         cuts = []

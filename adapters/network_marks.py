@@ -298,7 +298,7 @@ def shortened(words: str, room: float, letter: float) -> str:
     """Words with their middle left out, where they are longer than the room for them.
 
     >>> shortened("features.transition1.conv", 90, 6)
-    'featu…on1.conv'
+    'featu…ion1.conv'
     """
     most = max(4, int(room / letter))
     if len(words) <= most:

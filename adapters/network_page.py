@@ -10,7 +10,7 @@ from .html import Page
 from .network_colors import ink_on
 from .network_layers import by
 from .network_marks import num, text
-from .network_picture import LEGEND, STYLE, Picture
+from .network_picture import STYLE, Picture
 
 PAGE_STYLE = """
 .network { display: grid; grid-template-columns: minmax(0, 1fr) 500px; gap: 0 22px;
@@ -84,7 +84,7 @@ def network_page(picture: Picture) -> str:
     )
     page.add(
         "The network",
-        LEGEND,
+        picture.legend(),
         f'<div class="network" id="network">{views}'
         f'<div class="sheet-of" tabindex="0">{picture.inline()}</div>'
         f'<div class="groups" tabindex="0">{_table(picture)}</div></div>',

@@ -30,9 +30,13 @@ LEGEND = (
     "A box is a layer. Its upper edge has the colours of the channel groups that it reads, its "
     "lower edge of those that it makes, and the number in it is theirs. Lines have the colour of "
     "their group and are wider for more channels; several groups side by side are stripes. Hatched "
-    "is frozen, grey is in no group. Half of an edge shows sets of channels, such as the heads of "
-    "an attention, that change places as a whole. Point at a colour to see where its group goes."
+    "is frozen, grey is in no group."
 )
+OF_SETS = (
+    "The lower half of an edge shows sets of channels that change places as a whole, such as the "
+    "heads of an attention."
+)
+POINT = "Point at a colour to see where its group goes."
 
 STYLE = """
 .net text { font: 10px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
@@ -161,6 +165,12 @@ class Picture:
             f"{n - frozen} can move, {frozen} {'is' if frozen == 1 else 'are'} frozen"
         )
 
+    def legend(self) -> str:
+        """How the picture is read."""
+        operations = [operation for unit in self.units for operation in unit.operations]
+        sets = any(o.read_sets or o.made_sets for o in operations)
+        return " ".join(filter(None, (LEGEND, OF_SETS if sets else "", POINT)))
+
     def module(self, group: ChannelGroup) -> str:
         """Dotted name of the module that makes a group's channels first."""
         first = group.producers[0].weight if group.producers else group.name
@@ -204,7 +214,7 @@ class Picture:
             marks.note(self.summary(), MARGIN, 53),
         ]
         y = 66.0
-        for line in wrapped(LEGEND, width - 2 * MARGIN, 5.9):
+        for line in wrapped(self.legend(), width - 2 * MARGIN, 5.9):
             y += 15
             parts.append(marks.note(line, MARGIN, y))
         return parts, y + MARGIN
@@ -260,7 +270,8 @@ class Picture:
         size = f'width="{num(width)}" height="{num(height)}"'
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="net" role="{role}" {size} '
-            f'viewBox="0 0 {num(width)} {num(height)}" preserveAspectRatio="xMidYMin" aria-labelledby="net-title net-text">',
+            f'viewBox="0 0 {num(width)} {num(height)}" preserveAspectRatio="xMidYMin" '
+            'aria-labelledby="net-title net-text">',
             f'<title id="net-title">{text(self.title)}</title>',
             f'<desc id="net-text">{text(self.summary())}</desc>',
             f"<defs>{self.marks.hatches()}</defs>",
