@@ -9,8 +9,8 @@ could, and the channels that respond at all.  The deepest groups with ``used`` o
 are chosen: deeper layers gain more, and merging in lower layers can do harm (section 3.1.1 of the
 paper).  Each keeps the share of its channels that it uses.
 
-A map with one node a channel leaves about a quarter of its nodes empty even where all channels
-differ, so occupied nodes alone tell little above 0.75.
+A map with one node a channel leaves a quarter to a third of its nodes empty even where all
+channels differ, so occupied nodes alone tell little above two thirds.
 """
 
 from __future__ import annotations

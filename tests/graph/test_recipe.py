@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from ast import literal_eval
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import rejuvenet
 from rejuvenet.graph import Recipe
 from rejuvenet.graph.recipe import COMPARISONS
 
@@ -37,6 +41,26 @@ def test_round_trip_through_json(recipe):
 def test_every_option_is_documented():
     for option in fields(Recipe):
         assert f"\n    {option.name} : " in Recipe.__doc__
+
+
+def test_the_table_of_options_in_the_readme_is_true():
+    text = (Path(rejuvenet.__file__).parent / "README.md").read_text()
+    text = text[text.index("| option | values, `preserving` first | `paper` |") :]
+    rows = [line.split(" | ") for line in text[: text.index("\n\n")].splitlines()[2:]]
+    quoted = [[re.findall(r"`([^`]+)`", cell) for cell in row] for row in rows]
+    named = [name for names, _, _ in quoted for name in names]
+    assert sorted([*named, "seed"]) == sorted(option.name for option in fields(Recipe))
+    for names, values, paper in quoted:
+        for number, name in enumerate(names):
+            shown = values[number]
+            default = getattr(Recipe.preserving(), name)
+            assert shown == "K/2" if default is None else literal_eval(shown) == default
+        if len(names) == 1 and paper:
+            assert literal_eval(paper[0]) == getattr(Recipe.paper(), names[0])
+        elif len(names) == 2:
+            for name in names:
+                same = getattr(Recipe.paper(), name) == getattr(Recipe.preserving(), name)
+                assert same or name == "stop"
 
 
 def test_methods_to_compare_with():
