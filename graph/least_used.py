@@ -87,6 +87,6 @@ def least_used(
         raise ValueError(f"expected least to be a share in (0, 1], got {least!r}")
     if most is not None and most < 1:
         raise ValueError(f"expected most to be at least 1 or None, got {most!r}")
-    shares = {name: used_share(figure) for name, figure in reversed(figures.items())}
+    shares = {name: used_share(figure) for name, figure in list(figures.items())[::-1]}
     chosen = [name for name, share in shares.items() if share <= enough][:most]
     return {name: max(least, shares[name]) for name in chosen}
