@@ -5,7 +5,7 @@ The rules stand in files by what they do to axes; importing this module enters t
 
 from __future__ import annotations
 
-from . import contractions, normalizations, positional, reductions, shapes  # noqa: F401
+from . import contractions, normalizations, positional, recurrent, reductions, shapes  # noqa: F401
 from .operator_table import RULES, Rule, Value
 from .pointwise import elementwise
 

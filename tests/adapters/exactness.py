@@ -5,8 +5,8 @@ permutations.  Everything is permuted at once, in float64.  The tolerance is a h
 network's own noise floor: its response to a relative input change of 1e-15.  A negative control
 leaves one weight behind and must change the outputs.
 
-A model in half precision is checked as it is, with an input change of one rounding, ten times its
-noise floor, and a control that has to exceed the error tenfold.
+A model in single or half precision is checked as it is; in half precision with an input change of
+one rounding, ten times its noise floor, and a control that has to exceed the error tenfold.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Limits(NamedTuple):
 
 DOUBLE = Limits(shake=1e-15, least=1e-12, floors=100, control=1e3)
 SINGLE = Limits(shake=3e-7, least=1e-5, floors=100, control=30)
-HALF = {
+LIMITS = {
+    torch.float64: DOUBLE,
+    torch.float32: SINGLE,
     torch.float16: Limits(shake=1e-3, least=2e-3, floors=10, control=10),
     torch.bfloat16: Limits(shake=8e-3, least=1.6e-2, floors=10, control=10),
 }
@@ -180,7 +182,7 @@ def verify(
     dtype: torch.dtype = torch.float64,
 ) -> Verdict:
     """Permute all movable groups of a copy of ``model`` at random and compare."""
-    limits = HALF.get(dtype, DOUBLE)
+    limits = LIMITS[dtype]
     model = randomize(copy.deepcopy(model).float(), seed).to(dtype)
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     traced = trace(model, inputs)

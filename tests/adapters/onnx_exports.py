@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from exactness import HALF, SINGLE, Verdict, negative_control, produced, randomize, reasons, shuffle
+from exactness import LIMITS, Verdict, negative_control, produced, randomize, reasons, shuffle
 from rejuvenet.adapters.onnx import OnnxModel, load
 from rejuvenet.adapters.onnx.collect import Runner
 from rejuvenet.graph import transform
@@ -128,7 +128,7 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     weights = model.weights
     given = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     half = any(x.dtype == np.float16 for x in given)
-    limits = HALF[torch.float16] if half else SINGLE
+    limits = LIMITS[torch.float16 if half else torch.float32]
     plan = shuffle(model.groups, seed)
     changed = transform(plan, weights)
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]

@@ -24,9 +24,14 @@ def test_every_convolution_moves_but_those_that_make_outputs(name):
     assert verdict.moved == verdict.convolutions - len(UNMOVED.get(name, ()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["unet", "fpn", "r3d"])
-def test_half_precision(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, dtype) for name in ("unet", "fpn") for dtype in (torch.float16, torch.bfloat16)),
+        *((name, torch.float32) for name in ("r3d", "gru", "lstm")),
+    ],
+)
+def test_other_precisions(name, dtype):
     model, inputs = small_network(name)
     verdict = verify(model, *inputs, dtype=dtype)
     assert verdict.outcome == "right", verdict
