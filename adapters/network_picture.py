@@ -69,7 +69,7 @@ STYLE = """
 .net .line, .net .guide { stroke: #66727f; }
 .net .hatch { stroke: #12161c; }
 }
-:root:has(.hot:hover) .net .g, :root:has(.pin:target) .net .g { opacity: 0.1; }
+:root:has(.hot:hover) .g, :root:has(.pin:target) .g { opacity: 0.1; }
 """
 
 
@@ -147,7 +147,7 @@ class Picture:
         """CSS that lights up a group wherever somebody points at it, or follows a link to it."""
         return "".join(
             ",".join(
-                f":root:has({lit}) .net .g{i}"
+                f":root:has({lit}) .g{i}"
                 for lit in (f".g{i}:hover", f"#group-{i}:target", f"#at-{i}:target")
             )
             + "{opacity:1!important}\n"
