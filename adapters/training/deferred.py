@@ -6,15 +6,18 @@ of the training only when it starts, and the state of a checkpoint may arrive be
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from ...graph.report import Report
 from ..torch import Reorganizer
+from ..torch.schedule import restarts
 from ..torch.trace import unwrap
 
 MADE_LATER = ("model", "optimizer", "loader", "ema")
@@ -59,7 +62,7 @@ class DeferredReorganizer:
         epochs: int | None,
         epoch: int,
         ema: Any = None,
-        schedulers: Sequence[Any] = (),
+        schedules: Sequence[tuple[Any, float]] = (),
         writer: Any = None,
     ) -> None:
         """Make the Reorganizer; where a state was loaded, it continues from there.
@@ -73,8 +76,9 @@ class DeferredReorganizer:
             As in :class:`Reorganizer`; what the user gave counts more.
         epoch : int
             The first epoch of this training.
-        schedulers : sequence
-            Among them ``every="restarts"`` finds the one that restarts.
+        schedules : sequence of (scheduler, float)
+            Where ``every="restarts"`` finds the one that restarts, and how often each is stepped
+            in an epoch.
 
         Raises
         ------
@@ -93,7 +97,7 @@ class DeferredReorganizer:
             saved = before.state_dict() if before.last_epoch < epoch else None
         options = {"epochs": epochs, "writer": writer, **self.options}
         if options.get("every") == "restarts":
-            options["every"] = restarting(schedulers)
+            options["every"] = restarting(schedules)
         average = self.ema if self.ema is not None else ema
         made = Reorganizer(model, optimizer, loader, ema=average, **options)
         if saved:
@@ -120,14 +124,34 @@ class DeferredReorganizer:
         self._saved = dict(state)
 
 
-def restarting(schedulers: Sequence[Any]) -> CosineAnnealingWarmRestarts:
-    """The schedule that restarts; it may lie in a wrapper with ``.scheduler``."""
-    for scheduler in schedulers:
-        scheduler = getattr(scheduler, "scheduler", scheduler)
-        if isinstance(scheduler, CosineAnnealingWarmRestarts):
-            return scheduler
-    found = ", ".join(type(s).__name__ for s in schedulers) or "no schedule"
+def restarting(schedules: Sequence[tuple[Any, float]]) -> Callable[[int], bool]:
+    """A function of the epoch: whether a schedule of the learning rate restarts at its end.
+
+    Parameters
+    ----------
+    schedules : sequence of (scheduler, float)
+        With the number of times that each is stepped in an epoch; a restart in the middle of an
+        epoch counts as one at its end.
+
+    Raises
+    ------
+    ValueError
+        Where no schedule restarts.
+    """
+    for scheduler, steps in schedules:
+        scheduler = getattr(scheduler, "scheduler", scheduler)  # out of Accelerate's wrapper
+        with contextlib.suppress(ValueError):  # a schedule without restarts
+            if restarts(scheduler) is not None:
+                return partial(_restarts_in, scheduler, steps)
+    found = ", ".join(type(scheduler).__name__ for scheduler, _ in schedules) or "no schedule"
     raise ValueError(
-        "every='restarts' needs a torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, the "
-        f"trainer has {found}: give every=r epochs"
+        "every='restarts' needs a schedule such as CosineAnnealingWarmRestarts, the trainer has "
+        f"{found}: give every=r epochs"
     )
+
+
+def _restarts_in(scheduler: Any, steps: float, epoch: int) -> bool:
+    begins = restarts(scheduler)
+    assert begins is not None
+    first, last = epoch * steps, (epoch + 1) * steps
+    return any(first < n for n in itertools.takewhile(lambda n: n <= last + 1e-6, begins))

@@ -72,7 +72,9 @@ class ReorganizerHandler:
 
     def attach(self, trainer: Engine) -> ReorganizerHandler:
         """Listen to a trainer."""
-        trainer.register_events(*ReorganizerEvents)
+        # Loggers take the number of the epoch for the step of the event.
+        attributes = {event: "epoch" for event in ReorganizerEvents}
+        trainer.register_events(*ReorganizerEvents, event_to_attr=attributes)
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._event)
         trainer.add_event_handler(Events.COMPLETED, self._end)

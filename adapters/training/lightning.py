@@ -51,7 +51,7 @@ class ReorganizerCallback(Callback):
     **options
         Further arguments of :class:`rejuvenet.adapters.torch.Reorganizer`; ``epochs`` is the
         trainer's ``max_epochs`` by default, and ``every="restarts"`` means wherever its
-        ``CosineAnnealingWarmRestarts`` restarts.
+        learning rate restarts.
 
     Raises
     ------
@@ -87,7 +87,10 @@ class ReorganizerCallback(Callback):
             trainer.max_epochs if limited else None,
             trainer.current_epoch,
             self._average(trainer),
-            [config.scheduler for config in trainer.lr_scheduler_configs],
+            [
+                (config.scheduler, _steps(trainer, config))
+                for config in trainer.lr_scheduler_configs
+            ],
             _writer(trainer),
         )
 
@@ -117,17 +120,26 @@ class ReorganizerCallback(Callback):
 
     def _average(self, trainer: Trainer) -> Any:
         """The averaged copy of the network that a callback of the trainer keeps."""
-        kind = getattr(callbacks_of_lightning, "WeightAveraging", None)
-        for callback in trainer.callbacks if kind is not None else ():
+        # Since Lightning 2.6.
+        kind = getattr(callbacks_of_lightning, "WeightAveraging", ())
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             average = getattr(callback, "_average_model", None)
             if isinstance(callback, kind) and average is not None:
                 return average.module.get_submodule(self.module)
         return None
 
 
+def _steps(trainer: Trainer, config: Any) -> float:
+    """How often Lightning steps a schedule in an epoch."""
+    if config.interval == "epoch":
+        return 1 / config.frequency
+    return trainer.num_training_batches / trainer.accumulate_grad_batches / config.frequency
+
+
 def _writer(trainer: Trainer) -> Any:
     """Of the trainer's TensorBoard logger, if it has one."""
     for logger in trainer.loggers:
-        if hasattr(logger.experiment, "add_image"):
-            return logger.experiment
+        writer = getattr(logger, "experiment", None)
+        if hasattr(writer, "add_image"):
+            return writer
     return None

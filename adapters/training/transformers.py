@@ -45,7 +45,7 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
     **options
         Further arguments of :class:`rejuvenet.adapters.torch.Reorganizer`; ``epochs`` is the
         trainer's number of epochs by default, and ``every="restarts"`` means wherever its
-        ``CosineAnnealingWarmRestarts`` restarts.
+        learning rate restarts.
 
     Raises
     ------
@@ -82,7 +82,8 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Make the Reorganizer: model, optimizer and the checkpoint's state are in place."""
         if state.global_step:
-            saved = state.stateful_callbacks.get(type(self).__name__, {})
+            states: Any = state.stateful_callbacks or {}  # by the name of the class
+            saved = states.get(type(self).__name__, {})
             self._deferred.load_state_dict(saved.get("attributes", {}).get("saved", {}))
         optimizer, loader = made.get("optimizer"), made.get("train_dataloader")
         if isinstance(optimizer, AcceleratedOptimizer):
@@ -95,7 +96,7 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
             round(state.num_train_epochs) or None,
             _epoch(state),
             None,
-            [made["lr_scheduler"]] if made.get("lr_scheduler") is not None else [],
+            [(made.get("lr_scheduler"), state.max_steps / max(1, state.num_train_epochs))],
         )
 
     def on_epoch_begin(

@@ -1,0 +1,107 @@
+"""The same weights from every loop; Accelerate's checkpoints and timm's models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rejuvenet.adapters.torch import Reorganizer  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+CIFAR = Path(__file__).parents[4] / "shared" / "data" / "cifar100"
+LOOPS = ("resumed", "lightning", "transformers", "accelerate", "ignite", "timm")
+
+
+@pytest.fixture(scope="module")
+def straight(tutorial, task):
+    return tutorial.plain(task)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_loop_gives_the_same_weights(tutorial, task, straight, loop, assert_same):
+    assert_same(straight, getattr(tutorial, loop)(task))
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason="../shared/data/cifar100 is absent")
+def test_cifar100_in_three_loops(tutorial, assert_same, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(tutorial.__file__).parent))
+    task = tutorial.cifar(str(CIFAR), images=128, epochs=3)
+    weights = tutorial.plain(task)
+    assert_same(weights, tutorial.lightning(task))
+    assert_same(weights, tutorial.transformers(task))
+
+
+def test_accelerate_saves_and_restores_the_state(task, tmp_path, assert_same):
+    from accelerate import Accelerator
+
+    def train(first, resume=None):
+        accelerator = Accelerator(cpu=True)
+        model = task.model()
+        model, optimizer, loader = accelerator.prepare(model, task.optimizer(model), task.loader())
+        reorganizer = Reorganizer(
+            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
+        )
+        accelerator.register_for_checkpointing(reorganizer)
+        if resume is not None:
+            accelerator.load_state(str(resume))
+        for epoch in range(first, task.epochs):
+            model.train()
+            for x, y in loader:
+                optimizer.zero_grad()
+                accelerator.backward(F.cross_entropy(model(x), y))
+                optimizer.step()
+            reorganizer.step(epoch)
+            accelerator.save_state(str(tmp_path / str(epoch)))
+        return model, reorganizer
+
+    straight, reorganizer = train(0)
+    epochs = [event["epoch"] for event in reorganizer.history]
+    assert epochs == [1]  # the recipe stops after three quarters of five epochs
+    for epoch in (0, 1, 2):
+        resumed, again = train(epoch + 1, tmp_path / str(epoch))
+        assert_same(straight, resumed)
+        assert [event["epoch"] for event in again.history] == epochs
+
+
+def test_a_model_of_timm_with_its_optimizer_and_average():
+    import timm
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import CosineLRScheduler
+    from timm.utils import ModelEmaV3, NativeScaler
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=4, in_chans=1)
+    optimizer = create_optimizer_v2(model, opt="lamb", lr=1e-3, weight_decay=0.01)
+    schedule = CosineLRScheduler(optimizer, t_initial=2, cycle_limit=2)
+    ema, scaler = ModelEmaV3(model, decay=0.9), NativeScaler(device="cpu")
+    x, y = torch.randn(32, 1, 32, 32), torch.arange(32) % 4
+    reorganizer = Reorganizer(model, optimizer, [(x, y)], every=schedule, epochs=4, ema=ema)
+    for epoch in range(4):
+        schedule.step(epoch)
+        model.train()
+        optimizer.zero_grad()
+        scaler(F.cross_entropy(model(x), y), optimizer, parameters=model.parameters())
+        ema.update(model)
+        report = reorganizer.step(epoch)
+        if report is not None:
+            new = torch.tensor(report.plan.groups[0].new)
+            consumer = next(m for m in report.plan.groups[0].members if m.kind == "consumer")
+            for network in (model, ema.module):
+                weight = network.get_parameter(consumer.weight)
+                assert not weight.index_select(1, new).any()
+    assert [event["epoch"] for event in reorganizer.history] == [1]
+
+
+def test_a_framework_is_imported_with_its_own_module_only():
+    code = (
+        "import sys, rejuvenet.adapters.training, rejuvenet.adapters.torch\n"
+        "from rejuvenet.adapters.training import deferred, metrics\n"
+        "frameworks = {'lightning', 'pytorch_lightning', 'transformers', 'accelerate', 'ignite',"
+        " 'timm', 'tensorboard'}\n"
+        "assert not frameworks & set(sys.modules), frameworks & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, timeout=120)
