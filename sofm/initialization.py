@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 from .grid import Grid
 from .parameters import INITS, initial_array
@@ -58,6 +57,8 @@ def principal_components(
             _, s, vectors = np.linalg.svd(A, full_matrices=False)
             values = s * s
     else:
+        from sklearn.utils.extmath import randomized_svd
+
         _, s, vectors = randomized_svd(A, q, n_iter=3, random_state=0)
         values = s * s
     directions, deviations = np.zeros((q, D)), np.zeros(q)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances
 from sklearn.utils.validation import check_is_fitted
 
 from .neighborhood import NEIGHBORHOODS
@@ -81,6 +80,8 @@ def topographic_product(som) -> float:
     K = len(W)
     if K < 3:
         return 0.0
+    from sklearn.metrics import pairwise_distances
+
     output = som.grid_.distances()
     space = pairwise_distances(W)
     np.fill_diagonal(output, -1)
@@ -114,6 +115,8 @@ def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
     N, k = len(X), n_neighbors
     if not 0 < k < N / 2:
         raise ValueError(f"n_neighbors: expected between 1 and {(N - 1) // 2}, got {k}")
+    from sklearn.metrics import pairwise_distances
+
     nodes = som.predict(X)
     places = som.grid_.distances()
     total = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.cluster import AgglomerativeClustering
 from sklearn.utils.validation import check_is_fitted
 
 
@@ -79,6 +78,8 @@ def cluster_nodes(som, n_clusters: int) -> NDArray[np.int64]:
         )
     if som.grid_.n_nodes == 1:
         return np.zeros(1, np.int64)
+    from sklearn.cluster import AgglomerativeClustering
+
     touch = node_graph(som)
     touch.data[:] = 1.0  # equal nodes touch as well, at distance 0
     ward = AgglomerativeClustering(n_clusters, connectivity=touch)

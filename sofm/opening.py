@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
-from sklearn.preprocessing import normalize
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .missing import WithMissing
@@ -107,6 +106,8 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
             empty = np.flatnonzero(np.diff(X.indptr) == 0)
             if len(empty):
                 unit_rows(np.zeros((1, 1)), int(empty[0]))
+            from sklearn.preprocessing import normalize
+
             X = normalize(X)
         return SparseRows(X, weights)
     if estimator.missing == "ignore":

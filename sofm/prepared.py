@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -113,6 +114,10 @@ class Prepared:
     ----------
     frame : Frame
     codebook : array of shape (K, D), of the samples' type
+
+    Notes
+    -----
+    :meth:`in_all_features` or :meth:`in_directions` comes before :meth:`search`.
     """
 
     def __init__(self, frame: Frame, codebook: NDArray) -> None:
@@ -127,7 +132,6 @@ class Prepared:
         self.halves, self.full_margin = self._lowered(gamma(D))
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
         self.block_rows = TILE_ROWS * min(max(fits, 2), 16)
-        self.in_all_features()
 
     def _lowered(self, G: float) -> tuple[NDArray[np.float32], float]:
         """Lowered biases, and the sample's margin."""
@@ -182,7 +186,7 @@ class Preparation:
         self.levels = [q for q in LEVELS if worth and 2 * q < min(D, n_nodes)]
         rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
         self.pilot = np.ascontiguousarray(pilot[np.linspace(0, len(pilot) - 1, rows).astype(int)])
-        self.directions: NDArray | None = None
+        self.directions: Any = None
 
     def __call__(self, codebook: NDArray) -> Prepared:
         """The codebook, ready; the level is chosen by how many nodes the pilot has to compute.
@@ -190,12 +194,11 @@ class Preparation:
         Each costs about twice its multiply-adds in the micro-kernel, and 100 (measured with AVX2).
         """
         prepared = Prepared(self.frame, codebook)
-        if not self.levels:
-            return prepared
         K, D = codebook.shape
-        self.directions = directions_of(prepared.w, self.levels[-1], self.directions)
         best, least = 0, float(K * D)
         nothing = np.empty((0, 1), np.int32), np.empty((0, 0)), np.empty(0)
+        if self.levels:
+            self.directions = directions_of(prepared.w, self.levels[-1], self.directions)
         for q in self.levels:
             prepared.in_directions(self.directions[:q])
             _, n = prepared.search(self.pilot, np.empty(0), 0, len(self.pilot), *nothing)

@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from .tile import GROUP, PANEL, n_minima, score_block
-from .vectors import WIDTH, address, lanes_under, smallest
+from .vectors import WIDTH, address, lanes_under, lowest, smallest
 
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 LANES = 16  # rows are padded to a multiple of the widest vector
@@ -75,13 +75,10 @@ def _under(scores, row, n_panels, low, low_row, limit, found):
             group * GROUP * PANEL, min((group + 1) * GROUP, n_panels) * PANEL, WIDTH
         ):
             lanes = lanes_under(scores, row + j, limit)
-            node = j
             while lanes != 0:
-                if lanes & 1:
-                    found[n] = node
-                    n += 1
-                lanes >>= 1
-                node += 1
+                found[n] = j + lowest(lanes)
+                n += 1
+                lanes &= lanes - 1
     return n
 
 

@@ -128,6 +128,14 @@ def _emit_smallest(typingctx, at, offset, n_vectors):
     return types.float32(types.intp, types.intp, types.intp), codegen
 
 
+@intrinsic
+def _emit_lowest(typingctx, lanes):
+    def codegen(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
 @njit(nogil=True, cache=True)
 def _address_vector(array):
     return array.ctypes.data
@@ -137,6 +145,12 @@ def _address_vector(array):
 def lanes_under_vector(at, offset, limit):
     """Bit ``l`` tells whether lane ``l`` of the vector at an offset is at most ``limit``."""
     return _emit_lanes_under(at, offset, limit)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
+def lowest_vector(lanes):
+    """Number of the lowest bit that is set (there must be one)."""
+    return _emit_lowest(lanes)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
@@ -153,10 +167,15 @@ def lanes_under_portable(at, offset, limit):
     return sum(int(at[offset + lane] <= limit) << lane for lane in range(WIDTH))
 
 
+def lowest_portable(lanes):
+    return (lanes & -lanes).bit_length() - 1
+
+
 def smallest_portable(at, offset, n_vectors):
     return np.float32(at[offset : offset + n_vectors * WIDTH].min())
 
 
 address = _address_vector if JIT else _address_portable
 lanes_under = lanes_under_vector if JIT else lanes_under_portable
+lowest = lowest_vector if JIT else lowest_portable
 smallest = smallest_vector if JIT else smallest_portable

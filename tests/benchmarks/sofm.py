@@ -3,6 +3,11 @@
     python tests/benchmarks/sofm.py                     # workloads a to d, all peers found
     python tests/benchmarks/sofm.py --workloads d --peers rejuvenet kmeans
     python tests/benchmarks/sofm.py --large             # 2,048,000 x 49, K = 1,024: time and memory
+    python tests/benchmarks/sofm.py --table             # the table of the README, from the JSON
+
+Workloads: ``a`` 51,200 x 16 and ``b`` 200,000 x 49, made by :func:`activations`, on lines of 256 and
+1,024 nodes; ``c`` the first 20,000 images of Fashion-MNIST (784 pixels), 20 x 20; ``d``
+scikit-learn's digits (1,797 x 64), 10 x 10.  All float32.
 
 The unit is one ``X @ W.T`` in float32 (numpy, two threads of its BLAS): the cost of a brute-force
 winner search.  A figure is the whole training call divided by its epochs and by the unit, so that
@@ -12,6 +17,10 @@ run fewer epochs; their errors are then those of a short training.  ``cpu`` is t
 processor time, to that of the product on one thread: on a shared machine it wavers less, but it
 counts threads that spin while they wait.  Rows of an earlier run that this one does not measure
 stay in the JSON and the plot.
+
+The peers come from PyPI: fastersom, scikit-learn, faiss-cpu, xpysom, torchsom, minisom, somoclu
+(1.7.6 installs without its compiled part where its setup fails: then build its six C++ files with
+``g++ -O3 -fPIC -shared -fopenmp`` into ``_somoclu_wrap.so`` beside them).
 """
 
 from __future__ import annotations
@@ -127,6 +136,15 @@ def torchsom(X, W, shape, epochs):
     yield som.weights.detach().numpy().reshape(W.shape)
 
 
+def somoclu(X, W, shape, epochs):
+    from somoclu import Somoclu
+
+    som = Somoclu(shape[1], shape[0], initialcodebook=W.copy(), compactsupport=False)
+    yield
+    som.train(X, epochs, radius0=max(shape) / 2, radiusN=0.5, scalecooling="exponential")
+    yield som.codebook.reshape(W.shape)
+
+
 def minisom(X, W, shape, epochs):
     from minisom import MiniSom
 
@@ -163,6 +181,7 @@ PEERS = {
     "faiss": (faiss, "faiss", 20),
     "xpysom": (xpysom, "xpysom", 2),
     "torchsom": (torchsom, "torchsom", 1),
+    "somoclu": (somoclu, "somoclu", 2),
     "minisom": (minisom, "minisom", 1),
 }
 
@@ -241,6 +260,7 @@ def one(peer: str, workload: str, repeats: int) -> dict:
         if took * len(times) > ENOUGH:
             break
     return {
+        "repeats": len(times),
         "seconds_per_epoch": statistics.median(times),
         "unit_seconds": statistics.median(units),
         "ratio": statistics.median(times) / statistics.median(units),
@@ -301,6 +321,20 @@ def large() -> dict:
     }
 
 
+def markdown(table: dict) -> str:
+    """Ratios to the unit, a tool a row; the number of epochs where they are not 20."""
+    peers = [peer for peer in PEERS if any(peer in rows for rows in table.values())]
+    lines = ["| tool | " + " | ".join(table) + " |", "| --- |" + " --- |" * len(table)]
+    for peer in peers:
+        epochs = PEERS[peer][2]
+        note = "" if epochs == 20 else f" ({epochs} epoch{'s' * (epochs > 1)})"
+        cells = [f"{rows[peer]['ratio']:.3g}" if peer in rows else "-" for rows in table.values()]
+        if peer == "rejuvenet":
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {peer}{note} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def plot(table: dict, path: Path) -> None:
     import matplotlib
 
@@ -328,6 +362,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="2,048,000 x 49, K = 1,024")
+    parser.add_argument("--table", action="store_true", help="print the JSON as Markdown")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="where to write the JSON")
     options = parser.parse_args()
@@ -343,6 +378,9 @@ def main() -> None:
         return
     output = options.output or RESULTS / "sofm.json"
     table: dict = json.loads(output.read_text()) if output.exists() else {}
+    if options.table:
+        print(markdown(table))
+        return
     for workload in options.workloads:
         table.setdefault(workload, {})
         head = f"{'ratio':>8} {'cpu':>8} {'ms/epoch':>9} {'QE':>8} {'TE':>6} {'growth MiB':>10}"

@@ -30,6 +30,8 @@ def made_ready(frame, codebook, q):
     ready = prepared.Prepared(frame, codebook)
     if q:
         ready.in_directions(prepared.directions_of(ready.w, q, None))
+    else:
+        ready.in_all_features()
     return ready
 
 
@@ -89,6 +91,8 @@ def test_vector_instructions_equal_their_twins(seed, n_vectors):
         assert [lanes >> lane & 1 for lane in range(vectors.WIDTH)] == (
             row[offset : offset + vectors.WIDTH] <= limit
         ).tolist()
+        if lanes:
+            assert vectors.lowest_vector(lanes) == vectors.lowest_portable(lanes)
         least = vectors.smallest_vector(row.ctypes.data, offset, n_vectors)
         assert least == vectors.smallest_portable(row, offset, n_vectors)
 
