@@ -12,7 +12,7 @@ one rounding, ten times its noise floor, and a control that has to exceed the er
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from rejuvenet.adapters.torch import trace
 from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform
-from rejuvenet.graph.nodes import input_names
+from rejuvenet.graph.nodes import input_names, uniform_axes
 from torch.utils._pytree import tree_flatten
 
 NO_PAIR = "no two of its channels may be exchanged"
 NOT_RUN = "the forward pass does not use it"
-ALONE = "its output channels belong to no group: it makes a single one"
+ALONE = "it makes a single channel"
+EQUAL = "all its kernels are equal, so that their order means nothing"
+COMPUTED = "its weight is computed from the data"
 
 
 class Limits(NamedTuple):
@@ -145,11 +147,23 @@ def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
     }
 
 
-def reasons(groups: Sequence[ChannelGroup], graph: Graph, unmoved: Iterable[str]) -> dict[str, str]:
-    """Why each of some weights makes the channels that it made before."""
+def reasons(
+    groups: Sequence[ChannelGroup], graph: Graph, unmoved: Mapping[str, np.ndarray | None]
+) -> dict[str, str]:
+    """Why each of some convolutions makes the channels that it made before.
+
+    ``unmoved`` holds the values of the weights by name, None where data make them.
+    """
     read = {name for node in graph.nodes for name in input_names(node)}
     used = {weight for name, weight in graph.weights.items() if name in read}
-    why = {name: ALONE if name in used else NOT_RUN for name in unmoved}
+    why = {}
+    for name, values in unmoved.items():
+        if values is None:
+            why[name] = COMPUTED
+        elif 0 in uniform_axes(values):  # also where there is one output channel only
+            why[name] = ALONE if values.shape[0] == 1 else EQUAL
+        else:
+            why[name] = ALONE if name in used else NOT_RUN
     for group in groups:
         for member in group.members:
             if member.weight in why and member.kind in ("producer", "per_channel"):
@@ -216,7 +230,11 @@ def verify(
         control=negative_control(touched, left_behind, limits, error),
         convolutions=len(convs),
         moved=len(moved),
-        unmoved=reasons(traced.groups, traced.graph, sorted(convs - moved)),
+        unmoved=reasons(
+            traced.groups,
+            traced.graph,
+            {n: model.get_parameter(n).detach().float().numpy() for n in sorted(convs - moved)},
+        ),
         frozen={g.name: g.frozen for g in traced.groups if g.frozen},
         limits=limits,
     )

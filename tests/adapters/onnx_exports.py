@@ -155,7 +155,8 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     shaken = {n: shake(x) for n, x in inputs.items()} if several else shake(inputs)
     sources = convolutions(path)
     moved = produced(model.groups, plan) & set(touched)
-    unmoved = sorted({name for name in sources if name not in moved})
+    known = model.structure.known
+    unmoved = {name: known.get(name) for name in sorted(set(sources) - moved)}
     nodes = onnx.load(path, load_external_data=False).graph.node
     return FileVerdict(
         error=error,
