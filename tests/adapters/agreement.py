@@ -5,6 +5,8 @@ channels with which it may be exchanged (none where it is frozen).  The descript
 both numberings are the same up to names, that is where equal numbers in the one are equal numbers
 in the other.
 
+Channels and whole sets of them (attention heads) are numbered apart.
+
 Weights are the same by name, or, where an exporter renamed or transposed one, by their values.
 """
 
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from rejuvenet.graph import ChannelGroup
 
-Axis = tuple[str, tuple[int, ...], tuple[int, ...]]  # weight, view and axes without those of one
+Axis = tuple[str, tuple[int, ...], tuple[int, ...], str]  # weight; view, axes: without length one
 
 
 class Agreement(NamedTuple):
@@ -97,7 +99,7 @@ def _rows(
             if transposed:
                 view, axes = view[::-1], tuple(len(view) - 1 - a for a in axes)
             size = int(np.prod([member.view[a] for a in member.axes]))
-            held = rows.setdefault((name, view, axes), tuple(np.full((3, size), -1)))
+            held = rows.setdefault((name, view, axes, group.unit), tuple(np.full((3, size), -1)))
             for values, row in zip(
                 (np.arange(group.channels) + channel, sets, np.full(group.channels, number)),
                 held,
@@ -115,7 +117,8 @@ def _difference(
     for axis in [*mine, *theirs]:
         if axis not in mine or axis not in theirs:
             which = "first" if axis in mine else "second"
-            return f"{axis[0]}, axes {axis[2]} of {axis[1]}, belongs to a group in the {which} only"
+            name, view, axes, unit = axis
+            return f"{name}, axes {axes} of {view}, belongs to a {unit} group in the {which} only"
     what = ("channels", "exchangeable sets")
     for i, name in enumerate(what):
         forward: dict[int, int] = {-1: -1}
