@@ -166,7 +166,8 @@ def reasons(
             why[name] = ALONE if name in used else NOT_RUN
     for group in groups:
         for member in group.members:
-            if member.weight in why and member.kind in ("producer", "per_channel"):
+            makes = member.kind in ("producer", "per_channel")
+            if makes and why.get(member.weight) in (ALONE, NOT_RUN):
                 why[member.weight] = group.frozen or NO_PAIR
     return why
 
