@@ -57,6 +57,9 @@ class Threads:
         return [work(edges[0], edges[1]), *(other.result() for other in others)]
 
 
+ALONE = Threads()
+
+
 @contextmanager
 def threads_for(n_jobs: int | None, samples, n_nodes: int):
     """The :class:`Threads` for epochs over ``samples``.
@@ -67,7 +70,7 @@ def threads_for(n_jobs: int | None, samples, n_nodes: int):
     count = 1 if small else n_threads(n_jobs)
     with _libraries().limit(limits=1, user_api="blas"):
         if count == 1:
-            yield Threads()
+            yield ALONE
             return
         with ThreadPoolExecutor(count - 1) as pool:
             yield Threads(count, pool)

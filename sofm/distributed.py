@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Threads, add, batch_sums, nearest_nodes
+from .batch import ALONE, add, batch_sums, nearest_nodes
 from .samples import Dense, as_floats, check_length, unit_rows
 from .scan import Range
 
@@ -35,11 +35,11 @@ def block_rows(block, rows: NDArray) -> NDArray:
 
 def block_epoch(block, weights, prepared):
     """Sums, counts and error of one block, in one thread of a worker."""
-    return batch_sums(block, weights, prepared, Threads())
+    return batch_sums(block, weights, prepared, ALONE)
 
 
 def block_nearest(block, weights, prepared, n: int):
-    return nearest_nodes(block, weights, prepared, Threads(), n)
+    return nearest_nodes(block, weights, prepared, ALONE, n)
 
 
 class DaskRows(Dense):

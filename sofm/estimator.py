@@ -200,7 +200,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
                 before = self.codebook_
                 if self.algorithm == "batch":
                     sums, counts, error = samples.epoch(before)
-                    h = smooth(grid, self.neighborhood, sigma, sums, counts)
+                    h = smooth(grid, self.neighborhood, sigma, sums, counts, threads)
                     self._set_codebook(updated(before, *h))
                 else:
                     codebook, error = online_epoch(
@@ -264,7 +264,9 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self._sums = memory * self._sums + sums
             self._counts = memory * self._counts + counts
             self._calls += 1
-            h = smooth(grid, self.neighborhood, sigma, self._sums, self._counts)
+            h = smooth(
+                grid, self.neighborhood, sigma, self._sums, self._counts, threads
+            )
             self._set_codebook(updated(codebook, *h))
             self._record(self._calls - 1, sigma, error / samples.total_weight)
             self._finish(samples)

@@ -30,12 +30,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .batch import ALONE, Threads
 from .grid import Grid
 
 Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
 ]
 Decay = Literal["geometric", "linear", "asymptotic"]
+WORTH_THREADS = 40_000  # numbers to smooth under which waking a thread costs more
 ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
 
 
@@ -106,13 +108,16 @@ def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:
 
 
 @njit(nogil=True, cache=True)
-def _smooth_axis(values, h, result):
-    """``result[a, k] = sum_b h[|k - b|] values[a, b]``, vectors (A, n, B) along the second axis."""
+def _smooth_axis(values, h, first, last, result):
+    """``result[a, k] = sum_b h[|k - b|] values[a, b]`` for ``first <= k < last``.
+
+    Vectors (A, n, B) are smoothed along the second axis.
+    """
     reach = h.shape[0]
     while reach > 1 and h[reach - 1] == 0:
         reach -= 1
     for a in range(values.shape[0]):
-        for k in range(values.shape[1]):
+        for k in range(first, last):
             result[a, k] = 0.0
             for b in range(max(0, k - reach + 1), min(values.shape[1], k + reach)):
                 step = h[abs(k - b)]
@@ -121,8 +126,9 @@ def _smooth_axis(values, h, result):
 
 
 def smooth(
-    grid: Grid, neighborhood: Neighborhood, sigma: float, sums: NDArray, counts: NDArray
-) -> tuple[NDArray, NDArray]:
+    grid: Grid, neighborhood: Neighborhood, sigma: float, sums: NDArray, counts: NDArray,
+    threads: Threads = ALONE,
+) -> tuple[NDArray, NDArray]:  # fmt: skip
     """``H S`` and ``H n`` (numerator and denominator of eq. 8).
 
     On a line ``H`` depends on differences of indices alone, and a Gaussian on a rectangular map is
@@ -133,6 +139,7 @@ def smooth(
     ----------
     sums : float64 array of shape (K, D)
     counts : float64 array of shape (K,), or (K, D) with missing values
+    threads : Threads
 
     Returns
     -------
@@ -142,13 +149,22 @@ def smooth(
     by_feature = counts.ndim == 2
     both = np.concatenate([sums, counts if by_feature else counts[:, None]], axis=1)
     result = np.empty_like(both)
+    if both.size < WORTH_THREADS:
+        threads = ALONE
+
+    def along(axis: int, values: NDArray, result: NDArray) -> None:
+        values_of = profile(grid, axis, h, sigma)
+        threads.share(
+            values.shape[1], lambda i, j: _smooth_axis(values, values_of, i, j, result)
+        )
+
     if grid.is_line:
-        _smooth_axis(both[None], profile(grid, 1, h, sigma), result[None])
+        along(1, both[None], result[None])
     elif neighborhood == "gaussian" and grid.is_separable:
         maps, half = both.reshape(grid.rows, grid.columns, -1), np.empty_like(both)
-        _smooth_axis(maps, profile(grid, 1, h, sigma), half.reshape(maps.shape))
+        along(1, maps, half.reshape(maps.shape))
         down = (1, grid.rows, grid.columns * both.shape[1])
-        _smooth_axis(half.reshape(down), profile(grid, 0, h, sigma), result.reshape(down))
+        along(0, half.reshape(down), result.reshape(down))
     else:
         occupied = np.flatnonzero((counts != 0).any(axis=1) if by_feature else counts)
         both = both[occupied]

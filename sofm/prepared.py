@@ -39,7 +39,7 @@ from .vectors import PANEL, TILE_ROWS
 
 LEVELS = (7, 15, 31)  # directions to search in; with the norm of the rest 8, 16 and 32 numbers
 WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
-PILOT_SHARE, PILOT_ROWS = 256, (64, 512)  # one row in 256 chooses the level, so many at least, most
+PILOT_SHARE, PILOT_ROWS = 512, (32, 512)  # one row in 512 chooses the level, so many at least, most
 BLOCK_BYTES = 384 << 10  # samples of a block and their scores, to stay in a second-level cache
 
 
@@ -77,8 +77,8 @@ def centre_nodes(codebook, centre, scale, w, nodes):
     return squares
 
 
-def directions_of(w: NDArray, q: int, before: NDArray | None) -> NDArray[np.float64]:
-    """Nearly the first ``q`` principal directions of nodes, orthonormal.
+def directions_of(w: NDArray, q: int, before: NDArray | None) -> tuple[NDArray, NDArray]:
+    """Nearly the first ``q`` principal directions of nodes, orthonormal, and the coordinates.
 
     Parameters
     ----------
@@ -90,14 +90,18 @@ def directions_of(w: NDArray, q: int, before: NDArray | None) -> NDArray[np.floa
     Returns
     -------
     directions : float64 array of shape (q, D)
+    coordinates : float64 array of shape (K, q)
     """
     steps = 1
     if before is None:
         steps, before = 3, np.random.default_rng(0).standard_normal((q, w.shape[1]))
+    rough = w.astype(np.float32)
     for _ in range(steps):
-        before = np.linalg.qr(w.T @ (w @ before.T))[0].T
+        step = rough.T @ (rough @ before.T.astype(np.float32))
+        before = np.linalg.qr(step.astype(np.float64))[0].T
     along = w @ before.T
-    return np.linalg.eigh(along.T @ along)[1][:, ::-1].T @ before
+    turn = np.linalg.eigh(along.T @ along)[1][:, ::-1]
+    return turn.T @ before, along @ turn
 
 
 def packed(weights: NDArray, bias: NDArray) -> NDArray[np.float32]:
@@ -144,18 +148,16 @@ class Prepared:
         self.directions = np.empty((0, 1 + D, PANEL), np.float32)
         self.panels = packed(self.w, self.halves)
 
-    def in_directions(self, directions: NDArray) -> None:
-        """Search in orthonormal directions (q, D), float64."""
+    def in_directions(self, directions: NDArray, p: NDArray) -> None:
+        """Search in orthonormal directions (q, D), where the nodes' coordinates are ``p`` (K, q)."""
         self.q = q = len(directions)
         eps = np.sqrt(q) * gamma(self.codebook.shape[1])
         self.slack = 2.2 * eps
         halves, self.margin = self._lowered(eps + gamma(q + 1))
-        coordinates = np.empty((len(self.w), q + 1))
-        coordinates[:, :q] = p = self.w @ directions.T
         rest = self.squares - np.einsum("kq,kq->k", p, p)
-        coordinates[:, q] = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
+        r = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
         self.directions = packed(-directions, np.zeros(q, np.float32))
-        self.panels = packed(coordinates, halves)
+        self.panels = packed(np.column_stack([p, r]), halves)
 
     def search(self, X, weights, first, last, nearest, sums, counts) -> tuple[float, int]:
         """:func:`.search.search_rows` with this codebook; the error in the samples' units."""
@@ -198,9 +200,9 @@ class Preparation:
         best, least = 0, float(K * D)
         nothing = np.empty((0, 1), np.int32), np.empty((0, 0)), np.empty(0)
         if self.levels:
-            self.directions = directions_of(prepared.w, self.levels[-1], self.directions)
+            self.directions, p = directions_of(prepared.w, self.levels[-1], self.directions)
         for q in self.levels:
-            prepared.in_directions(self.directions[:q])
+            prepared.in_directions(self.directions[:q], p[:, :q])
             _, n = prepared.search(self.pilot, np.empty(0), 0, len(self.pilot), *nothing)
             cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
             if cost < least:
@@ -208,5 +210,5 @@ class Preparation:
         if best == 0:
             prepared.in_all_features()
         elif best < prepared.q:
-            prepared.in_directions(self.directions[:best])
+            prepared.in_directions(self.directions[:best], p[:, :best])
         return prepared

@@ -5,7 +5,7 @@
     python tests/benchmarks/sofm.py --large             # 2,048,000 x 49, K = 1,024: time and memory
     python tests/benchmarks/sofm.py --table             # the table of the README, from the JSON
 
-Workloads: ``a`` 51,200 x 16 and ``b`` 200,000 x 49, made by :func:`activations`, on lines of 256 and
+Workloads: ``a`` 51,200 x 16 and ``b`` 200,000 x 49, made by :func:`activations`, lines of 256 and
 1,024 nodes; ``c`` the first 20,000 images of Fashion-MNIST (784 pixels), 20 x 20; ``d``
 scikit-learn's digits (1,797 x 64), 10 x 10.  All float32.
 

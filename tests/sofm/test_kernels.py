@@ -29,7 +29,7 @@ def begun(X, W, q=0, threads=ALONE, weights=None):
 def made_ready(frame, codebook, q):
     ready = prepared.Prepared(frame, codebook)
     if q:
-        ready.in_directions(prepared.directions_of(ready.w, q, None))
+        ready.in_directions(*prepared.directions_of(ready.w, q, None))
     else:
         ready.in_all_features()
     return ready
