@@ -90,13 +90,14 @@ def lanes_of(units: Sequence[Unit], row: Sequence[int]) -> list[int]:
     for i in reversed(range(-1, n)):
         own = range(row[i], end[i] + 1) if i >= 0 else range(0)
         taken = dict.fromkeys(own, (0, 0))
-        for kid in _packing_order(kids[i], units, deepest):
+        lanes = dict.fromkeys(own, 1)  # the same as bits, with the gaps between the branches
+        order = _packing_order(kids[i], units, deepest)
+        for kid in order:
             theirs = extent.pop(kid)
-            offset[kid] = max(
-                (taken[r][1] + 1 - first for r, (first, _) in theirs.items() if r in taken),
-                default=0,
-            )
-            shift = offset[kid] = max(0, offset[kid])
+            offset[kid] = shift = _first_fit(theirs, lanes)
+            if kid != order[-1]:
+                for r, (first, last) in theirs.items():
+                    lanes[r] = lanes.get(r, 0) | _bits(first, last) << shift
             if shift == 0 and len(theirs) > len(taken):
                 taken, theirs = theirs, taken
             for r, (first, last) in theirs.items():
@@ -109,6 +110,18 @@ def lanes_of(units: Sequence[Unit], row: Sequence[int]) -> list[int]:
     for i in range(n):
         lane.append(offset[i] + (lane[dominator[i]] if dominator[i] >= 0 else 0))
     return lane
+
+
+def _first_fit(extent: dict[int, tuple[int, int]], lanes: dict[int, int]) -> int:
+    """The least shift to the right that brings an extent into lanes that are free."""
+    shared = [(_bits(*extent[r]), taken) for r, taken in lanes.items() if r in extent]
+    return next(
+        s for s in itertools.count() if not any(bits << s & taken for bits, taken in shared)
+    )
+
+
+def _bits(first: int, last: int) -> int:
+    return (2 << last) - (1 << first)
 
 
 def _packing_order(kids: list[int], units: Sequence[Unit], deepest: Sequence[int]) -> list[int]:

@@ -184,7 +184,9 @@ class _Reader:
         self.modules = modules
         self.units = [Unit("input", name, []) for name in graph.inputs]
         self.unit_of = {name: i for i, name in enumerate(graph.inputs)}
-        self.weights_of = {tensor: (weight,) for tensor, weight in graph.weights.items()}
+        self.weights_of: dict[str, tuple[str, ...]] = {
+            tensor: (weight,) for tensor, weight in graph.weights.items()
+        }
         self.members: dict[str, list[tuple[int, Member]]] = {}
         for i, group in enumerate(groups):
             for member in group.members:
@@ -364,7 +366,7 @@ def _numbered(units: list[Unit | None]) -> list[Unit]:
     """Without the units that others have taken in, and without inputs that nothing reads."""
     read = {j for unit in units if unit is not None for j in unit.sources}
     number: dict[int, int] = {}
-    kept = []
+    kept: list[Unit] = []
     for i, unit in enumerate(units):
         if unit is not None and (unit.kind != "input" or i in read):
             number[i] = len(kept)

@@ -165,8 +165,8 @@ class _Setter:
                     self.middle[column][self.lane[i]],
                     self.middle[column + 1][self.lane[i]],
                 )
-                middle = right[column] + GUTTER / 2 + 4 * (k - (len(passing) - 1) / 2)
-                made.guides.append(((start, self.bottom[column]), (goal, 0.0), middle))
+                between = right[column] + GUTTER / 2 + 4 * (k - (len(passing) - 1) / 2)
+                made.guides.append(((start, self.bottom[column]), (goal, 0.0), between))
         return made
 
     def _columns(self) -> list[tuple[int, int]]:

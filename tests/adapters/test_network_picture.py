@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from rejuvenet.adapters.network_colors import group_colors, oklab
-from rejuvenet.adapters.network_lanes import dominators
+from rejuvenet.adapters.network_lanes import dominators, lanes_of, rows_of
 from rejuvenet.adapters.network_layers import Operation, Unit, network_of
 from rejuvenet.adapters.network_layout import lay_out
 from rejuvenet.adapters.network_page import network_page
@@ -32,7 +32,7 @@ from networks import networks
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 SVG = "{http://www.w3.org/2000/svg}"
-NETWORKS = ("resnet50", "densenet121", "googlenet", "mobilenet_v2")
+NETWORKS = ("resnet50", "densenet121", "googlenet")
 
 
 def traced(name):
@@ -209,7 +209,7 @@ def assert_nothing_overlaps(units, sizes, layout):
         assert bottom <= layout.height
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_graphs_are_drawn_without_overlaps(seed):
     rng = random.Random(seed)
     n = rng.randint(1, 70)
@@ -232,6 +232,16 @@ def test_random_graphs_are_drawn_without_overlaps(seed):
         assert dominator == naive_dominator(units, unit)
 
 
+def test_lanes_are_used_again():
+    """Cells that read the two before them (as in NASNet) have no split and join of their own."""
+    units = [Unit("input", "x", []), Unit("join", "stem", [0])]
+    for i in range(2, 60, 3):
+        layers = [Unit("join", f"{i}.{k}", [max(0, i - 1 - 3 * k)]) for k in range(2)]
+        units += [*layers, Unit("sum", f"{i}", [i, i + 1])]
+    row = rows_of(units)
+    assert max(lanes_of(units, row)) <= 6
+
+
 def naive_dominator(units, unit):
     """The last unit without which no path from an input leads to ``unit``."""
 
@@ -248,7 +258,7 @@ def naive_dominator(units, unit):
     return next((i for i in reversed(range(before)) if not reached(i)), -1) if unit.sources else -1
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks(length=12))
 def test_random_networks_are_drawn_whole(network):
     picture = picture_of(network.graph)
