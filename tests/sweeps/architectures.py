@@ -44,10 +44,12 @@ LIMITS = {"check": 600, "export": 240}  # seconds of processor time
 
 
 def version() -> str:
-    """The commit at hand, with a mark where the program differs from it."""
+    """The last commit that changed the program, with a mark where the files differ from it."""
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
-    changed = [*git, "status", "--porcelain", "--untracked-files=no", "graph", "adapters"]
+    parts = ["graph", "adapters/torch", "adapters/onnx"]
+    log = [*git, "log", "-1", "--format=%h", "--", *parts]
+    commit = subprocess.check_output(log, text=True).strip()
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", *parts]
     return commit + ("+" if subprocess.check_output(changed, text=True).strip() else "")
 
 
