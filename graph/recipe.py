@@ -44,6 +44,11 @@ Scope = Literal["group", "layer"]
 # Sokar et al. 2023 use 0.025 for convolutional networks.
 DORMANT_TAU = 0.025
 
+# Measured by tutorials/redundancy_figures.py: no two channels of networks trained on digits and on
+# CIFAR-100 lie nearer than 0.28 (dead ones aside); merging copies with noise on their filters at
+# this tolerance changed the outputs by up to 0.6 %, and no accuracy.
+TOLERANCE = 0.1
+
 COMPARISONS: dict[str, dict[str, Any]] = {
     "l1": {"method": "l1"},
     "l2": {"method": "l2"},
@@ -121,7 +126,7 @@ class Recipe:
 
     method: Method = "sofm"
     ratio: Ratio | Mapping[str, Ratio] = 0.5
-    tolerance: float = 0.1
+    tolerance: float = TOLERANCE
     dormant: float = DORMANT_TAU
     assign: Assign = "fingerprint"
     outgoing: Outgoing = "least_squares"
