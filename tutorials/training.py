@@ -1,24 +1,14 @@
-"""Reorganizer in a plain loop and in those of others.
+"""Reorganizer in a plain loop and in those of others: the code of ``training.md``.
 
-    python tutorials/training.py
-
-Trains one small network in every loop below, compares the weights that come out, and writes the
-page ``tutorials/training.md`` with the code as it ran and the figures it gave.  With ``--data
-DIR`` (mosaics of CIFAR-100, see ``cifar100.py``) the comparison is made once more on a ResNet.
+Each function trains the same network; ``training_page.py`` compares the weights that come out.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import inspect
 import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +16,6 @@ from rejuvenet.adapters.torch import Reorganizer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-
-PAGE = Path(__file__).with_suffix(".md")
 
 
 @dataclass
@@ -69,12 +57,12 @@ def digits(n: int = 600) -> Task:
     return Task(model, x, torch.tensor(loaded.target[:n]), "4.weight")
 
 
-def cifar(data: str, classes: int = 5, epochs: int = 4) -> Task:
+def cifar(data: str, classes: int = 5, images: int = 500, epochs: int = 4) -> Task:
     """Some classes of CIFAR-100 and a ResNet-20 of half the usual width."""
     import cifar100
 
     x, y = cifar100.load(data, "train", classes)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:1000]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:images]
 
     def model() -> nn.Module:
         torch.manual_seed(0)
@@ -133,6 +121,65 @@ def resumed(task: Task, stop_after: int = 3) -> nn.Module:
     return model
 
 
+def averaged(task: Task) -> list[dict[str, float]]:
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    model = task.model()
+    optimizer = task.optimizer(model)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    loader = task.loader()
+    reorganizer = Reorganizer(
+        model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
+        ema=average,
+    )  # fmt: skip
+    events = []
+    for epoch in range(task.epochs):
+        model.train()
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.update_parameters(model)
+        before = accuracy(average, task)
+        if reorganizer.step(epoch) is not None:
+            events.append({"before": before, "after": accuracy(average, task)})
+    return events
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, task: Task) -> float:
+    """On the training images."""
+    model.eval()
+    return (model(task.x).argmax(1) == task.y).double().mean().item()
+
+
+def cyclic(task: Task) -> list[dict[str, Any]]:
+    from rejuvenet.adapters.torch import WarmUp
+    from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+
+    model = task.model()
+    optimizer = task.optimizer(model)
+    schedule = CosineAnnealingWarmRestarts(optimizer, T_0=task.every)
+    loader = task.loader()
+    reorganizer = Reorganizer(
+        model, optimizer, loader, layers=[task.layer], epochs=task.epochs, stop=0.75,
+        every=schedule,  # where the rate restarts
+        ratio=lambda epoch: 0.5 if epoch < 4 else 0.75,  # channels kept; or "redundant"
+        warmup=WarmUp(steps=10),  # updates of new channels grow over ten steps
+    )  # fmt: skip
+    for epoch in range(task.epochs):
+        model.train()
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        reorganizer.step(epoch)
+        schedule.step()
+    return reorganizer.history
+
+
 def lightning(task: Task) -> nn.Module:
     from lightning.pytorch import LightningModule, Trainer
     from rejuvenet.adapters.training.lightning import ReorganizerCallback
@@ -164,6 +211,7 @@ def lightning(task: Task) -> nn.Module:
 
 def transformers(task: Task) -> nn.Module:
     from rejuvenet.adapters.training.transformers import ReorganizerCallback
+    from torch.optim.lr_scheduler import LambdaLR
     from transformers import Trainer, TrainingArguments
 
     class Classifier(nn.Module):
@@ -177,28 +225,22 @@ def transformers(task: Task) -> nn.Module:
             return {"loss": loss, "logits": logits}
 
     model = Classifier()
-    examples = [
-        {"pixel_values": x, "labels": y} for x, y in zip(task.x, task.y, strict=True)
-    ]
+    optimizer = task.optimizer(model)
+    examples = [{"pixel_values": x, "labels": y} for x, y in zip(task.x, task.y, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, num_train_epochs=task.epochs, per_device_train_batch_size=64,
+            train_sampling_strategy="sequential", max_grad_norm=0, use_cpu=True,
+            save_strategy="no", report_to=[], disable_tqdm=True, log_level="error",
+        )  # fmt: skip
         trainer = Trainer(
-            model,
-            TrainingArguments(
-                folder, num_train_epochs=task.epochs, per_device_train_batch_size=64,
-                train_sampling_strategy="sequential", max_grad_norm=0, use_cpu=True,
-                save_strategy="no", report_to=[], disable_tqdm=True,
-            ),  # fmt: skip
-            train_dataset=examples,
-            optimizers=(optimizer := task.optimizer(model), constant(optimizer)),
-        )
-        ReorganizerCallback(module="net", layers=[task.layer], every=task.every).attach(trainer)
+            model, arguments, train_dataset=examples,
+            optimizers=(optimizer, LambdaLR(optimizer, lambda step: 1.0)),
+        )  # fmt: skip
+        callback = ReorganizerCallback(module="net", layers=[task.layer], every=task.every)
+        callback.attach(trainer)  # its figures go where the trainer logs
         trainer.train()
     return model.net
-
-
-def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """A rate that stays: Hugging Face's own default falls to zero."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
 
 def accelerate(task: Task) -> nn.Module:
@@ -240,11 +282,9 @@ def ignite(task: Task) -> nn.Module:
         return loss.item()
 
     trainer = Engine(update)
-    handler = ReorganizerHandler(
-        model, optimizer, loader, layers=[task.layer], every=task.every
-    ).attach(trainer)
+    handler = ReorganizerHandler(model, optimizer, loader, layers=[task.layer], every=task.every)
+    handler.attach(trainer)
     trainer.run(loader, max_epochs=task.epochs)
-    assert handler.reorganizer is not None
     return model
 
 
@@ -270,3 +310,6 @@ def timm(task: Task) -> nn.Module:
             ema.update(model)
         reorganizer.step(epoch)
     return model
+
+
+LOOPS = (resumed, lightning, transformers, accelerate, ignite, timm)

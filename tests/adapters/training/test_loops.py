@@ -1,5 +1,7 @@
-"""The same weights from every loop; Accelerate's checkpoints and timm's models."""
+"""The tutorial's loops give the same weights; Accelerate's checkpoints and timm's models."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +35,26 @@ def test_cifar100_in_three_loops(tutorial, assert_same, monkeypatch):
     weights = tutorial.plain(task)
     assert_same(weights, tutorial.lightning(task))
     assert_same(weights, tutorial.transformers(task))
+
+
+def test_an_average_keeps_its_accuracy(tutorial, task):
+    events = tutorial.averaged(task)
+    assert len(events) == 1
+    assert all(event["after"] > event["before"] - 0.2 for event in events)
+
+
+def test_a_cyclic_rate(tutorial, task):
+    events = tutorial.cyclic(task)
+    assert [(event["epoch"], event["groups"][0]["nodes"]) for event in events] == [(1, 8)]
+
+
+def test_the_page_shows_this_code_and_the_figures_of_its_script(tutorial, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(tutorial.__file__).parent))
+    script = importlib.import_module("training_page")
+    results = json.loads(script.RESULTS.read_text())
+    assert script.PAGE.read_text() == script.page(results), "run tutorials/training_page.py --page"
+    assert set(results["differences"]["digits"].values()) == {0.0}
+    assert set(results["differences"]["CIFAR-100"].values()) == {0.0}
 
 
 def test_accelerate_saves_and_restores_the_state(task, tmp_path, assert_same):
