@@ -1,6 +1,6 @@
 """One self-contained HTML page that shows what happened to a model.
 
-No script, no font, no address: pictures are PNG inside the page, so that it can be mailed or kept.
+No script, no font, no address: pictures are inside the page, so that it can be mailed or kept.
 The main picture follows Fig. 2 of the paper: class-representative activations before, after
 reorganization, and after rejuvenation.
 """
