@@ -183,8 +183,8 @@ def _capacity(picture: Picture, i: int) -> str:
         return "<td></td>"
     share = 100 * figures.effective_rank / max(figures.channels, 1)
     return (
-        f'<td class="number" title="{text(figures)}">{figures.effective_rank:.1f}'
+        f'<td class="number" title="{text(figures)}">rank {figures.effective_rank:.1f}'
         f'<span class="meter"><i style="width:{num(share)}%;background:{picture.colors[i]}"></i>'
-        f"</span><small>{figures.occupied} nodes</small>"
+        f"</span><small>{figures.occupied} of {figures.nodes} nodes</small>"
         f"<small>{figures.dormant:.0%} dormant</small></td>"
     )
