@@ -142,10 +142,10 @@ class Batches:
             self._kept = keeping
 
     @contextlib.contextmanager
-    def remembered(self, limit: int = KEPT_BYTES) -> Iterator[None]:
-        """Within this block batches are read from the source once, where they fit in ``limit``."""
+    def remembered(self) -> Iterator[None]:
+        """Within this block batches are read from the source once, if they fit in KEPT_BYTES."""
         if not isinstance(self.source, (list, tuple)):
-            self._limit = limit
+            self._limit = KEPT_BYTES
         try:
             yield
         finally:

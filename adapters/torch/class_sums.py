@@ -3,9 +3,10 @@
     Q[c] = (1 / N_c) * sum of the tap over the samples of class c
 
 Sums are float64 where the device has it, so that neither the order of the batches nor that of a
-GPU's atomic additions shows in a plan.  (float32 sums of a batch, added up in float64, took
-longer on a CPU: ``index_add_`` converts as it reads.)  Memory is ``8 * C * o * h * w`` bytes a
-group; the extents that fit are known from the traced shapes, before the first batch.
+GPU's atomic additions shows in a plan.  On a CPU samples are added one by one: the conversion
+then happens on the way and needs no copy, three to six times as fast for large taps as
+``index_add_``, which the other devices use.  Memory is ``8 * C * o * h * w`` bytes a group; the
+extents that fit are known from the traced shapes, before the first batch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .passes import Callback, by_tensor, exact_type, full_precision
 from .trace import TracedModel
 
 MAX_BYTES = 2**31
+BLOCK = 2**20  # elements
 
 Extent = tuple[int, int]
 
@@ -65,6 +67,14 @@ def traced_extents(traced: TracedModel, groups: Sequence[ChannelGroup]) -> dict[
         shape = torch.empty(traced.graph.shapes[group.tap.tensor], device="meta")
         found[group.name] = two_axes(tuple(channels_first(shape, group.tap, n).shape[2:]))
     return found
+
+
+def absolute_means(x: torch.Tensor, exact: torch.dtype) -> torch.Tensor:
+    """Sum over samples of each channel's mean absolute activation; (n, o, h, w) to (o,)."""
+    # Blocks of a size that stays in the cache.
+    block = max(1, BLOCK // max(1, x[0].numel()))
+    parts = (rows.abs().mean((2, 3), dtype=torch.float32) for rows in x.split(block))
+    return torch.cat(list(parts)).sum(0, dtype=exact)
 
 
 class ClassSums:
@@ -172,19 +182,22 @@ class ClassSums:
         x = x.reshape(*x.shape[:2], *two_axes(tuple(x.shape[2:])))
         exact, extent = exact_type(x.device), self.extents[group.name]
         with full_precision(x.device):
-            magnitude = x.abs().mean((2, 3), dtype=torch.float32).sum(0, dtype=exact)
+            magnitude = absolute_means(x, exact)
             if tuple(x.shape[2:]) != extent:
                 x = F.adaptive_avg_pool2d(x.float(), extent)
             if group.name not in self.sums:
                 shape = (len(self.counts), group.channels * math.prod(extent))
                 self.sums[group.name] = torch.zeros(shape, dtype=exact, device=x.device)
                 self.magnitudes[group.name] = torch.zeros_like(magnitude)
-            flat = x.reshape(self._n, -1).to(exact)
-            if self._labels is not None:
-                self.sums[group.name].index_add_(0, self._labels, flat)
-            else:
+            flat, sums = x.reshape(self._n, -1), self.sums[group.name]
+            if self._labels is None:
                 assert self._weights is not None
-                self.sums[group.name].addmm_(self._weights.T, flat)
+                sums.addmm_(self._weights.T, flat.to(exact))
+            elif x.device.type == "cpu":
+                for row, label in zip(flat, self._labels.tolist(), strict=True):
+                    sums[label].add_(row)
+            else:
+                sums.index_add_(0, self._labels, flat.to(exact))
             self.magnitudes[group.name] += magnitude
 
     def share(self, processes: Processes) -> None:

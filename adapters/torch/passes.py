@@ -1,15 +1,16 @@
 """Forward passes over calibration data, in which some intermediate tensors are looked at.
 
-A pass whose outputs nobody needs ends as soon as the last tensor was seen.  Compiled parts of a
-model run as they were written: a compiled graph shows no operators, and a call in evaluation mode
-would make it compile once more.
+A pass whose outputs nobody needs ends as soon as the last tensor was seen.  Models run as they
+were written.  Compiled parts are not used: a compiled graph shows no operators, and a call in
+evaluation mode would make it compile once more.  Nor is autocast around the call: what it casts,
+and when, differs from pass to pass, and class means are wanted in full precision.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 
 from .trace import TracedModel, observe
 from .trace import trace as record
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 Callback = Callable[[torch.Tensor], None]
 
@@ -65,13 +68,18 @@ def by_tensor(callbacks: Iterable[tuple[str, Callback]]) -> dict[str, Callback]:
     return {tensor: partial(call, listed) for tensor, listed in several.items()}
 
 
-def as_written() -> contextlib.AbstractContextManager[Any]:
-    """No compiled code runs in this block; what was compiled stays."""
-    # Nothing is compiled where the compiler was never imported, which takes a second.
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None or "torch._dynamo" not in sys.modules:
-        return contextlib.nullcontext()
-    return stance("force_eager")
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """No compiled code and no autocast in this block; what was compiled stays."""
+    with contextlib.ExitStack() as stack:
+        # Nothing is compiled where the compiler was never imported, which takes a second.
+        stance = getattr(torch.compiler, "set_stance", None)
+        if stance is not None and "torch._dynamo" in sys.modules:
+            stack.enter_context(stance("force_eager"))
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

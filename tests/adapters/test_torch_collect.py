@@ -1,10 +1,16 @@
+import copy
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import collect, trace  # noqa: E402
+from rejuvenet.adapters.torch import collect, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.batches import Batches, preserved_randomness  # noqa: E402
+from rejuvenet.adapters.torch.class_sums import ClassSums  # noqa: E402
+from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
+from rejuvenet.adapters.torch.gradients import loss_gradients  # noqa: E402
+from rejuvenet.adapters.torch.passes import forward  # noqa: E402
 from torch import nn  # noqa: E402
 
 LAYER = "8.weight"
@@ -160,3 +166,150 @@ def test_several_inputs_are_keyword_arguments():
     with torch.no_grad():
         values = torch.relu(model.a(first) + model.a(second))
     np.testing.assert_allclose(means.Q[0], values[::2].mean(0), rtol=1e-5, atol=1e-6)
+
+
+class Counting:
+    """Batches that count how often they are read."""
+
+    def __init__(self, batches):
+        self.batches, self.reads = batches, 0
+
+    def __iter__(self):
+        self.reads += 1
+        yield from self.batches
+
+
+def test_multi_label_targets_count_a_sample_for_each_of_its_classes(traced, torch_batches):
+    x, y = torch_batches[0]
+    several = torch.zeros(len(x), 10, dtype=torch.long)
+    several[torch.arange(len(x)), y] = 1
+    several[:, 0] = 1
+    means = collect(traced, [(x, several)], [LAYER])[LAYER]
+    values = activations(traced.model, x)
+    np.testing.assert_allclose(means.Q[0], values.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(means.Q[7], values[y.numpy() == 7].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_pseudo_classes_group_what_the_model_sees_alike(traced, torch_batches):
+    images = [x for x, _ in torch_batches]
+    means = collect(traced, images, [LAYER], pseudo_classes=10)[LAYER]
+    labels = torch.cat([y for _, y in torch_batches]).numpy()
+    values = np.concatenate([activations(traced.model, x) for x in images]).mean((2, 3))
+    centers = means.Q.mean((2, 3))
+    cluster = ((values[:, None] - centers) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(np.bincount(cluster, minlength=10), means.counts)
+    pure = sum(np.bincount(labels[cluster == c]).max() for c in range(10)) / len(labels)
+    assert pure > 0.6  # by chance 0.15
+    again = collect(traced, images, [LAYER], pseudo_classes=10)[LAYER]
+    np.testing.assert_array_equal(means.Q, again.Q)
+    with pytest.raises(ValueError, match="at least 1000 samples"):
+        collect(traced, images, [LAYER], pseudo_classes=1000)
+
+
+def test_bytes_are_known_before_the_first_batch(traced, torch_batches):
+    groups = [traced.group(LAYER), traced.group("4.weight")]
+    sums = ClassSums(traced, groups, 10)
+    assert sums.extents == {LAYER: (4, 4), "4.weight": (4, 4)}
+    assert sums.bytes == 8 * 10 * (16 * 16 + 16 * 16)
+    smaller = ClassSums(traced, groups, 10, max_bytes=sums.bytes // 4)
+    assert smaller.bytes <= sums.bytes // 4
+    assert set(smaller.extents.values()) == {(2, 2)}
+    batches = Counting(torch_batches)
+    with pytest.raises(ValueError, match="need 1,280 bytes at 1 x 1"):
+        collect(traced, batches, [LAYER], classes=10, max_bytes=1000)
+    assert batches.reads == 0
+
+
+class Cast(nn.Module):
+    """Runs a network in half precision of its own accord."""
+
+    def __init__(self, network, dtype):
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=self.dtype):
+            return self.network(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_full(traced, torch_batches, dtype):
+    x, y = torch_batches[0]
+    with torch.autocast("cpu", dtype=dtype), torch.no_grad():
+        values = nn.Sequential(*list(traced.model)[:11])(x)
+    assert values.dtype == dtype
+    values = values.double().numpy()
+    naive = np.stack([values[y.numpy() == c].mean(0) for c in range(10)])
+    model = Cast(traced.model, dtype)
+    cast = trace(model, x[:2])
+    name = f"network.{LAYER}"
+    for labels in (y, nn.functional.one_hot(y, 10).float()):
+        means = collect(cast, [(x, labels)], [name])[name]
+        np.testing.assert_allclose(means.Q, naive, rtol=1e-6, atol=1e-8)
+
+
+def test_autocast_around_a_pass_changes_nothing(traced, torch_batches):
+    expected = collect(traced, torch_batches, [LAYER])[LAYER]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        means = collect(traced, torch_batches, [LAYER])[LAYER]
+    np.testing.assert_array_equal(means.Q, expected.Q)
+
+
+def test_a_pass_ends_at_what_it_looks_at(traced, torch_batches):
+    calls = []
+    handle = traced.model[13].register_forward_hook(lambda *_: calls.append(1))
+    collect(traced, torch_batches, ["4.weight"])
+    assert not calls
+    forward(traced, (torch_batches[0][0],), {})
+    assert calls
+    handle.remove()
+
+
+def test_one_reorganization_reads_the_data_once(trained_network, torch_batches):
+    batches = Counting(torch_batches)
+    report = reorganize(trained_network, batches, example_inputs=torch_batches[0][0][:2])
+    assert batches.reads == 1
+    # Class means, statistics of its normalization, the fit, outputs after.
+    assert report.passes == 4
+
+
+def test_without_room_the_data_are_read_again(trained_network, torch_batches, monkeypatch):
+    from rejuvenet.adapters.torch import batches as module
+    from rejuvenet.adapters.torch import group_change
+
+    network = copy.deepcopy(trained_network)
+    reorganize(trained_network, torch_batches)
+    kept = trained_network.state_dict()
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(group_change, "KEPT_ACTIVATIONS", 0)
+    batches = Counting(torch_batches)
+    report = reorganize(network, batches, example_inputs=torch_batches[0][0][:2])
+    assert batches.reads == 4
+    assert report.passes == 5
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+
+
+def test_the_loader_s_own_generator_is_put_back(traced, torch_batches):
+    dataset = torch.utils.data.TensorDataset(*torch_batches[0])
+    own = torch.Generator().manual_seed(5)
+    loader = torch.utils.data.DataLoader(dataset, 64, shuffle=True, generator=own)
+    state = own.get_state()
+    first = [y.clone() for _, y in Batches(loader, traced.model).read("labels")]
+    second = [y.clone() for _, y in Batches(loader, traced.model).read("labels")]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(own.get_state(), state)
+
+
+def test_gradients_of_the_loss(traced, torch_batches):
+    model = traced.model
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    names = ["4.weight", "8.weight"]
+    found = loss_gradients(traced, Batches(torch_batches[:2], model), names, Processes())
+    assert all((parameter.grad == 1).all() for parameter in model.parameters())
+    x, y = (torch.cat(part) for part in zip(*torch_batches[:2], strict=True))
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    for name, expected in (("4.weight", model[4]), ("8.weight", model[8])):
+        np.testing.assert_allclose(found[name], expected.weight.grad, rtol=1e-4, atol=1e-7)

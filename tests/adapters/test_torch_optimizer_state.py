@@ -11,12 +11,66 @@ from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
 KMEANS = Recipe.preserving(method="kmeans")
+
+
+class Lion(torch.optim.Optimizer):
+    """Sign of an interpolation between gradient and momentum (Chen et al. 2023)."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    # Known by its shape: no optimizer of PyTorch uses this name.
+                    m = self.state[p].setdefault("direction", torch.zeros_like(p))
+                    p.sub_(group["lr"] * m.lerp(p.grad, 0.1).sign())
+                    m.lerp_(p.grad, 0.01)
+
+
+class SAM(torch.optim.Optimizer):
+    """Two steps, and the weights in between kept in its state (Foret et al. 2021)."""
+
+    def __init__(self, parameters, base, **options):
+        super().__init__(parameters, options)
+        self.base_optimizer = base(self.param_groups)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            self.state[p]["old_p"] = p.data.clone()
+            p.add_(0.05 * p.grad / (p.grad.norm() + 1e-12))
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            p.data = self.state[p]["old_p"]  # the state and the weight are now one memory
+        self.base_optimizer.step()
+
+
+class SlowWeights:
+    """Wraps an optimizer and keeps an average of the weights beside its state (Lookahead)."""
+
+    def __init__(self, base):
+        self.optimizer, self.param_groups, self.state = base, base.param_groups, {}
+        for p in (p for group in base.param_groups for p in group["params"]):
+            self.state[p] = {"slow": p.detach() * 1.01}
+
+
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9),
     "nesterov": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, nesterov=True, foreach=True),
     "adam": lambda p: torch.optim.Adam(p, 1e-3, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, 1e-3, fused=True),
-    "capturable": lambda p: torch.optim.NAdam(p, 1e-3),
+    "nadam": lambda p: torch.optim.NAdam(p, 1e-3, foreach=True),
+    "fused sgd": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, fused=True),
+    "adagrad fused": lambda p: torch.optim.Adagrad(p, 1e-2, fused=True),
+    "adadelta": lambda p: torch.optim.Adadelta(p, 1e-2),
+    "rprop": lambda p: torch.optim.Rprop(p, 1e-4),
+    "lion": lambda p: Lion(p, 1e-4),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.9, centered=True),
     "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2),
     "adafactor": lambda p: torch.optim.Adafactor(p, 1e-2),
@@ -154,11 +208,128 @@ def test_wrapped_optimizers_are_found(trained_network, torch_batches):
     assert not after[torch.as_tensor(report.plan.groups[0].new)].any()
 
 
+def test_a_wrapper_that_shares_memory_with_the_weights(trained_network, torch_batches):
+    def base(groups):
+        return torch.optim.SGD(groups, 0.01, momentum=0.9)
+
+    optimizer = SAM(trained_network.parameters(), base)
+    expected = copy.deepcopy(trained_network)
+
+    def step(x, y):
+        for half in (optimizer.first_step, optimizer.second_step):
+            nn.functional.cross_entropy(trained_network(x), y).backward()
+            half()
+            trained_network.zero_grad()
+
+    step(*torch_batches[0])
+    expected.load_state_dict(trained_network.state_dict())
+    plain = torch.optim.SGD(expected.parameters(), 0.01, momentum=0.9)
+    for ours, theirs in zip(trained_network.parameters(), expected.parameters(), strict=True):
+        momentum = optimizer.base_optimizer.state[ours]["momentum_buffer"]
+        plain.state[theirs]["momentum_buffer"] = momentum.clone()
+    reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+    reorganize(expected, torch_batches, ["8"], optimizer=plain)
+    for ours, theirs in zip(trained_network.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(
+            optimizer.base_optimizer.state[ours]["momentum_buffer"],
+            plain.state[theirs]["momentum_buffer"],
+        )
+    step(*torch_batches[0])
+    assert all(torch.isfinite(p).all() for p in trained_network.parameters())
+
+
+def test_averages_of_weights_are_changed_as_weights(duplicated_network, torch_batches):
+    optimizer = SlowWeights(torch.optim.SGD(duplicated_network.parameters(), 0.01))
+    reorganize(duplicated_network, torch_batches, ["8"], KMEANS, optimizer)
+    # New channels are the model's own; the others are what the average had, merged.
+    for layer, ratios in ((8, {100, 101}), (13, {101})):
+        weight = duplicated_network[layer].weight
+        found = optimizer.state[weight]["slow"][weight != 0] / weight[weight != 0]
+        assert set(found.mul(100).round().int().tolist()) == ratios
+
+
+def test_several_optimizers_change_their_own_part(trained_network, torch_batches):
+    convolution, rest = [trained_network[8].weight], []
+    rest += [p for p in trained_network.parameters() if p is not convolution[0]]
+    several = [torch.optim.SGD(part, 1e-3, momentum=0.9) for part in (convolution, rest)]
+    for x, y in torch_batches:
+        nn.functional.cross_entropy(trained_network(x), y).backward()
+        for optimizer in several:
+            optimizer.step()
+            optimizer.zero_grad()
+    plan = reorganize(trained_network, torch_batches, ["8"], optimizer=several).plan.groups[0]
+    new = torch.as_tensor(plan.new)
+    assert not several[0].state[convolution[0]]["momentum_buffer"][new].any()
+    assert not several[1].state[trained_network[13].weight]["momentum_buffer"][:, new].any()
+
+
+def test_the_scale_of_mixed_precision_stays(trained_network, torch_batches):
+    optimizer = torch.optim.SGD(trained_network.parameters(), 1e-3, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    x, y = torch_batches[0]
+    for event in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = nn.functional.cross_entropy(trained_network(x), y)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if event:
+            state = scaler.state_dict()
+            reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+            assert scaler.state_dict() == state
+    assert scaler.get_scale() == 256.0
+    assert all(torch.isfinite(p).all() for p in trained_network.parameters())
+
+
+def test_states_that_cannot_follow_are_named(trained_network, torch_batches, caplog):
+    optimizer = torch.optim.Adafactor(trained_network.parameters(), 1e-2)
+    train(trained_network, optimizer, torch_batches)
+    with caplog.at_level("INFO", "rejuvenet"):
+        reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+    assert "left as it is: col_var, row_var" in caplog.text
+
+
+def test_an_average_must_be_a_copy(trained_network, torch_batches):
+    with pytest.raises(ValueError, match="holds the model's own weight"):
+        reorganize(trained_network, torch_batches, ["8"], ema=Holder.of(trained_network))
+
+
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+def test_real_averages_of_timm(trained_network, torch_batches, kind):
+    timm = pytest.importorskip("timm.utils")
+    make = {"v2": timm.ModelEmaV2, "v3": timm.ModelEmaV3}[kind]
+    average = make(trained_network, decay=0.9)
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.01)
+    for x, y in torch_batches[:2]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(trained_network(x), y).backward()
+        optimizer.step()
+        average.update(trained_network)
+    x = torch_batches[0][0]
+    before = average.module.eval()(x).detach()
+    report = reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer, ema=average)
+    new = torch.as_tensor(report.plan.groups[0].new)
+    assert len(new) > 0
+    assert torch.equal(average.module[8].weight[new], trained_network[8].weight[new])
+    assert not torch.equal(average.module[8].weight, trained_network[8].weight)
+    change = (average.module(x) - before).norm() / before.norm()
+    assert change < 2 * report.output_change
+    average.update(trained_network)
+
+
 class Holder:
     """An averaged copy as timm's ModelEmaV3 holds it."""
 
     def __init__(self, model):
         self.module = copy.deepcopy(model)
+
+    @classmethod
+    def of(cls, model):
+        holder = cls(model)
+        holder.module = model
+        return holder
 
 
 @pytest.mark.parametrize("kind", ["swa", "ema", "holder"])

@@ -1,11 +1,14 @@
 import copy
 import io
+import json
+import types
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import Reorganizer  # noqa: E402
+from rejuvenet.adapters.torch import Reorganizer, WarmUp, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch.freezing import weights_before  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -34,9 +37,7 @@ def test_events_come_every_r_epochs_until_stop(trained_network, torch_batches):
     assert reorganizer.step(5) is None
 
 
-def test_training_resumed_from_any_epoch_ends_with_the_same_weights(
-    trained_network, torch_batches
-):
+def test_training_resumed_from_any_epoch_ends_with_the_same_weights(trained_network, torch_batches):
     batches = torch_batches[:2]
     straight = copy.deepcopy(trained_network)
     optimizer, reorganizer = make(straight, batches, seed=3)
@@ -98,3 +99,265 @@ def test_wrong_settings_are_refused_before_training(
 ):
     with pytest.raises(ValueError, match=message):
         make(trained_network, torch_batches, **options)
+
+
+def test_every_may_be_epochs_a_function_or_a_schedule_that_restarts(trained_network, torch_batches):
+    def events(every, **options):
+        _, reorganizer = make(
+            trained_network, torch_batches[:1], classes=10, every=every, epochs=16, stop=None,
+            **options,
+        )  # fmt: skip
+        return [n for n in range(16) if reorganizer.due(n)]
+
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.1)
+    schedules = torch.optim.lr_scheduler
+    assert events({1, 4, 15}) == [1, 4]
+    assert events(lambda n: n in (2, 3)) == [2, 3]
+    assert events(3) == [2, 5, 8, 11]
+    restarts = schedules.CosineAnnealingWarmRestarts(optimizer, 2, T_mult=2)
+    assert events(restarts) == [1, 5, 13]
+    rates = []
+    for _ in range(16):
+        optimizer.step()
+        restarts.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [n for n in range(15) if rates[n] == 0.1] == [1, 5, 13]
+    with pytest.raises(ValueError, match="scheduler that restarts"):
+        events(schedules.StepLR(optimizer, 2))
+    with pytest.raises(ValueError, match="number of epochs"):
+        events("often")
+
+
+def test_restarts_of_timm(trained_network, torch_batches):
+    timm = pytest.importorskip("timm.scheduler")
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.1)
+    schedule = timm.CosineLRScheduler(
+        optimizer, t_initial=3, cycle_mul=2.0, cycle_limit=3, warmup_t=1, warmup_prefix=True
+    )
+    _, reorganizer = make(
+        trained_network, torch_batches[:1], classes=10, every=schedule, epochs=30, stop=None
+    )
+    due = [n for n in range(30) if reorganizer.due(n)]
+    rates = []
+    for epoch in range(30):
+        schedule.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    rises = [n - 1 for n in range(2, 30) if rates[n] > rates[n - 1]]
+    assert due == rises == [3, 9]
+    with pytest.raises(ValueError, match="one cycle"):
+        make(trained_network, torch_batches, every=timm.CosineLRScheduler(optimizer, t_initial=3))
+
+
+def test_ratios_by_layer_and_epoch(trained_network, torch_batches):
+    recipe = Recipe(method="random")
+    _, reorganizer = make(
+        trained_network, torch_batches[:1], layers=["4", "8"], classes=10, recipe=recipe,
+        ratio={"8": lambda n: 0.25 if n < 2 else 0.75, "*": 0.5},
+    )  # fmt: skip
+    assert [group.survivors for group in reorganizer.step(1).groups] == [8, 4]
+    assert [group.survivors for group in reorganizer.step(3).groups] == [8, 12]
+    with pytest.raises(ValueError, match=r"4\.weight"):
+        make(trained_network, torch_batches, layers=["4", "8"], ratio={"8": 0.5})
+
+
+def test_layers_take_turns_and_what_lies_below_is_frozen(trained_network, torch_batches):
+    batches = torch_batches[:1]
+    optimizer, reorganizer = make(
+        trained_network, batches, layers=["4", "8"], freeze_below=True, classes=10, stop=1.0
+    )
+
+    def trained():
+        return {name for name, p in trained_network.named_parameters() if p.requires_grad}
+
+    everything, below = trained(), {"0.weight", "1.weight", "1.bias"}
+    middle = {"4.weight", "4.bias", "5.weight", "5.bias"}
+    assert [g.group for g in reorganizer.step(1).groups] == ["4.weight"]
+    assert trained() == everything - below
+    before = {name: p.clone() for name, p in trained_network.named_parameters()}
+    epoch(trained_network, optimizer, batches, 0)
+    moved = {n for n, p in trained_network.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == everything - below - {"4.bias"}  # the normalization behind cancels it
+    assert [g.group for g in reorganizer.step(3).groups] == ["8.weight"]
+    assert trained() == everything - below - middle
+    assert [g.group for g in reorganizer.step(5).groups] == ["8.weight"]
+    again = copy.deepcopy(trained_network).requires_grad_(True)
+    _, other = make(again, batches, layers=["4", "8"], freeze_below=True, classes=10)
+    other.load_state_dict(json.loads(json.dumps(reorganizer.state_dict())))
+    assert {n for n, p in again.named_parameters() if not p.requires_grad} == below | middle
+    reorganizer.step(7)  # the last epoch
+    assert trained() == everything
+    with pytest.raises(ValueError, match="layers by name"):
+        make(trained_network, batches, layers="auto", freeze_below=True)
+
+
+def test_branches_are_frozen_only_where_the_layer_reads_them():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.on_left, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            left = self.on_left(torch.relu(self.left(x)))
+            return self.last(torch.cat([torch.relu(left), torch.relu(self.right(x))], 1))
+
+    traced = trace(Branches(), torch.zeros(2, 3, 4, 4))
+    for layer, expected in (
+        ("left", set()),
+        ("on_left", {"left.weight", "left.bias"}),
+        ("right", set()),
+    ):
+        assert weights_before(traced.graph, traced.group(layer)) == expected
+
+
+def test_the_groups_that_use_least_are_chosen_automatically(duplicated_network, torch_batches):
+    report = reorganize(duplicated_network, torch_batches, "auto", Recipe(method="kmeans"))
+    group = report["8.weight"]
+    assert group.channels == 32
+    assert group.new >= 16
+    assert report.agreement > 0.95
+
+
+def test_nothing_to_free_is_said_with_the_reason(trained_network, torch_batches, caplog):
+    _, reorganizer = make(trained_network, torch_batches[:1], classes=10, ratio=1.0)
+    with torch.no_grad():
+        before = trained_network(torch_batches[0][0])
+    with (
+        caplog.at_level("INFO", "rejuvenet"),
+        pytest.warns(UserWarning, match=r"nothing was freed in '8.weight': .*node") as caught,
+    ):
+        report = reorganizer.step(1)
+    assert len(caught) == 1
+    assert report["8.weight"].new == 0
+    with torch.no_grad():
+        after = trained_network(torch_batches[0][0])
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("epoch 1: 8.weight")] == lines
+    assert "\n" not in lines[0]
+
+
+class Writer:
+    """Keeps pictures as TensorBoard's SummaryWriter is given them."""
+
+    def __init__(self):
+        self.pictures = {}
+
+    def add_image(self, tag, image, step, dataformats):
+        assert dataformats == "HW"
+        self.pictures[tag, step] = image
+
+
+def test_pictures_of_the_activations_and_the_codebook(trained_network, torch_batches):
+    writer = Writer()
+    _, reorganizer = make(trained_network, torch_batches, classes=10, writer=writer)
+    report = reorganizer.step(1)
+    plan = report.plan.groups[0]
+    shapes = {tag: image.shape for tag, image in writer.pictures.items()}
+    assert shapes == {
+        ("8.weight/activations before", 1): (10 * 5, 16 * 5),
+        ("8.weight/activations after", 1): (10 * 5, 16 * 5),
+        ("8.weight/codebook", 1): (10 * 5, len(plan.survivors) * 5),
+    }
+    assert all(image.max() > 100 for image in writer.pictures.values())
+
+
+def test_pictures_in_a_real_event_file(trained_network, torch_batches, tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    writer = tensorboard.SummaryWriter(tmp_path)
+    reorganize(trained_network, torch_batches, writer=writer, step=4)
+    writer.close()
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    assert len(events.Tags()["images"]) == 3
+    assert events.Images("8.weight/codebook")[0].step == 4
+
+
+def test_a_progress_bar_names_what_it_reads(trained_network, torch_batches, capsys):
+    reorganize(trained_network, torch_batches[:2], classes=10, progress=True)
+    shown = capsys.readouterr().err
+    assert "class means" in shown
+    assert "least squares" in shown
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sharpness"])
+def test_updates_of_new_channels_are_scaled(trained_network, torch_batches, name):
+    model = trained_network
+    make_inner = {
+        "sgd": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, weight_decay=1e-2),
+        "adam": lambda p: torch.optim.AdamW(p, 1e-3),
+        "sharpness": lambda p: torch.optim.SGD(p, 1e-3),
+    }[name]
+    optimizer = inner = make_inner(model.parameters())
+    if name == "sharpness":
+        optimizer = types.SimpleNamespace(
+            base_optimizer=inner, param_groups=inner.param_groups, state={}
+        )
+    warmup = WarmUp(steps=2, wait=1, factor=3.0, hold=1, back=2)
+    reorganizer = Reorganizer(
+        model, optimizer, torch_batches, every=1, classes=10, warmup=warmup,
+        recipe=Recipe.preserving(new_outgoing="random"),
+    )  # fmt: skip
+    new = torch.as_tensor(reorganizer.step(0).plan.groups[0].new)
+    twin = copy.deepcopy(model)
+    mirror = make_inner(twin.parameters())
+    for scale in (0.0, 1.5, 3.0, 3.0, 2.0, 1.0, 1.0):
+        twin.load_state_dict(model.state_dict())
+        mirror.load_state_dict(copy.deepcopy(inner.state_dict()))
+        before = copy.deepcopy(model.state_dict())
+        for each, steps in ((model, inner), (twin, mirror)):
+            torch.manual_seed(1)
+            nn.functional.cross_entropy(each(torch_batches[0][0]), torch_batches[0][1]).backward()
+            steps.step()
+            steps.zero_grad()
+        for weight, axis in (("8.weight", 0), ("9.bias", 0), ("13.weight", 1)):
+            start, ours, plain = (
+                state[weight].movedim(axis, 0)
+                for state in (before, model.state_dict(), twin.state_dict())
+            )
+            expected = plain.clone()
+            expected[new] = start[new] + scale * (plain[new] - start[new])
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+            if scale != 1.0:
+                assert not torch.equal(ours[new], plain[new])
+    assert reorganizer.state_dict()["new_channels"] is None
+    reorganizer.release()
+    assert not inner._optimizer_step_pre_hooks
+
+
+def test_new_channels_learn_at_the_first_rate_of_the_training(trained_network, torch_batches):
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.01)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    assert WarmUp(steps=0, factor="initial", hold=1).scale(0, optimizer.param_groups[0]) == 10.0
+    with pytest.raises(ValueError, match="hooks"):
+        Reorganizer(trained_network, None, torch_batches, warmup=WarmUp(steps=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"steps": -1}, "steps"), ({"steps": 1, "factor": "first"}, "factor")]
+)
+def test_wrong_warm_ups_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        WarmUp(**options)
+
+
+@pytest.mark.parametrize("method", ["redo", "repr", "dsd", "rigl", "l1", "l2", "random"])
+def test_methods_to_compare_with(trained_network, torch_batches, method):
+    optimizer, reorganizer = make(
+        trained_network, torch_batches[:2], classes=10, recipe=Recipe.comparison(method)
+    )
+    epoch(trained_network, optimizer, torch_batches[:1], 0)
+    report = reorganizer.step(1)
+    assert report["8.weight"].new == 8
+    assert json.loads(json.dumps(reorganizer.state_dict())) == reorganizer.state_dict()
+    epoch(trained_network, optimizer, torch_batches[:1], 1)
+    assert all(torch.isfinite(p).all() for p in trained_network.parameters())
+
+
+def test_the_state_of_another_model_is_refused(trained_network, torch_batches):
+    _, reorganizer = make(trained_network, torch_batches[:1])
+    state = {**reorganizer.state_dict(), "frozen": ["features.0.weight"]}
+    with pytest.raises(ValueError, match=r"'features\.0\.weight'"):
+        reorganizer.load_state_dict(state)
+    with pytest.raises(ValueError, match="without 'seed'"):
+        reorganizer.load_state_dict({key: state[key] for key in state if key != "seed"})

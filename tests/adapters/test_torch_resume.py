@@ -1,0 +1,184 @@
+"""A training killed at any moment and resumed ends with the weights of one never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rejuvenet.adapters.torch import Reorganizer, WarmUp  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
+from torch import nn  # noqa: E402
+
+EPOCHS = 8
+
+
+def parts(x, y):
+    """A training with everything in it that an event touches."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2)
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+    )
+    # A generator of its own, as loaders that shuffle have.
+    data = torch.utils.data.TensorDataset(x, y)
+    loader = torch.utils.data.DataLoader(
+        data, 32, shuffle=True, generator=torch.Generator().manual_seed(1)
+    )
+    reorganizer = Reorganizer(
+        network, optimizer, loader, ["0", "4"], schedule, 1.0, Recipe.preserving(method="kmeans"),
+        average, freeze_below=True, seed=3, epochs=EPOCHS, classes=10,
+        warmup=WarmUp(steps=10, factor="initial", hold=3, back=5),
+    )  # fmt: skip
+    return network, optimizer, schedule, average, loader, reorganizer
+
+
+def train(x, y, folder, slow=0.0):
+    """Train, from the last checkpoint in ``folder`` if there is one, a checkpoint an epoch."""
+    stateful = parts(x, y)
+    network, optimizer, schedule, average, loader, reorganizer = stateful
+    saved, start = folder / "checkpoint.pt", 0
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        start = state["epoch"]
+        for part, values in zip(
+            (network, optimizer, schedule, average, reorganizer), state["parts"], strict=True
+        ):
+            part.load_state_dict(values)
+        loader.generator.set_state(state["order"])
+        torch.set_rng_state(state["random"])
+    for epoch in range(start, EPOCHS):
+        network.train()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            average.update_parameters(network)
+            time.sleep(slow)
+        schedule.step()
+        reorganizer.step(epoch)
+        stated = (network, optimizer, schedule, average, reorganizer)
+        state = {
+            "epoch": epoch + 1,
+            "parts": [part.state_dict() for part in stated],
+            "order": loader.generator.get_state(),
+            "random": torch.get_rng_state(),
+        }
+        torch.save(state, folder / "writing.pt")
+        os.replace(folder / "writing.pt", saved)
+    return state
+
+
+@pytest.fixture(scope="module")
+def digits(torch_digits):
+    return torch_digits[0][:320], torch_digits[1][:320]
+
+
+def leaves(value, name=""):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from leaves(inner, f"{name}.{number}")
+    else:
+        yield name, value
+
+
+def assert_same(found, expected):
+    found, expected = dict(leaves(found)), dict(leaves(expected))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if "seconds" in name:
+            continue
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found[name], value), name
+        else:
+            assert found[name] == value, name
+
+
+def test_killed_at_any_moment(digits, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    straight.mkdir()
+    killed.mkdir()
+    expected = train(*digits, straight)
+    assert [event["epoch"] for event in expected["parts"][-1]["history"]] == [1, 3, 5]
+    torch.save(digits, killed / "digits.pt")
+    again = f"import runpy; runpy.run_path({__file__!r}, run_name='child')"
+    # Seeded by the process's number, so that every run of this test kills at other moments.
+    moments = random.Random(os.getpid())
+    saved, kills = killed / "checkpoint.pt", 0
+    for _ in range(3):
+        before = saved.stat().st_mtime_ns if saved.exists() else 0
+        child = subprocess.Popen(
+            [sys.executable, "-c", again],
+            env={**os.environ, "FOLDER": str(killed), "OMP_NUM_THREADS": "1"},
+        )
+        # One epoch at least, and then any moment: within a step, an event, or while saving.
+        while child.poll() is None and not (saved.exists() and saved.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.5))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += child.wait() == -signal.SIGKILL
+    assert kills > 0, "the training ended before it could be killed"
+    assert_same(train(*digits, killed), expected)
+
+
+def test_resumed_from_every_epoch(digits, tmp_path):
+    states = {}
+    original = os.replace
+
+    def keep(source, target):
+        original(source, target)
+        states[len(states) + 1] = Path(target).read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", keep)
+        expected = train(*digits, tmp_path)
+    assert len(states) == EPOCHS
+    for stopped in (1, 2, 3, 4, 6):
+        (tmp_path / "checkpoint.pt").write_bytes(states[stopped])
+        assert_same(train(*digits, tmp_path), expected)
+
+
+def test_an_event_leaves_the_order_of_the_data_alone(digits):
+    *_, loader, reorganizer = parts(*digits)
+    state = loader.generator.get_state()
+    assert reorganizer.step(1) is not None
+    assert torch.equal(loader.generator.get_state(), state)
+
+
+def test_checkpoints_need_nothing_of_this_library(digits, tmp_path):
+    state = train(*digits, tmp_path)
+    history = state["parts"][-1]
+    assert json.loads(json.dumps(history)) == history
+    code = (
+        "import sys, torch; state = torch.load(sys.argv[1], weights_only=True);"
+        "assert not any(name.startswith('rejuvenet') for name in sys.modules);"
+        "print(state['parts'][-1]['last_epoch'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "checkpoint.pt")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "5"
+
+
+if __name__ == "child":
+    torch.set_num_threads(1)
+    place = Path(os.environ["FOLDER"])
+    train(*torch.load(place / "digits.pt"), place, slow=0.02)
