@@ -190,7 +190,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
             )
-            still = self.tol * initialization.spread(some)
+            still = self.tol * initialization.spread(some) if self.tol > 0 else 0.0
             samples.begin(self.codebook_, threads, some)
             for epoch in range(self.n_epochs):
                 sigma, alpha = (

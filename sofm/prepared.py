@@ -33,7 +33,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .rounding import UNIT, gamma
-from .search import LANES, search_rows
+from .search import ANY_ORDER, LANES, search_rows
 from .tile import pack_panels
 from .vectors import PANEL, TILE_ROWS
 
@@ -65,7 +65,7 @@ class Frame:
     grids: tuple[float, float, float]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def centre_nodes(codebook, centre, scale, w, nodes):
     """Centred, scaled nodes in float64 (K, D) and float32 (K, padded D), and their squares."""
     squares = np.zeros(w.shape[0])
@@ -149,7 +149,7 @@ class Prepared:
         self.panels = packed(self.w, self.halves)
 
     def in_directions(self, directions: NDArray, p: NDArray) -> None:
-        """Search in orthonormal directions (q, D), where the nodes' coordinates are ``p`` (K, q)."""
+        """Search in orthonormal directions (q, D), in which the nodes are ``p`` (K, q)."""
         self.q = q = len(directions)
         eps = np.sqrt(q) * gamma(self.codebook.shape[1])
         self.slack = 2.2 * eps

@@ -90,16 +90,17 @@ class Dense(Samples):
         self.prepare = Preparation(self._frame(some, codebook), some, self.n_rows, len(codebook))
 
     def _frame(self, some: NDArray, codebook: NDArray) -> Frame:
-        centre = some.mean(axis=0, dtype=np.float64).astype(some.dtype)
+        few = some[:: -(-len(some) // 1024)].astype(np.float64)
+        centre = few.mean(axis=0).astype(some.dtype)
         low, high = self.range.low, self.range.high
         ends = low, high, codebook.min(axis=0), codebook.max(axis=0)
         reach = float(max(np.abs(e.astype(np.float64) - centre).max() for e in ends))
         scale = some.dtype.type(np.ldexp(1.0, -int(np.frexp(reach)[1])) if reach > 0 else 1.0)
         largest = float(max(np.abs(low).max(), np.abs(high).max()))
         diagonal = 4 * np.sqrt(self.n_features)
-        centred = (some.astype(np.float64) - centre) * float(scale)
+        few = (few - centre) * float(scale)
         return Frame(
-            centre, scale, float(np.einsum("nd,nd->", centred, centred)) / len(some),
+            centre, scale, float(np.vdot(few, few)) / len(few),
             (
                 grid_constant(largest * self.heaviest, self.n_rows),
                 grid_constant(self.heaviest, self.n_rows),

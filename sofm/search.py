@@ -164,6 +164,7 @@ def search_rows(
     candidates = np.empty(n_panels * PANEL + 1, np.int64)
     under = np.empty(n_panels * PANEL, np.int64)
     at, low, n_vectors = address(scores), address(minima), minima.shape[1] // WIDTH
+    wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is looked at first
     error = 0.0
     evaluated = 0
 
@@ -185,13 +186,19 @@ def search_rows(
             i = start + r
             row, low_row = r * scores.shape[1], r * minima.shape[1]
             least = smallest(low, low_row, n_vectors)
-            _under(at, row, n_panels, low, low_row, least, candidates)
-            found = wanted
+            seen = np.float32(least + wider * squares[r])
+            n_under = _under(at, row, n_panels, low, low_row, seen, under)
+            candidates[0] = under[0]
+            for j in range(1, n_under):
+                if scores[r, under[j]] < scores[r, candidates[0]]:
+                    candidates[0] = under[j]
             if wanted == 2:
-                least = _smallest_but(scores, minima, r, n_panels, candidates[0])
-                for j in range(_under(at, row, n_panels, low, low_row, least, under)):
+                seen = _smallest_but(scores, minima, r, n_panels, candidates[0])
+                n_under = _under(at, row, n_panels, low, low_row, seen, under)
+                for j in range(n_under):
                     if under[j] != candidates[0]:
                         candidates[1] = under[j]
+            found = wanted
             winner, second = -1, -1
             d_winner, d_second = np.inf, np.inf
             limit = np.inf
@@ -213,9 +220,13 @@ def search_rows(
                 limit = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
                 if c == wanted:
                     threshold = np.float32(limit + margin * squares[r]) + TINY
-                    for j in range(_under(at, row, n_panels, low, low_row, threshold, under)):
-                        if under[j] != candidates[0] and (wanted == 1 or under[j] != candidates[1]):
-                            candidates[found] = under[j]
+                    if threshold > seen:
+                        n_under = _under(at, row, n_panels, low, low_row, threshold, under)
+                    for j in range(n_under):
+                        k = under[j]
+                        known = k == candidates[0] or (wanted == 2 and k == candidates[1])
+                        if scores[r, k] <= threshold and not known:
+                            candidates[found] = k
                             found += 1
             evaluated += found
             if nearest.shape[0] > 0:
