@@ -120,6 +120,11 @@ class OnnxModel:
         found = self.changed.get(name)
         return self.structure.known[name] if found is None else found
 
+    @property
+    def outside(self) -> frozenset[str]:
+        """Weights that the file keeps in another file."""
+        return self._stored.outside if self._stored else frozenset()
+
     def with_weights(self, weights: Mapping[str, np.ndarray]) -> OnnxModel:
         """The same model with other values of some weights; this one stays as it is.
 
@@ -161,7 +166,8 @@ class OnnxModel:
         values = {name: known[name].const_value.numpy() for name in stored.taken}
         for name, array in self.changed.items():
             old = None if name not in known else known[name].const_value
-            if name in values or old is None or old.tobytes() != array.tobytes():
+            same = name not in self.outside and old is not None and name not in values
+            if not same or old.tobytes() != array.tobytes():  # equal ones stay in their field
                 values[name] = array
         write(path, stored, values)
 

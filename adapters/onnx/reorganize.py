@@ -34,6 +34,7 @@ from ...graph.selection import select_groups
 from ...graph.surgery import transform
 from .collect import Runner, channels_first, collect, read
 from .model import OnnxModel, load
+from .storage import OnDisk
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
 Layers = str | Sequence[str | ChannelGroup]
@@ -89,7 +90,7 @@ def arrange(
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
         means = collect(model, batches, found, progress=progress)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
-    changed = model.with_weights(transform(plan, model.weights))
+    changed = model.with_weights(_arranged(model, plan))
     inputs = model.example_inputs
     try:
         change = output_change(model, changed, [(inputs, np.zeros(_samples(inputs)))])
@@ -269,6 +270,30 @@ class _Task:
         return refit(plan, cross, gram)
 
 
+def _arranged(model: OnnxModel, plan: Plan) -> dict[str, np.ndarray]:
+    """The weights that a plan permutes; one at a time where they lie in other files.
+
+    Those are put back on the disk, so that a model larger than the memory can be arranged.
+    """
+    outside = model.outside & set(plan.weights)
+    inside = _restricted(plan, set(plan.weights) - outside)
+    given = {name: model.weight(name) for name in plan.weights if name not in outside}
+    values = transform(inside, given)
+    disk = OnDisk() if outside else None
+    for name in sorted(outside):
+        (value,) = transform(_restricted(plan, {name}), {name: model.weight(name)}).values()
+        values[name] = disk.put(value) if disk is not None else value
+    return values
+
+
+def _restricted(plan: Plan, weights: set[str]) -> list[GroupPlan]:
+    """What a plan does to some weights."""
+    parts = [
+        replace(p, members=tuple(m for m in p.members if m.weight in weights)) for p in plan.groups
+    ]
+    return [part for part in parts if part.members]
+
+
 def _samples(inputs: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(inputs.values())))
 
@@ -278,11 +303,20 @@ def output_change(
 ) -> float:
     """Root mean square of the change of the outputs over that of the outputs before."""
     squares = difference = 0.0
-    first, second = Runner(before), Runner(after)
-    for inputs, _ in read(batches, "outputs", progress):
-        old, new = first.scores(first(inputs)), second.scores(second(inputs))
-        squares += float(old @ old)
-        difference += float(np.sum((new - old) ** 2))
+    if isinstance(batches, list) and len(batches) == 1:  # one model in memory at a time
+        ((inputs, _),) = batches
+        old, new = (_scores(Runner(model), inputs) for model in (before, after))
+        squares, difference = float(old @ old), float(np.sum((new - old) ** 2))
+    else:
+        first, second = Runner(before), Runner(after)
+        for inputs, _ in read(batches, "outputs", progress):
+            old, new = _scores(first, inputs), _scores(second, inputs)
+            squares += float(old @ old)
+            difference += float(np.sum((new - old) ** 2))
     if squares == 0.0:
         return 0.0 if difference == 0.0 else math.inf
     return math.sqrt(difference / squares)
+
+
+def _scores(runner: Runner, inputs: Any) -> np.ndarray:
+    return runner.scores(runner(inputs))

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .storage import tensor_like
+from .storage import file_of, tensor_like
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 LARGE = 1 << 10  # bytes from which an initializer is handed over as an array
+PACKED = 1 << 28  # bytes of weights up to which a second, rearranged copy is worth its memory
 NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.FLOAT,
     ir.DataType.FLOAT16,
@@ -97,10 +98,13 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
     options.log_severity_level = 4
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
     with _light(model) as arrays:
         proto = ir.to_proto(model)
     _expose(proto, outputs)
+    if not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if not optimized:
+        arrays = _left_in_files(proto, arrays, options)
     given = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     try:
         if given:
@@ -113,6 +117,33 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
     made.given = given  # it reads the arrays where they lie, and does not keep them alive
     return made
+
+
+def _left_in_files(
+    proto: onnx.ModelProto, arrays: dict[str, np.ndarray], options: Any
+) -> dict[str, np.ndarray]:
+    """Refer to files that are mapped, which onnxruntime maps too; the arrays that are left.
+
+    An array handed over is copied; so this is how a model larger than the memory is looked at.
+    """
+    places = {name: found for name, a in arrays.items() if (found := file_of(a)) is not None}
+    folders = [str(path.parent) for path, _ in places.values()]
+    if not folders:
+        return arrays
+    folder = folders[0]
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", folder
+    )
+    for tensor in proto.graph.initializer:
+        path, offset = places.get(tensor.name, (None, 0))
+        if path is not None and str(path.parent) == folder:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = path.name
+                elif entry.key == "offset":
+                    entry.value = str(offset)
+            arrays = {name: array for name, array in arrays.items() if name != tensor.name}
+    return arrays
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,6 +46,11 @@ class Stored:
     message: onnx.ModelProto
     taken: frozenset[str] = frozenset()
     files: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """The initializers whose values lie in other files."""
+        return frozenset(t.name for t in self.message.graph.initializer if _is_external(t))
 
     @staticmethod
     def of(model: ir.Model) -> Stored:
@@ -268,6 +274,20 @@ def mapped(path: Path) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.zeros(0, np.uint8)
     return np.memmap(path, np.uint8, mode="r")
+
+
+def file_of(array: np.ndarray) -> tuple[Path, int] | None:
+    """The file that an array maps and where in it the array begins; None if it maps none."""
+    whole: Any = array
+    while isinstance(getattr(whole, "base", None), np.ndarray):
+        whole = whole.base
+    if not isinstance(whole, np.memmap) or whole.filename is None:
+        return None
+    path = Path(whole.filename)
+    if not path.is_file() or path.stat().st_size < whole.offset + whole.nbytes:
+        return None
+    start = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    return path, whole.offset + start
 
 
 def tensor_like(old: ir.TensorProtocol, array: np.ndarray) -> ir.Tensor:

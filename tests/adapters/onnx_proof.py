@@ -81,6 +81,8 @@ def named_tensors(message: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorPr
     for node in message.graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
             yield node.output[0], node.attribute[0].t
+        elif node.op_type == "Constant" and node.attribute[0].floats:
+            yield node.output[0], numpy_helper.from_array(np.array(node.attribute[0].floats))
 
 
 def differing(
@@ -102,5 +104,8 @@ def without_values(message: onnx.ModelProto, names: dict) -> None:
         if name in names:
             for field in VALUES:
                 tensor.ClearField(field)
+    for node in message.graph.node:
+        if node.op_type == "Constant" and node.output[0] in names:
+            del node.attribute[0].floats[:]
     for tensor in tensors_of(message):
         del tensor.external_data[:]
