@@ -14,7 +14,8 @@ MODULES = ["rejuvenet"] + [
 ]
 OPTIONAL = {
     "torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "PIL", "matplotlib", "safetensors",
-    "dask", "distributed", "lightning", "transformers",
+    "dask", "distributed", "lightning", "pytorch_lightning", "transformers", "accelerate",
+    "ignite",
 }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ Example
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -22,12 +24,15 @@ from ..torch import Reorganizer
 from .deferred import DeferredReorganizer
 from .metrics import metrics
 
-if TYPE_CHECKING or "pytorch_lightning" not in sys.modules or "lightning" in sys.modules:
+if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch import callbacks as callbacks_of_lightning
-else:  # the same library under its other name
-    from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning import callbacks as callbacks_of_lightning
+else:  # one library under two names: the one in use, else the one that is installed
+    names = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_lightning"}
+    used = [name for name in names if name in sys.modules]
+    found = [name for name in names if importlib.util.find_spec(name) is not None]
+    library = importlib.import_module(names[(used or found or ["lightning"])[0]])
+    Callback, callbacks_of_lightning = library.Callback, library.callbacks
 
 
 class ReorganizerCallback(Callback):

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,4 +125,13 @@ def test_a_framework_is_imported_with_its_own_module_only():
         " 'timm', 'tensorboard'}\n"
         "assert not frameworks & set(sys.modules), frameworks & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_lightning_under_its_other_name():
+    code = (
+        "import pytorch_lightning\n"
+        "from rejuvenet.adapters.training.lightning import ReorganizerCallback\n"
+        "assert issubclass(ReorganizerCallback, pytorch_lightning.Callback)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=300)
