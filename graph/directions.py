@@ -19,7 +19,7 @@ directions (``d``, or the rank of ``G``), the rest is drawn as for ``match``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -29,6 +29,14 @@ from .plan import GroupPlan, filter_name
 
 # Singular values below this share of the largest are rounding: of float32 weights, squared here.
 ROUNDING = 1e-12
+
+
+def filters_of(members: Iterable[Member]) -> list[Member]:
+    """Members whose weights are filters that new channels start with: trained ones.
+
+    Producers' and depthwise weights; their gradients are needed for ``"gradient"``.
+    """
+    return [m for m in members if m.kind != "consumer" and m.role == "weight" and m.trained]
 
 
 def prescribed_filters(
@@ -59,10 +67,8 @@ def prescribed_filters(
     if plan.init not in ("null_space", "gradient"):
         return found
     assert plan.A is not None
-    for member in plan.members:
+    for member in filters_of(plan.members):
         name = member.weight
-        if member.kind == "consumer" or member.role != "weight" or not member.trained:
-            continue
         rows = _channel_rows(member, weights[name])
         gradient = None
         if plan.init == "gradient":

@@ -25,6 +25,7 @@ import torch
 
 from ...graph.channels import ChannelGroup
 from ...graph.class_means import ClassMeans
+from ...graph.directions import filters_of
 from ...graph.normalizations import Correction, Normalization, touched_normalizations
 from ...graph.plan import GroupPlan
 from ...graph.plan_makers import refit, reorganize_plan
@@ -160,7 +161,7 @@ class GroupChange:
             with processes.together():
                 if self.read is None:
                     raise ValueError("init 'gradient' needs batches of (inputs, labels), got none")
-            names = [m.weight for m in self.group.producers if m.role == "weight"]
+            names = list(dict.fromkeys(m.weight for m in filters_of(self.group.members)))
             options["gradients"] = loss_gradients(self.traced, self.read, names, processes)
             self.passes += 1
         plan: GroupPlan | None = None
