@@ -13,6 +13,16 @@ OUTCOMES = ("right", "wrong", "unverifiable", "failed", "timeout", "export faile
             "export timeout")  # fmt: skip
 BEGIN, END = "<!-- written by the sweep: begin -->\n", "<!-- written by the sweep: end -->\n"
 
+# Reasons for which no other order is possible, or it means nothing; see the README.
+CANNOT = (
+    "reaches an output of the model",
+    "its axis is read position by position",
+    "meets a tensor whose order is fixed",
+    "it makes a single channel",
+    "all its kernels are equal, so that their order means nothing",
+    "the forward pass does not use it",
+)
+
 Records = dict[tuple[str, str], dict]  # by network and form
 
 
@@ -57,7 +67,9 @@ def summary(records: Records, names: list[str]) -> str:
         counts = Counter(row["outcome"] for row in rows)
         moved = sum(row.get("moved", 0) for row in rows)
         total = sum(row.get("convolutions", 0) for row in rows)
-        share = f"{moved:,} of {total:,} ({100 * moved / max(total, 1):.2f} %)"
+        fixed = sum(why in CANNOT for row in rows for why in row.get("unmoved", {}).values())
+        of_can = 100 * moved / max(total - fixed, 1)
+        share = f"{moved:,} of {total:,} ({of_can:.2f} % of those that can)"
         versions = ", ".join(sorted({row["version"] for row in rows}))
         cells = [str(counts[outcome]) for outcome in OUTCOMES]
         cells += [str(len(names) - len(rows)), share, versions]
