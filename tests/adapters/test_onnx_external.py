@@ -1,0 +1,238 @@
+"""External data: its layout is kept, the given files stay, and large ones never fill the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
+from rejuvenet.adapters.onnx.collect import Runner  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from onnx_proof import prove  # noqa: E402
+from test_onnx_operators import X, node, values, write  # noqa: E402
+
+ARRAYS = {
+    "a": values(8, 3, 3, 3), "bias": values(8), "b": values(6, 8, 1, 1), "c": values(4, 6, 1, 1),
+}  # fmt: skip
+NODES = [
+    node("Conv", ["x", "a", "bias"], ["h"]), node("Relu", ["h"], ["r"]),
+    node("Conv", ["r", "b"], ["i"]), node("Relu", ["i"], ["s"]), node("Conv", ["s", "c"], ["y"]),
+]  # fmt: skip
+
+
+def placed(path):
+    """File, offset and length of every tensor that lies outside."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return {
+        t.name: {e.key: e.value for e in t.external_data}
+        for t in graph.initializer
+        if t.data_location == TensorProto.EXTERNAL
+    }
+
+
+@pytest.fixture(params=["one file", "a file for each"])
+def external(request, tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    message = onnx.load(write(tmp_path / "inside.onnx", NODES, ARRAYS, 17))
+    together = request.param == "one file"
+    onnx.save(
+        message, folder / "m.onnx", save_as_external_data=True, size_threshold=40,
+        all_tensors_to_one_file=together, location="weights.bin" if together else None,
+    )  # fmt: skip
+    return folder / "m.onnx"
+
+
+def test_layout_is_kept_and_the_given_files_stay(external):
+    before = {p.name: p.read_bytes() for p in external.parent.iterdir()}
+    proof = prove(external, X)
+    assert {name: (external.parent / name).read_bytes() for name in before} == before
+    assert set(proof.changed) == set(ARRAYS)
+    old, new = placed(external), placed(proof.saved)
+    assert old.keys() == new.keys()
+    assert {n: (p.get("offset"), p.get("length")) for n, p in old.items()} == {
+        n: (p.get("offset"), p.get("length")) for n, p in new.items()
+    }
+    files = {p["location"] for p in old.values()}, {p["location"] for p in new.values()}
+    assert len(files[0]) == len(files[1])
+    assert not files[0] & files[1]
+    assert not [p for p in external.parent.iterdir() if "partial" in p.name]
+
+
+def test_weights_outside_are_arranged_as_those_inside(external, tmp_path):
+    moved, _ = arrange(load(external), order="random")
+    inside = write(tmp_path / "same.onnx", NODES, ARRAYS, 17)
+    other, _ = arrange(load(inside), order="random")
+    for name in ARRAYS:
+        np.testing.assert_array_equal(moved.weight(name), other.weight(name))
+
+
+def inner_tensor(message):
+    """The weight inside the first branch."""
+    branches = {a.name: a.g for a in message.graph.node[-1].attribute}
+    return branches["then_branch"].initializer[0]
+
+
+def test_external_data_of_a_subgraph_goes_along(tmp_path):
+    own = numpy_helper.from_array(values(8, 8, 1, 1), "own")
+    inner = helper.make_graph(
+        [node("Conv", ["h", "own"], ["u"])], "then", [],
+        [helper.make_tensor_value_info("u", TensorProto.FLOAT, None)], [own],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [node("Neg", ["h"], ["v"])], "else", [],
+        [helper.make_tensor_value_info("v", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "k"], ["h0"]), node("Relu", ["h0"], ["h1"]),
+        node("Conv", ["h1", "a"], ["h"]), node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Cast", ["s"], ["yes"], to=TensorProto.BOOL),
+        node("If", ["yes"], ["y"], then_branch=inner, else_branch=other),
+    ]  # fmt: skip
+    arrays = {"k": values(6, 3, 1, 1), "a": values(8, 6, 1, 1)}
+    message = onnx.load(write(tmp_path / "inside.onnx", nodes, arrays, 17))
+    folder = tmp_path / "given"
+    folder.mkdir()
+    onnx.save(message, folder / "m.onnx", save_as_external_data=True, size_threshold=40,
+              location="weights.bin")  # fmt: skip
+    message = onnx.load(folder / "m.onnx", load_external_data=False)
+    tensor = inner_tensor(message)
+    offset = (folder / "weights.bin").stat().st_size
+    with open(folder / "weights.bin", "ab") as file:
+        file.write(own.raw_data)
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": "weights.bin", "offset": offset, "length": len(own.raw_data)}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    (folder / "m.onnx").write_bytes(message.SerializeToString())
+    moved, _ = arrange(load(folder / "m.onnx"), order="random")
+    moved.save(tmp_path / "out.onnx")
+    again = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    entries = {e.key: e.value for e in inner_tensor(again).external_data}
+    assert entries["location"] == "out.onnx.data"
+    written = (tmp_path / "out.onnx.data").read_bytes()[int(entries["offset"]) :]
+    assert written[: int(entries["length"])] == own.raw_data
+
+
+def test_a_failure_while_data_is_written_leaves_nothing(external, tmp_path, monkeypatch):
+    moved, _ = arrange(load(external), order="random")
+    target = tmp_path / "out.onnx"
+    target.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(OSError, match="no space left on the disk"):
+        moved.save(target)
+    assert target.read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+
+def test_a_session_keeps_what_it_was_lent(tmp_path):
+    """onnxruntime does not keep the arrays alive that it is given."""
+    wide = {"a": values(64, 3, 3, 3), "b": values(4, 64, 1, 1)}
+    nodes = [node("Conv", ["x", "a"], ["h"]), node("Conv", ["h", "b"], ["y"])]
+    path = write(tmp_path / "m.onnx", nodes, wide, 17)
+    model = load(path)
+    runner = Runner(model.with_weights({n: -model.weight(n) for n in wide}))
+    other = [np.full((64, 3, 3, 3), np.nan, np.float32) for _ in range(200)]
+    assert len(other) == 200
+    np.testing.assert_allclose(runner(X)["y"], Runner(model)(X)["y"], rtol=1e-4, atol=1e-4)
+
+
+LARGE = '''
+import json, sys, threading, time
+from pathlib import Path
+from rejuvenet.adapters.onnx import arrange, load
+
+peak = [0]
+
+def watch():
+    while True:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        now = next(int(l.split()[1]) for l in lines if l.startswith("RssAnon")) * 1024
+        peak[0] = max(peak[0], now)
+        time.sleep(0.005)
+
+threading.Thread(target=watch, daemon=True).start()
+found = {}
+
+def lap(name):
+    found[name + " peak"], peak[0] = peak[0], 0
+
+model = load(sys.argv[1])
+groups = model.groups
+lap("groups")
+changed, report = arrange(model, order="random")
+lap("arrange")
+changed.save(sys.argv[2])
+lap("save")
+again = load(sys.argv[2])
+same = all((again.weight(n) == changed.weight(n)).all() for n in model.graph.weights.values())
+print(json.dumps({**found, "same": bool(same), "change": report.output_change,
+                  "groups": len([g for g in groups if g.frozen is None])}))
+'''
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_two_gigabytes_and_more(tmp_path):
+    """Finding groups and writing take a small part of the memory that the weights would."""
+    width, layers = 4096, 34
+    rng = np.random.default_rng(0)
+    nodes, initializers, x, offset = [], [], "x", 0
+    shapes = [(16, width), *[(width, width)] * layers, (width, 4)]
+    with open(tmp_path / "weights.bin", "wb") as file:
+        for i, shape in enumerate(shapes):
+            weight = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[0]))
+            file.write(weight.tobytes())
+            tensor = TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=shape,
+                                 data_location=TensorProto.EXTERNAL)  # fmt: skip
+            entries = {"location": "weights.bin", "offset": offset, "length": weight.nbytes}
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=str(value))
+            initializers.append(tensor)
+            offset += weight.nbytes
+            y = "y" if i == len(shapes) - 1 else f"h{i}"
+            nodes.append(node("MatMul", [x, f"w{i}"], [y]))
+            x = y
+    assert offset > 2**31
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])], initializers,
+    )  # fmt: skip
+    message = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(message.SerializeToString())
+    stamp = (tmp_path / "weights.bin").stat().st_mtime_ns
+    result = subprocess.run(
+        [sys.executable, "-c", LARGE, str(path), str(tmp_path / "out.onnx")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(result.stdout)
+    print(found)
+    assert found["groups"] == layers + 1
+    assert found["same"]
+    assert found["change"] < 1e-4
+    assert max(found["groups peak"], found["save peak"]) < 2**28
+    assert found["arrange peak"] < offset + 2**30  # onnxruntime holds one model at a time
+    assert (tmp_path / "weights.bin").stat().st_mtime_ns == stamp
+    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "m.onnx", "out.onnx", "out.onnx.data", "weights.bin"
+    ]  # fmt: skip
