@@ -69,7 +69,7 @@ class Reorganizer:
     freeze_below : bool
         As in section 3.1.1 of the paper: the layers take turns, one an event, the deepest last,
         which keeps its turn.  From a layer's event until the next, what lies before it in the
-        network is frozen (``requires_grad`` is False).
+        network is frozen (``requires_grad`` is False; a compiled model is compiled anew then).
     device : torch.device or str, optional
         Where batches go; the model's device by default.
     seed : int
