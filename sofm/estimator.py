@@ -252,6 +252,11 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
             )
+        if len(self.codebook_) != grid.n_nodes:
+            raise ValueError(
+                f"partial_fit: expected shape={(self.grid_.rows, self.grid_.columns)} of the map "
+                f"that is learned, got {self.shape!r}: make a new map, or keep the shape"
+            )
         if fresh:
             self._sums, self._counts, self._calls = np.zeros(()), np.zeros(()), 0
         epoch = min(self._calls, self.n_epochs - 1)

@@ -46,6 +46,8 @@ def principal_components(
     N, D = X.shape
     mean = np.average(X, axis=0, weights=weights)
     A = X - mean
+    largest = float(np.abs(A).max(initial=0.0)) or 1.0
+    A /= largest  # whose squares then neither overflow nor vanish
     total = N if weights is None else weights.sum()
     if weights is not None:
         A *= np.sqrt(weights)[:, None]
@@ -64,7 +66,7 @@ def principal_components(
     directions, deviations = np.zeros((q, D)), np.zeros(q)
     n = min(q, len(vectors))
     directions[:n] = vectors[:n]
-    deviations[:n] = np.sqrt(np.maximum(values[:n], 0) / total)
+    deviations[:n] = largest * np.sqrt(np.maximum(values[:n], 0) / total)
     largest = np.abs(directions).argmax(axis=1)
     signs = np.sign(directions[np.arange(q), largest])
     return mean, directions * np.where(signs == 0, 1, signs)[:, None], deviations

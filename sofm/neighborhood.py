@@ -37,7 +37,7 @@ Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
 ]
 Decay = Literal["geometric", "linear", "asymptotic"]
-WORTH_THREADS = 40_000  # numbers to smooth under which waking a thread costs more
+WORTH_THREADS = 5e5  # multiply-adds along an axis under which waking a thread costs more
 ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
 
 
@@ -149,7 +149,7 @@ def smooth(
     by_feature = counts.ndim == 2
     both = np.concatenate([sums, counts if by_feature else counts[:, None]], axis=1)
     result = np.empty_like(both)
-    if both.size < WORTH_THREADS:
+    if both.size * max(grid.rows, grid.columns) < WORTH_THREADS:
         threads = ALONE
 
     def along(axis: int, values: NDArray, result: NDArray) -> None:

@@ -106,6 +106,8 @@ def nearest_samples(som, X, node: int, n: int = 5) -> NDArray[np.int64]:
     check_is_fitted(som, "codebook_")
     if not 0 <= node < som.grid_.n_nodes:
         raise ValueError(f"node: expected between 0 and {som.grid_.n_nodes - 1}, got {node!r}")
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n!r}")
     X = np.asarray(X)
     step = max(1, (16 << 20) // (8 * som.grid_.n_nodes))
     distances = np.concatenate(

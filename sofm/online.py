@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from .grid import ROW_STEP, Grid
 from .neighborhood import NEIGHBORHOODS, Neighborhood
 
+FAR = 1e3  # times the largest coordinate: nodes that an epoch brings there have run away
+
 
 def displacement_table(grid: Grid, neighborhood: Neighborhood, sigma: float) -> NDArray[np.float64]:
     """``h`` by rows apart and half columns apart, of shape (rows, 2 columns + 1)."""
@@ -115,10 +117,10 @@ def online_epoch(
             X, np.empty(0) if weights is None else weights, random.permutation(len(X)), moved,
             table, grid.topology == "hexagonal", grid.periodic, alpha,
         )  # fmt: skip
-    result = moved.astype(codebook.dtype)
-    if not np.isfinite(result).all():
+    largest = max(float(np.abs(samples.range.low).max()), float(np.abs(samples.range.high).max()))
+    if not np.abs(moved).max() <= FAR * max(largest, float(np.abs(codebook).max())):
         raise FloatingPointError(
-            f"algorithm='online': the nodes ran away to infinity with neighborhood="
+            f"algorithm='online': the nodes ran away from the samples with neighborhood="
             f"{neighborhood!r} and sigma={sigma:.3g}: pass a smaller learning_rate or sigma"
         )
-    return result, error
+    return moved.astype(codebook.dtype), error

@@ -27,6 +27,8 @@ def is_blocks(X) -> bool:
     """Whether ``X`` is a series of blocks rather than one table."""
     if isinstance(X, list | tuple):
         return len(X) > 0 and all(isinstance(b, np.ndarray) and b.ndim == 2 for b in X)
+    if isinstance(X, str | bytes):
+        return False
     if callable(X) or isinstance(X, Iterator):
         return True
     return hasattr(X, "__iter__") and not (hasattr(X, "__array__") or hasattr(X, "shape"))

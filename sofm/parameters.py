@@ -46,9 +46,11 @@ def grid_of(estimator) -> Grid:
         raise _wrong("shape", "a positive number of nodes or (rows, columns)", shape)
     if rows > 1 and columns == 1:  # a column is a line too: node k is its k-th place
         rows, columns = columns, rows
-    for name in ("topology",):
-        if getattr(estimator, name) not in CHOICES[name]:
-            raise _wrong(name, " or ".join(map(repr, CHOICES[name])), getattr(estimator, name))
+    if estimator.topology not in CHOICES["topology"]:
+        expected = " or ".join(map(repr, CHOICES["topology"]))
+        raise _wrong("topology", expected, estimator.topology)
+    if not isinstance(estimator.periodic, bool | np.bool_):
+        raise _wrong("periodic", "True or False", estimator.periodic)
     if estimator.topology == "hexagonal" and estimator.periodic and rows > 1 and rows % 2:
         raise _wrong("shape", "an even number of rows on a periodic hexagonal map", shape)
     return Grid(int(rows), int(columns), estimator.topology, bool(estimator.periodic))
@@ -85,8 +87,9 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
         raise _wrong("n_epochs", "a positive integer", estimator.n_epochs)
     if not (isinstance(estimator.tol, Real) and float(estimator.tol) >= 0):
         raise _wrong("tol", "a number >= 0", estimator.tol)
-    if not (estimator.n_jobs is None or isinstance(estimator.n_jobs, Integral)):
-        raise _wrong("n_jobs", "an integer or None", estimator.n_jobs)
+    n_jobs = estimator.n_jobs
+    if not (n_jobs is None or (isinstance(n_jobs, Integral) and n_jobs != 0)):
+        raise _wrong("n_jobs", "an integer other than 0, or None", n_jobs)
     if not (estimator.callback is None or callable(estimator.callback)):
         raise _wrong("callback", "a callable or None", estimator.callback)
     if estimator.algorithm == "batch" and estimator.neighborhood == "mexican_hat":

@@ -102,6 +102,8 @@ BAD = [
     ({"metric": "cosine", "missing": "ignore"}, "cosine"),
     ({"tol": -1}, "tol"),
     ({"n_jobs": 1.5}, "n_jobs"),
+    ({"n_jobs": 0}, "n_jobs"),
+    ({"periodic": "yes"}, "periodic"),
     ({"callback": 3}, "callback"),
     ({"missing": "drop"}, "missing"),
 ]
@@ -178,6 +180,8 @@ def test_partial_fit_learns(digits):
     assert (settled.codebook_ != before).any()
     with pytest.raises(ValueError, match="online"):
         SOFM(algorithm="online").partial_fit(X)
+    with pytest.raises(ValueError, match="keep the shape"):
+        SOFM(5, n_epochs=2).partial_fit(X).set_params(shape=6).partial_fit(X)
 
 
 @pytest.mark.parametrize(

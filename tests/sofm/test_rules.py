@@ -127,3 +127,12 @@ def test_a_large_map_is_smoothed_in_little_memory():
         numerator, denominator = smooth(grid, "gaussian", 2.0, sums, counts)
         assert denominator[5000, 0] == 1
         assert numerator[5001] / denominator[5001] == pytest.approx(3.0)
+
+
+def test_nodes_that_run_away_are_an_error():
+    X = np.random.default_rng(0).standard_normal((300, 4))
+    som = SOFM(
+        (6, 6), algorithm="online", neighborhood="mexican_hat", learning_rate=1.0, random_state=0
+    )
+    with pytest.raises(FloatingPointError, match="smaller learning_rate"):
+        som.fit(X)

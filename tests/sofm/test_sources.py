@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from rejuvenet.sofm import SOFM, opening
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.metrics.pairwise import nan_euclidean_distances
 
 PARAMETERS = dict(shape=(6, 6), n_epochs=5)
@@ -131,6 +132,39 @@ def test_cosine_block_by_block(digits, monkeypatch):
     at_once = SOFM(9, metric="cosine", n_epochs=3).fit(X)
     monkeypatch.setattr(opening, "COPY_BYTES", 50_000)
     same(SOFM(9, metric="cosine", n_epochs=3).fit(X), at_once)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_what_would_have_to_be_copied_is_converted_by_block(metric, monkeypatch):
+    X = np.random.default_rng(0).integers(1, 255, (500, 30)).astype(np.uint8)
+    at_once = SOFM(9, metric=metric, n_epochs=3).fit(X)
+    monkeypatch.setattr(opening, "COPY_BYTES", 5000)
+    same(SOFM(9, metric=metric, n_epochs=3).fit(X), at_once)
+    columns = np.asfortranarray(X.astype("f8"))
+    same(SOFM(9, metric=metric, n_epochs=3).fit(columns), at_once)
+
+
+def test_online_rule_over_blocks_sparse_rows_and_dask(digits):
+    array = pytest.importorskip("dask.array")
+    X = digits[0][:600]
+    som = SOFM(6, algorithm="online", n_epochs=2, random_state=0)
+    blocks = clone(som).fit([X[:200], X[200:400], X[400:]])
+    same(clone(som).fit(array.from_array(X, chunks=(200, 64))), blocks)
+    whole = clone(som).fit(X)
+    rows = clone(som).fit(sparse.csr_matrix(X))
+    assert rows.codebook_.tobytes() == whole.codebook_.tobytes()
+    assert whole.quantization_error_ == pytest.approx(blocks.quantization_error_, rel=0.1)
+
+
+def test_cosine_over_dask(digits):
+    array = pytest.importorskip("dask.array")
+    options = dict(shape=9, metric="cosine", n_epochs=3)
+    X = digits[0]
+    same(SOFM(**options).fit(array.from_array(X, chunks=(400, 64))), SOFM(**options).fit(X))
+    zero = X.copy()
+    zero[1234] = 0
+    with pytest.raises(ValueError, match="row 1234"):
+        SOFM(**options).fit(array.from_array(zero, chunks=(400, 64)))
 
 
 def test_dask_array_equals_local(digits, local):
