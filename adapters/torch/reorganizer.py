@@ -290,8 +290,9 @@ def _check_freezing(model: nn.Module, layers: Any) -> None:
             "freeze_below needs layers by name: those that layers='auto' chooses differ from "
             "event to event"
         )
-    parallel = isinstance(model, nn.parallel.DistributedDataParallel)
-    if parallel and not model.find_unused_parameters:
+    outside: Any = getattr(model, "_orig_mod", model)
+    parallel = isinstance(outside, nn.parallel.DistributedDataParallel)
+    if parallel and not outside.find_unused_parameters:
         raise ValueError(
             "freeze_below leaves parameters without gradients, for which DistributedDataParallel "
             "waits: make it with find_unused_parameters=True"

@@ -25,8 +25,8 @@ import torchvision
 from rejuvenet.adapters.torch import collect, observe, reorganize, trace
 
 RESULTS = Path(__file__).parent / "results" / "collect.json"
-WORKLOADS = (("resnet18", 224, 8), ("resnet18", 64, 32), ("mobilenet_v2", 224, 8))
-BATCHES, CLASSES = 2, 8
+WORKLOADS = (("resnet18", 224, 4), ("resnet18", 64, 32), ("mobilenet_v2", 224, 4))
+BATCHES, CLASSES = 2, 4
 
 
 def processor_seconds(action: Callable[[], Any]) -> float:
