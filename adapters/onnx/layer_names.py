@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -64,15 +64,23 @@ def _weights_read(model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
     for node in model.graph:
         if not node.name or node.op_type in ("Identity", "Constant"):
             continue
-        for value in node.inputs[1:]:
-            weight = str(value.name) if value is not None else ""
-            while weight in made_by and made_by[weight].op_type in ("Identity", "DequantizeLinear"):
-                source = made_by[weight].inputs[0]
-                weight = str(source.name) if source is not None else ""
-            constant = weight in made_by and made_by[weight].op_type == "Constant"
-            if weight in model.graph.initializers or constant:
-                yield node, weight
-                break
+        weights = [w for v in node.inputs[1:] if (w := _source(v, model, made_by)) is not None]
+        if weights:  # scales and zero points stand before the weight of a quantized layer
+            yield node, str(min(weights, key=lambda w: len(w.shape or ()) < 2).name)
+
+
+def _source(
+    value: ir.Value | None, model: ir.Model, made_by: Mapping[str, ir.Node]
+) -> ir.Value | None:
+    """The initializer or constant that a value is, perhaps dequantized."""
+    while value is not None and str(value.name) in made_by:
+        maker = made_by[str(value.name)]
+        if maker.op_type == "Constant":
+            return value
+        if maker.op_type not in ("Identity", "DequantizeLinear", "QuantizeLinear"):
+            return None
+        value = maker.inputs[0]
+    return value if value is not None and str(value.name) in model.graph.initializers else None
 
 
 Request = str | ChannelGroup

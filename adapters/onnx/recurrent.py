@@ -25,6 +25,7 @@ from ...graph.nodes import (
     Reduce,
     Reshape,
     Transpose,
+    uniform_axes,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def recurrent(c: Call) -> None:
     read = together(terms, full, "add")
     states = []
     for i in (5, 6):
-        if c.has(i):
+        if c.has(i) and not (c.is_known(i) and 2 in uniform_axes(c.value(i))):
             moved = c.temporary(first)
             c.emit(Transpose(c.data(i), moved, (0, 1, 2) if batch_first else (1, 0, 2)))
             states.append(moved)

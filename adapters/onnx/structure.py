@@ -237,11 +237,19 @@ class Structure:
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}
         self.alias: dict[str, str] = {}  # ``Identity`` of a weight, as exporters share equal ones
+        self.derived: set[str] = set()  # computed from weights alone: no constants of the structure
         self._find_known(values)
         del values
         for name in self.inputs:
             self.graph.inputs.append(self.register(name))
+        waiting: dict[str, ir.Node] = {}  # what is computed from weights alone
         for node in model.graph:
+            names = [str(v.name) for v in node.outputs if v.name]
+            if names and all(name in self.derived for name in names):
+                waiting |= dict.fromkeys(names, node)
+            else:
+                self._translate_after(node, waiting)
+        for node in dict.fromkeys(waiting.values()):
             self._translate(node)
         names = [str(v.name) for v in model.graph.outputs]
         # Without a shape, it was made by what is opaque.
@@ -288,7 +296,6 @@ class Structure:
             self.known[name], self.shapes[name] = array, array.shape
             if array.size > 1 and _is_data(array.dtype):
                 self.weights.add(name)
-        derived: set[str] = set()  # computed from weights alone: no constants of the structure
         for node in self.ir.graph:
             read = [str(v.name) for v in node.inputs if v is not None]
             read = [self.alias.get(name, name) for name in read]
@@ -306,7 +313,7 @@ class Structure:
             fixed = all(n in self.known for n in read) and not node.op_type.startswith("Random")
             if not constant and not fixed:
                 continue
-            weighted = [n for n in read if n in self.weights or n in derived]
+            weighted = [n for n in read if n in self.weights or n in self.derived]
             if all(n in self.weights and _may_count(self.known[n].dtype) for n in weighted):
                 counted = [n for n in names if np.asarray(values.get(n, 0.0)).dtype.kind in "iub"]
                 if counted:  # lengths and indices of an exporter that counts in 32 bits
@@ -320,10 +327,25 @@ class Structure:
                     self.known[name] = array
                     if name not in self.shared:
                         self.weights.add(name)
+                elif weighted and node.op_type == "Expand" and _all_equal(array):
+                    self.known[name] = array  # the first state of a recurrent layer
                 elif weighted and not constant:
-                    derived.add(name)
+                    self.derived.add(name)
                 else:
                     self.known[name] = array
+
+    def _translate_after(self, node: ir.Node, waiting: dict[str, ir.Node]) -> None:
+        """A node, and first those that make the weights that it reads.
+
+        A quantizer writes these in front of everything else; groups are in the order of use.
+        """
+        for name in (*(str(v.name) for v in node.inputs if v is not None), *_captured(node)):
+            maker = waiting.get(name)
+            if maker is not None:
+                for value in maker.outputs:
+                    waiting.pop(str(value.name), None)
+                self._translate_after(maker, waiting)
+        self._translate(node)
 
     def _translate(self, node: ir.Node) -> None:
         names = [str(v.name) for v in node.outputs if v.name]
@@ -391,6 +413,10 @@ class Structure:
 def _is_data(dtype: np.dtype) -> bool:
     """Floats of any width, and the integers of quantized weights; never 64-bit indices."""
     return dtype.kind not in "b" and dtype not in (np.dtype(np.int64), np.dtype(np.uint64))
+
+
+def _all_equal(array: np.ndarray) -> bool:
+    return 0 < array.size <= SMALL and bool((array == array.flat[0]).all())
 
 
 def _may_count(dtype: np.dtype) -> bool:

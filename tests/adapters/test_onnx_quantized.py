@@ -87,6 +87,9 @@ def test_static_quantization(case, plain, tmp_path):
     assert len(proof.frozen) == 1
     assert "reaches an output" in next(iter(proof.frozen.values()))
     assert proof.parameters > 2000
+    last = [g.name[0] for g in proof.model.groups if g.name[0] in "dgef"]
+    if case != "quantized when it runs":
+        assert last == list("dgef")  # in the order of use, not of dequantization
     types = {array.dtype for array in proof.changed.values()}
     # Weights of 8 bits, or floats that a node quantizes; biases of 32; scales.
     assert types >= {np.dtype(np.int32), np.dtype(np.float32)}
