@@ -12,11 +12,12 @@ scikit-learn's digits (1,797 x 64), 10 x 10.  All float32.
 The unit is one ``X @ W.T`` in float32 (numpy, two threads of its BLAS): the cost of a brute-force
 winner search.  A figure is the whole training call divided by its epochs and by the unit, so that
 preparation and the final labels count too; every tool starts from the same codebook.  Tools and
-the unit take turns, each repetition in a process of its own; medians are reported.  ``slow`` tools
-run fewer epochs; their errors are then those of a short training.  ``cpu`` is the same ratio in
-processor time, to that of the product on one thread: on a shared machine it wavers less, but it
-counts threads that spin while they wait.  Rows of an earlier run that this one does not measure
-stay in the JSON and the plot.
+the unit take turns, every tool in a process of its own; medians are reported, and the unit is the
+median of all processes' units of the workload (on a shared machine one process alone may catch a
+bad moment).  Slow tools run fewer epochs; their errors are then those of a short training.  ``cpu``
+is the same ratio in processor time, within one process, to that of the product on one thread: it
+wavers less, but it counts threads that spin while they wait.  Rows of an earlier run that this one
+does not measure stay in the JSON and the plot.
 
 The peers come from PyPI: fastersom, scikit-learn, faiss-cpu, xpysom, torchsom, minisom, somoclu
 (1.7.6 installs without its compiled part where its setup fails: then build its six C++ files with
@@ -263,7 +264,6 @@ def one(peer: str, workload: str, repeats: int) -> dict:
         "repeats": len(times),
         "seconds_per_epoch": statistics.median(times),
         "unit_seconds": statistics.median(units),
-        "ratio": statistics.median(times) / statistics.median(units),
         "cpu_ratio": statistics.median(cpu_times) / statistics.median(cpu_units),
         "epochs": epochs,
         "growth_mib": growth / 2**20,
@@ -319,6 +319,13 @@ def large() -> dict:
         "quantization_error": som.quantization_error_,
         "topographic_error": som.topographic_error_,
     }
+
+
+def set_ratios(rows: dict) -> None:
+    """Every tool's time in units, the unit being the median of all processes'."""
+    unit = statistics.median(row["unit_seconds"] for row in rows.values())
+    for row in rows.values():
+        row["ratio"] = row["seconds_per_epoch"] / unit
 
 
 def markdown(table: dict) -> str:
@@ -392,6 +399,7 @@ def main() -> None:
             if row is None:
                 continue
             table[workload][peer] = row
+            set_ratios(table[workload])
             speed = f"{row['ratio']:8.2f} {row['cpu_ratio']:8.2f} "
             speed += f"{1e3 * row['seconds_per_epoch']:9.2f}"
             errors = f"{row['quantization_error']:8.4f} {row['topographic_error']:6.3f}"
