@@ -1,7 +1,7 @@
 """Permute every movable channel group of many networks at once and check the outputs.
 
-    python tests/sweeps/architectures.py                      # 15 networks of torchvision
-    python tests/sweeps/architectures.py --list FILE.json     # a list; see tests/sweeps/beyond.json
+    python tests/sweeps/architectures.py                      # 224 networks of torchvision and timm
+    python tests/sweeps/architectures.py --list tests/sweeps/beyond.json           # another list
     python tests/sweeps/architectures.py --only resnet18,densenet121 --exporters torch
 
 Each network is checked as a PyTorch module in float64 and as the ONNX files that PyTorch's two
@@ -184,7 +184,9 @@ def run(network: networks.Network, exporter: str) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--list", type=Path, help="JSON list of {name, source, input}")
+    parser.add_argument(
+        "--list", type=Path, default=networks.LIBRARIES, help="JSON list of {name, source, input}"
+    )
     parser.add_argument("--only", help="names, comma-separated")
     parser.add_argument("--exporters", default=",".join(EXPORTERS), help="comma-separated")
     parser.add_argument("--again", choices=("failed", "older", "all"), help="repeat these")

@@ -11,24 +11,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 
-FIFTEEN = (
-    "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2",
-    "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x0_5",
-    "efficientnet_b0", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny",
-)  # fmt: skip
-SIZES = {"alexnet": 80, "vgg11_bn": 64, "googlenet": 80}
-
+LIBRARIES = Path(__file__).parent / "architectures.json"
 BEYOND = Path(__file__).parent / "beyond.json"
 Network = dict[str, Any]  # {"name", "source", "input"}, and "dtype" where it is none of the usual
 
 
-def networks(path: Path | None) -> list[Network]:
-    """Those of a JSON list, or fifteen of torchvision; one of each family first."""
-    if path is None:
-        return [
-            {"name": n, "source": "torchvision", "input": [1, 3, *[SIZES.get(n, 64)] * 2]}
-            for n in FIFTEEN
-        ]
+def networks(path: Path) -> list[Network]:
+    """Those of a JSON list, one of each family first."""
     listed = json.loads(path.read_text())
     seen: dict[str, int] = {}
     rank = []
