@@ -43,9 +43,11 @@ class Classes:
     signature : ndarray of uint64, shape (size,)
         For the label of a class: classes with equal signatures may be exchanged.
     unnamed : ndarray of uint64, shape (size,)
-        First colours without the sets of channels that divide an atom.
+        First colours without the sets that divide an atom.
     links : tuple of three ndarrays
         Atoms that are equated, and a hash of the equation and of their keys there.
+    divided : tuple of three ndarrays
+        Atoms, the sets that divide them, and a hash of the partition and of their keys there.
     """
 
     def __init__(self, state: Constraints):
@@ -60,50 +62,62 @@ class Classes:
         for places, (start, stop) in blocks:
             if places < 0:
                 first[start:stop] += mix(start, 2)
-        named = []
+        divided = []
         for i, (fine, sets) in enumerate(state.partitions):
-            # Sets are atoms, not classes: sets of channels that are tied are still different sets.
-            salt = mix(i if fine.keys is None else mix(fine.keys.ravel(), i), 3)
-            contribution = self.atom[fine.atoms].ravel(), mix(sets.ravel(), salt)
+            salt = mix(np.zeros(fine.atoms.size, int) if fine.keys is None else fine.keys.ravel(),
+                       mix(i, 3))  # fmt: skip
+            part = self.atom[fine.atoms].ravel(), sets.ravel(), salt
             if sets.flat[0] < 0:
-                np.add.at(first, *contribution)
+                np.add.at(first, part[0], mix(*part[1:]))
             else:
-                named.append(contribution)
-        self.unnamed = first.copy() if named else first
-        for contribution in named:
-            np.add.at(first, *contribution)
-        self.signature = first
-        none = np.empty(0, np.int64)
-        self.links = (none, none, none.astype(np.uint64))
+                divided.append(part)
+        self.unnamed = first
+        self.links = _equated(state, self.atom)
+        self.divided = _joined(divided)
+        self.label = self._labels()
+        while len(self.divided[0]) and self._owned_sets():
+            self.label = self._labels()
+        # Sets are told apart, tied or not.
+        atoms, sets, salt = self.divided
+        self.signature = first.copy()
+        np.add.at(self.signature, atoms, mix(sets, salt))
         self.colour = np.zeros(size, np.uint64)
-        self.label = self.atom
-        if state.equations:
-            self._solve(state)
+        if len(self.links[0]):
+            self._tell_apart()
 
-    def _solve(self, state: Constraints) -> None:
-        """Classes of several atoms."""
-        sides = [[pair[k] for pair in state.equations] for k in (0, 1)]
-        a, b = (self.atom[np.concatenate([c.atoms.ravel() for c in side])] for side in sides)
-        key_a, key_b = (
-            np.concatenate(
-                [np.zeros(c.atoms.size, int) if c.keys is None else c.keys.ravel() for c in side]
-            )
-            for side in sides
-        )
-        count = [c.atoms.size for c in sides[0]]
-        salt = mix(np.repeat(np.arange(len(count)), count), mix(key_a, mix(key_b, 4)))
-        self.links = (a, b, salt)
+    def _labels(self) -> np.ndarray:
+        """The least atom that the links lead to."""
+        a, b, _ = self.links
+        if not len(a):
+            return self.atom
         used, index = np.unique(np.concatenate([a, b]), return_inverse=True)
-        a, b = index[: len(a)], index[len(a) :]
-        edges = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(used), len(used)))
+        ends = index[: len(a)], index[len(a) :]
+        edges = coo_array((np.ones(len(a), np.int8), ends), shape=(len(used), len(used)))
         component = connected_components(edges, directed=False)[1]
         least = np.empty(len(used), np.int64)
         least[component[::-1]] = used[::-1]
-        label = least[component]
-        representative = np.arange(state.size)
-        representative[used] = label
-        self.label = representative[self.atom]
+        label = np.arange(len(self.atom))
+        label[used] = least[component]
+        return label[self.atom]
 
+    def _owned_sets(self) -> bool:
+        """Link sets that hold atoms of one class only to that class: they move with it."""
+        atoms, sets, salt = self.divided
+        fine, coarse = self.label[atoms], self.label[sets]
+        least, greatest = np.full(len(self.atom), len(self.atom)), np.full(len(self.atom), -1)
+        np.minimum.at(least, coarse, fine)
+        np.maximum.at(greatest, coarse, fine)
+        owned = (least == greatest)[coarse]
+        self.divided = atoms[~owned], sets[~owned], salt[~owned]
+        self.links = _joined([self.links, (atoms[owned], sets[owned], salt[owned])])
+        return bool(owned.any())
+
+    def _tell_apart(self) -> None:
+        """Colours and signatures of classes of several atoms."""
+        a, b, salt = self.links
+        used, index = np.unique(np.concatenate([a, b]), return_inverse=True)
+        a, b = index[: len(a)], index[len(a) :]
+        label = self.label[used]
         colour = _refined(self.signature[used], label, a, b, salt)
         self.colour[used] = colour
         for total, part in (
@@ -133,6 +147,25 @@ def _refined(
         if distinct in (known, len(label)):
             return colour
         known = distinct
+
+
+def _equated(state: Constraints, atom: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pairs of equal atoms, and a hash of the equation and of their keys in it."""
+    pairs = []
+    for i, (a, b) in enumerate(state.equations):
+        salt = mix(i, 4)
+        for side in (a, b):
+            salt = mix(
+                np.zeros(a.atoms.size, int) if side.keys is None else side.keys.ravel(), salt
+            )
+        pairs.append((atom[a.atoms].ravel(), atom[b.atoms].ravel(), salt))
+    return _joined(pairs)
+
+
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _resolved(state: Constraints) -> np.ndarray:

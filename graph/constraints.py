@@ -120,6 +120,14 @@ class Constraints:
         sets = np.broadcast_to(-1 if sets is None else sets, fine.atoms.shape)
         self.partitions.append((fine, sets))
 
+    def refined(self, component: Component) -> Component:
+        """An atom for each position, divided by the sets that ``component`` may stand for."""
+        if not component.coarse:
+            return component
+        atoms = self.fresh(component.atoms.shape)
+        self.divide(Component(component.axes, atoms, component.keys), component.atoms)
+        return Component(component.axes, atoms)
+
     def freeze(self, components: Sequence[Component], reason: str) -> None:
         """Nothing in ``components`` may move."""
         self.frozen += [(c.atoms, reason) for c in components]
@@ -133,9 +141,10 @@ class Constraints:
         if not drop & set(component.axes):
             return [component]
         rest = tuple(a for a in component.axes if a not in drop)
-        if not rest or component.coarse:
+        if not rest:
             self.freeze([component], reason)
             return []
+        component = self.refined(component)
         sizes = dict(zip(component.axes, component.atoms.shape, strict=True))
         atoms = self.fresh(tuple(sizes[a] for a in rest))
         view = atoms.reshape([sizes[a] if a in rest else 1 for a in component.axes])
@@ -147,9 +156,10 @@ class Constraints:
         axes = [i for i, a in enumerate(component.axes) if a in fixed]
         if not axes:
             return [component]
-        if len(axes) == len(component.axes) or component.coarse:
+        if len(axes) == len(component.axes):
             self.freeze([component], FIXED_ORDER)
             return []
+        component = self.refined(component)
         shape = [n if i in axes else 1 for i, n in enumerate(component.atoms.shape)]
         self.divide(component, -1 - np.arange(int(np.prod(shape))).reshape(shape))
         return [component]

@@ -54,12 +54,22 @@ def _all_same(
 
 
 def _same(state: Constraints, a: Component, b: Component) -> Component:
-    """``a`` and ``b`` lie over the same axes; the one that says more."""
+    """``a`` and ``b`` lie over the same axes; the one to go on with."""
     if a.coarse == b.coarse:
         return state.equate(a, b)
     fine, coarse = (b, a) if a.coarse else (a, b)
-    state.divide(fine, coarse.atoms)
-    return fine
+    _divide(state, fine, coarse.atoms, coarse.keys)
+    return coarse
+
+
+def _divide(
+    state: Constraints, fine: Component, sets: np.ndarray, keys: np.ndarray | None
+) -> None:
+    """``fine`` is divided by sets; where these repeat, ``keys`` tell their copies apart."""
+    if keys is not None:
+        own = 0 if fine.keys is None else fine.keys * (int(keys.max()) + 1)
+        fine = Component(fine.axes, fine.atoms, np.broadcast_to(own + keys, fine.atoms.shape))
+    state.divide(fine, sets)
 
 
 def _relate(
@@ -75,17 +85,23 @@ def _relate(
             inner, outer = component, other
         elif common == set(other.axes):
             inner, outer = other, component
-        else:  # they share some axes only: what they share is one component
+        elif not component.coarse and not other.coarse:  # (heads, d) and (heads, e)
+            axes = tuple(sorted(common))
+            sets = Component(axes, state.fresh([shape[a] for a in axes]), coarse=True)
+            for half in (component, other):
+                state.divide(half, sets.over(half.axes, shape))
+            continue
+        else:  # what they share is one component
             for half in (component, other):
                 left = state.collapse(half, set(half.axes) - common, BY_POSITION)
                 rest = join(state, rest, left, shape, shared)
             return rest
         if inner.coarse:
-            state.divide(outer, inner.over(outer.axes, shape))
-        elif outer.coarse:
-            state.freeze([inner, outer], FIXED_ORDER)
-        else:
-            state.tie(outer, inner.over(outer.axes, shape))
+            keys = None if inner.keys is None else inner.over(outer.axes, shape, inner.keys)
+            _divide(state, outer, inner.over(outer.axes, shape), keys)
+        else:  # positions along the other axes are told apart from now on
+            state.tie(state.refined(outer), inner.over(outer.axes, shape))
+            outer = inner
         return join(state, rest, [outer], shape, shared)
     return [*merged, other]
 

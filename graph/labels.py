@@ -49,9 +49,11 @@ class Component:
             self.coarse,
         )
 
-    def over(self, axes: tuple[int, ...], shape: Shape) -> np.ndarray:
-        """Atoms broadcast to the superset ``axes`` of a tensor of ``shape``."""
-        return _spread(self.atoms, self.axes, axes, shape)
+    def over(
+        self, axes: tuple[int, ...], shape: Shape, values: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Atoms (or ``values``) broadcast to the superset ``axes`` of a tensor of ``shape``."""
+        return _spread(self.atoms if values is None else values, self.axes, axes, shape)
 
     def simplified(self) -> Component:
         """Without axes of size one or along which the atoms do not change."""

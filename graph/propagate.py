@@ -153,6 +153,9 @@ class Propagation:
         op = node.op if isinstance(node, Elementwise) else "other"
         self._combine(node.output, operands)
         data = [o for o in operands if o[0] not in self.weight_only and o[1]]
+        if not data:  # f(w + v) is not f(w) + f(v)
+            computed = "a weight is computed from what would be merged"
+            self.state.inexact += [(c.atoms, computed) for o in operands for c in o[1]]
         if len(data) > 1 and op != "add":
             for _, components, _, _ in data:
                 self.state.inexact += [
@@ -322,13 +325,12 @@ class Propagation:
             if len(mine) > 1:
                 for extra in mine[1:]:
                     state.collapse(extra, {k}, FIXED_ORDER)
-            along.append(mine[0] if mine else None)
+            along.append(state.refined(mine[0]) if mine else None)
             across_k = [c for c in components if k not in c.axes]
             others.append((name, across_k, runs - {k}, fixed - {k}))
         if any(c is not None for c in along):
             axes = {c.axes for c in along if c is not None}
-            coarse = any(c.coarse for c in along if c is not None)
-            target = axes.pop() if len(axes) == 1 and not coarse else (k,)
+            target = axes.pop() if len(axes) == 1 else (k,)
             for name, component in zip(node.inputs, along, strict=True):
                 size = graph.shapes[name][k]
                 if component is not None and component.axes != target:

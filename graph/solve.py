@@ -30,6 +30,8 @@ from .nodes import (
 from .propagate import Propagation
 from .whole_sets import exchangeable_blocks
 
+SETS = ":sets"  # ends the name of a group whose channels are whole sets of channels
+
 
 def find_groups(graph: Graph) -> list[ChannelGroup]:
     """All channel groups of a network, in the order of execution.
@@ -135,7 +137,7 @@ class _Solution:
         if first is None:
             return []
         group = ChannelGroup(
-            name=f"{self.state.places[first].weight}:sets",
+            name=self.state.places[first].weight + SETS,
             channels=len(blocks),
             members=tuple(members),
             tap=None,
@@ -259,16 +261,13 @@ def _with_unique_names(groups: list[ChannelGroup]) -> list[ChannelGroup]:
     named = []
     for group in groups:
         if counts[group.name] > 1:
-            member = next(m for m in group.members if m.weight == group.name)
+            weight = group.name.removesuffix(SETS)
+            member = next(m for m in group.members if m.weight == weight)
             rows = np.sort(member.positions.ravel())
             step = rows[1] - rows[0] if len(rows) > 1 else 1
             regular = len(rows) < 2 or bool((np.diff(rows) == step).all())
             stride = f":{step}" if step != 1 else ""
-            name = (
-                f"{group.name}[{rows[0]}:{rows[-1] + 1}{stride}]"
-                if regular
-                else f"{group.name}[{rows[0]},...,{rows[-1]}]"
-            )
-            group = replace(group, name=name)
+            span = f"{rows[0]}:{rows[-1] + 1}{stride}" if regular else f"{rows[0]},...,{rows[-1]}"
+            group = replace(group, name=f"{weight}[{span}]{SETS if group.unit == 'set' else ''}")
         named.append(group)
     return named

@@ -21,7 +21,6 @@ from scipy.sparse.csgraph import connected_components
 
 from .classes import Classes, mix
 from .constraints import Constraints
-from .labels import Component
 
 
 def exchangeable_blocks(
@@ -41,17 +40,12 @@ def exchangeable_blocks(
     ndarray of int64, shape (blocks, m)
         One row a block; atoms of one column correspond.
     """
-    divided = [
-        (classes.atom[fine.atoms].ravel(), sets.ravel(), _salt(i, fine))
-        for i, (fine, sets) in enumerate(state.partitions)
-        if sets.flat[0] >= 0
-    ]
-    if not divided:
+    atoms, sets, _ = classes.divided
+    if not len(atoms):
         return
-    link = tuple(np.concatenate(column) for column in zip(*divided, strict=True))
     labels = np.unique(classes.label)
-    ends = (np.searchsorted(labels, classes.label[side]) for side in link[:2])
-    edges = coo_array((np.ones(len(link[0]), np.int8), tuple(ends)), shape=(len(labels),) * 2)
+    ends = tuple(np.searchsorted(labels, classes.label[side]) for side in (atoms, sets))
+    edges = coo_array((np.ones(len(atoms), np.int8), ends), shape=(len(labels),) * 2)
     count, block = connected_components(edges, directed=False)
     size = np.bincount(block, minlength=count)
     stays = np.zeros(count, bool)
@@ -62,7 +56,7 @@ def exchangeable_blocks(
     atoms, own = atoms[~stays[own]], own[~stays[own]]
     if not len(atoms):
         return
-    colour = _colours(classes, link)
+    colour = _colours(classes)
     label = classes.label[atoms]
     kind = np.zeros(state.size, np.uint64)  # of a class, by its label
     np.add.at(kind, label, mix(colour[atoms], 2))
@@ -80,9 +74,9 @@ def exchangeable_blocks(
             yield blocks
 
 
-def _colours(classes: Classes, link: tuple[np.ndarray, ...]) -> np.ndarray:
+def _colours(classes: Classes) -> np.ndarray:
     """Colours of all atoms that do not depend on which set is which."""
-    fine, sets, salt = link
+    fine, sets, salt = classes.divided
     a, b, equation = classes.links
     met = np.unique(np.concatenate([fine, sets, a, b]))
     fine, sets, a, b = (np.searchsorted(met, side) for side in (fine, sets, a, b))
@@ -105,25 +99,20 @@ def _colours(classes: Classes, link: tuple[np.ndarray, ...]) -> np.ndarray:
 
 def _kept(state: Constraints, classes: Classes, blocks: np.ndarray) -> bool:
     """Whether the exchange of two blocks and the shift of all keep every constraint."""
-    a, b, equation = classes.links
     for moved in ([1, 0, *range(2, len(blocks))], [*range(1, len(blocks)), 0]):
         image = np.arange(state.size)
         image[blocks.ravel()] = blocks[moved].ravel()
-        if _total(image[a], image[b], equation) != _total(a, b, equation):
-            return False
-        for i, (fine, sets) in enumerate(state.partitions):
-            atoms, sets, salt = classes.atom[fine.atoms].ravel(), sets.ravel(), _salt(i, fine)
-            changed = np.where(sets < 0, sets, image[sets])
-            if _total(image[atoms], changed, salt) != _total(atoms, sets, salt):
+        for a, b, salt in (classes.links, classes.divided):
+            if _total(image[a], image[b], salt) != _total(a, b, salt):
                 return False
+        for i, (fine, sets) in enumerate(state.partitions):
+            if sets.flat[0] < 0:
+                atoms = classes.atom[fine.atoms].ravel()
+                keys = 0 if fine.keys is None else fine.keys.ravel()
+                fixed = mix(sets.ravel(), mix(keys, i))
+                if _total(image[atoms], fixed, 0) != _total(atoms, fixed, 0):
+                    return False
     return True
-
-
-def _salt(number: int, fine: Component) -> np.ndarray:
-    """A hash of a partition and of the keys of its atoms."""
-    return mix(
-        np.zeros(fine.atoms.size, int) if fine.keys is None else fine.keys.ravel(), mix(number, 1)
-    )
 
 
 def _total(a: np.ndarray, b: np.ndarray, salt: np.ndarray | int) -> int:

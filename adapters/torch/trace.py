@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
@@ -34,6 +34,7 @@ FACTORIES = frozenset(
 )  # fmt: skip
 FILLS = frozenset(("zero_", "fill_"))
 LOOKS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+KEPT = "a value made from it is kept by the model"
 PREALLOCATED = "written in place into a part of another tensor"
 
 
@@ -136,7 +137,7 @@ def _record(
         result = model(*args, **kwargs)
     if recorder.looked_at:
         raise RuntimeError(f"the model looked at values: {recorder.looked_at}")
-    return recorder.finish(result)
+    return recorder.finish(result, [t for m in model.modules() for t in tree_leaves(vars(m))])
 
 
 def observe(
@@ -412,9 +413,16 @@ class _GraphRecorder(_Numbering):
             Opaque(tuple(v.name for v in read), tuple(v.name for v in outs), reason)
         )
 
-    def finish(self, result: Any) -> Graph:
-        """The graph without what no output needs."""
+    def finish(self, result: Any, held: list[Any]) -> Graph:
+        """The graph without what no output needs.
+
+        ``held`` is what the model holds after the pass.  What it made from weights and keeps would
+        no longer be true if these moved.
+        """
         graph = self.graph
+        names = {self.names[id(t)] for t in held if id(t) in self.names}
+        made = {name for node in graph.nodes for name in output_names(node)}
+        stale = sorted(names & self.derived & made)
         for tensor in tree_flatten(_plain(result))[0]:
             if isinstance(tensor, torch.Tensor) and id(tensor) in self.names:
                 graph.outputs.append(self.names[id(tensor)])
@@ -424,7 +432,7 @@ class _GraphRecorder(_Numbering):
             if needed.intersection(output_names(node)):
                 needed.update(input_names(node))
                 kept.append(node)
-        graph.nodes = kept[::-1]
+        graph.nodes = kept[::-1] + [Opaque((name,), (), KEPT) for name in stale if name in needed]
         for name in needed & set(self.constants):
             tensor = self.constants[name]
             if tensor.numel() <= CONSTANT_LIMIT:

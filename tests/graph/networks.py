@@ -88,6 +88,15 @@ class Builder:
         self.graph.add_convolution(x, normal, out, groups)
         return out
 
+    def reparametrized(self, x):
+        """A convolution whose weight is a function of a weight and of a gain on its input axis."""
+        n, c, h, w = self.shape(x)
+        weight, gain = self.weight(4, c, 2, 2), self.weight(1, c, 1, 1)
+        made, out = self.new((4, c, 2, 2)), self.new((n, 4, h, w))
+        self.graph.nodes.append(Elementwise((weight, gain), made, self.pick("mul", "other")))
+        self.graph.add_convolution(x, made, out)
+        return out
+
     def norm(self, x):
         c = self.shape(x)[1]
         out = self.new(self.shape(x))
@@ -306,6 +315,7 @@ UNARY_LAYERS = (
     "grouped",
     "depthwise",
     "standardized",
+    "reparametrized",
     "norm",
     "unary",
     "take",
