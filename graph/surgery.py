@@ -24,6 +24,7 @@ With ``init="keep"`` all but the consumers keep what is at the place.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -169,7 +170,7 @@ def _check_member(plan: GroupPlan, member: Member, values: np.ndarray) -> None:
         )
     if places.size and not (places.min() >= 0 and places.max() < rows):
         raise ValueError(f"expected positions from 0 to {rows - 1} in {name!r}")
-    if len(np.unique(places)) != places.size:
+    if np.bincount(places.ravel(), minlength=1).max() > 1:
         raise ValueError(f"expected every row of {name!r} in one channel, got a row in two")
     wanted = (len(plan.new), places.shape[1], *_row_shape(member))
     rows_given = plan.filters.get(filter_name(member))
@@ -233,7 +234,7 @@ def _transformed(
     if all(plan.kind == "arrange" for plan, _ in parts):
         result = values
         for plan, member in parts:
-            result = _on_rows(member, result, _linear(plan, member, state))
+            result = _arranged(plan, member, result)
         return result if result is not values else values.copy()
     result = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN weights stay NaN; only new ones are an error
@@ -263,11 +264,20 @@ def _on_rows(
     return member.restore(rows, values.shape)
 
 
+def _arranged(plan: GroupPlan, member: Member, values: np.ndarray) -> np.ndarray:
+    """The rows of all channels in their new order."""
+    source = np.arange(math.prod(member.view[axis] for axis in member.axes))
+    source[member.positions] = member.positions[plan.order]
+    if len(member.axes) == 1:
+        viewed = values.reshape(member.view).take(source, axis=member.axes[0])
+        return viewed.reshape(values.shape)
+    return member.restore(member.rows(values)[source], values.shape)
+
+
 def _linear(plan: GroupPlan, member: Member, state: State) -> Callable[[np.ndarray], np.ndarray]:
     """The linear part of a plan on one member."""
     if plan.order is not None:
-        order = plan.order
-        return lambda X: X[order]
+        return lambda X: X[plan.order]
     matrix = _matrix(plan, member, state)
     changed = np.flatnonzero(np.any(matrix != np.eye(plan.channels), axis=1))
     read = np.flatnonzero(np.any(matrix[changed] != 0.0, axis=0))
