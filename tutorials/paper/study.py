@@ -6,7 +6,7 @@ Run as (one core; every run is a JSON file, and those that exist are not repeate
     python tutorials/paper/study.py --table
 
 CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16 (10,000 to train on,
-2,000 to test), and a network of three convolutions whose last one is wider than it needs to be.
+2,000 to test), and a network of three convolutions with many channels in the last one.
 Every arm trains for the same number of epochs from the same weights on the same batches; those
 that reorganize do so to the last convolution, every ``PERIOD`` epochs:
 
