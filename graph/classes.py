@@ -59,10 +59,10 @@ class Classes:
             first[self.atom[places.atoms]] += salt  # the atoms of one axis are distinct
         self.members = first.copy()
         blocks = zip(state.origins, itertools.pairwise([*state.starts, size]), strict=True)
-        for places, (start, stop) in blocks:
-            if places < 0:
+        for origin, (start, stop) in blocks:
+            if origin < 0:
                 first[start:stop] += mix(start, 2)
-        divided = []
+        divided: list[tuple[np.ndarray, ...]] = []
         for i, (fine, sets) in enumerate(state.partitions):
             salt = mix(np.zeros(fine.atoms.size, int) if fine.keys is None else fine.keys.ravel(),
                        mix(i, 3))  # fmt: skip
@@ -136,7 +136,7 @@ def _refined(
     colour: np.ndarray, label: np.ndarray, a: np.ndarray, b: np.ndarray, salt: np.ndarray
 ) -> np.ndarray:
     """Colours refined by those of what they are equated to, until that tells no more."""
-    known = 0
+    known: np.signedinteger | int = 0
     while True:
         finer = mix(colour, 7)
         np.add.at(finer, a, mix(colour[b], salt))
@@ -151,7 +151,7 @@ def _refined(
 
 def _equated(state: Constraints, atom: np.ndarray) -> tuple[np.ndarray, ...]:
     """Pairs of equal atoms, and a hash of the equation and of their keys in it."""
-    pairs = []
+    pairs: list[tuple[np.ndarray, ...]] = []
     for i, (a, b) in enumerate(state.equations):
         salt = mix(i, 4)
         for side in (a, b):

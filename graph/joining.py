@@ -87,7 +87,7 @@ def _relate(
             inner, outer = other, component
         elif not component.coarse and not other.coarse:  # (heads, d) and (heads, e)
             axes = tuple(sorted(common))
-            sets = Component(axes, state.fresh([shape[a] for a in axes]), coarse=True)
+            sets = Component(axes, state.fresh(tuple(shape[a] for a in axes)), coarse=True)
             for half in (component, other):
                 state.divide(half, sets.over(half.axes, shape))
             continue

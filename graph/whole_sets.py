@@ -80,7 +80,8 @@ def _colours(classes: Classes) -> np.ndarray:
     a, b, equation = classes.links
     met = np.unique(np.concatenate([fine, sets, a, b]))
     fine, sets, a, b = (np.searchsorted(met, side) for side in (fine, sets, a, b))
-    colour, known = classes.unnamed[met], 0
+    colour = classes.unnamed[met]
+    known: np.signedinteger | int = 0
     while True:
         finer = mix(colour, 3)
         np.add.at(finer, fine, mix(colour[sets], salt))

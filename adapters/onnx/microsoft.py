@@ -102,17 +102,19 @@ def fused_matmul(c: Call) -> None:
         raise c.unsupported("moves its batch axes")
     if c.attribute("activation", "") == "Softmax":
         raise c.unsupported("normalizes along an axis")
-    operands = []
-    for i, name in enumerate(("transA", "transB")):
-        x = c.data(i)
-        if c.attribute(name, 0) and len(c.shape(x)) > 1:
-            rank = len(c.shape(x))
-            order = (*range(rank - 2), rank - 1, rank - 2)
-            turned = c.temporary([c.shape(x)[axis] for axis in order])
-            c.emit(Transpose(x, turned, order))
-            x = turned
-        operands.append(x)
-    product(c, *operands, c.output())
+    a, b = (_turned(c, c.data(i), name) for i, name in enumerate(("transA", "transB")))
+    product(c, a, b, c.output())
+
+
+def _turned(c: Call, x: str, attribute: str) -> str:
+    """``x`` with its last two axes exchanged where the attribute says so."""
+    rank = len(c.shape(x))
+    if not c.attribute(attribute, 0) or rank < 2:
+        return x
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    turned = c.temporary([c.shape(x)[axis] for axis in order])
+    c.emit(Transpose(x, turned, order))
+    return turned
 
 
 def matmul_with_bias(c: Call) -> None:

@@ -162,10 +162,11 @@ class OnnxModel:
             One sentence that says what is in the way.
         """
         stored = self._stored or Stored.of(self.ir)
-        known = self.ir.graph.initializers
-        values = {name: known[name].const_value.numpy() for name in stored.taken}
+        initializers = self.ir.graph.initializers.items()
+        known = {name: v.const_value for name, v in initializers if v.const_value is not None}
+        values = {name: known[name].numpy() for name in stored.taken}
         for name, array in self.changed.items():
-            old = None if name not in known else known[name].const_value
+            old = known.get(name)
             same = name not in self.outside and old is not None and name not in values
             if not same or old.tobytes() != array.tobytes():  # equal ones stay in their field
                 values[name] = array

@@ -54,15 +54,16 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
 
     Names are those of initializers or of the outputs of ``Constant`` nodes.
     """
-    kept_values: dict[str, Any] = {}
+    kept_values: dict[str, ir.TensorProtocol] = {}
     kept_nodes: dict[ir.Node, ir.Attr] = {}
     constants = {str(n.outputs[0].name): n for n in model.graph if n.op_type == "Constant"}
     try:
         for name, array in weights.items():
             if name in model.graph.initializers:
                 value = model.graph.initializers[name]
-                kept_values[name] = old = value.const_value
-                value.const_value = tensor_like(old, array)
+                assert value.const_value is not None  # an initializer has a value
+                kept_values[name] = value.const_value
+                value.const_value = tensor_like(value.const_value, array)
             elif name in constants:
                 node = constants[name]
                 kept_nodes[node] = attribute = next(iter(node.attributes.values()))

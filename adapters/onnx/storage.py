@@ -209,11 +209,11 @@ def _copy(path: Path, content: np.ndarray, changed: list[tuple[int, np.ndarray]]
     """``content`` with other bytes at some offsets, block by block."""
     with open(path, "wb") as file:
         for start in range(0, len(content), BLOCK):
-            file.write(content[start : start + BLOCK])
+            file.write(content[start : start + BLOCK].data)
         for offset, array in changed:
             file.seek(offset)
             for block in _blocks(array):
-                file.write(block)
+                file.write(block.data)
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -323,6 +323,6 @@ class OnDisk:
         start += -start % 4096
         self.file.seek(start)
         for block in _blocks(array):
-            self.file.write(block)
+            self.file.write(block.data)
         self.file.flush()
         return np.memmap(self.file, array.dtype, "r", start, array.shape)

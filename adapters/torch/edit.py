@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .trace import to_numpy
+from .recorder import to_numpy
 
 
 class Edit:

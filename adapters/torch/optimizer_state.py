@@ -36,7 +36,8 @@ from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan
 from ...graph.surgery import transform
 from .edit import Edit
-from .trace import to_numpy, unwrap
+from .recorder import to_numpy
+from .trace import unwrap
 
 FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "momentum", "exp_avg_diff", "grad_avg"})
 WRAPPED = ("base_optimizer", "optimizer", "_optimizer")
