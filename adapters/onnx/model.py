@@ -167,9 +167,9 @@ class OnnxModel:
         values = {name: known[name].numpy() for name in stored.taken}
         for name, array in self.changed.items():
             old = known.get(name)
-            same = name not in self.outside and old is not None and name not in values
-            if not same or old.tobytes() != array.tobytes():  # equal ones stay in their field
-                values[name] = array
+            elsewhere = name in self.outside or name in values
+            if elsewhere or old is None or old.tobytes() != array.tobytes():
+                values[name] = array  # equal ones stay in their field
         write(path, stored, values)
 
 

