@@ -281,11 +281,17 @@ class Propagation:
         drop = set(node.axes)
         merged: list[Component] = []
         shape = self.graph.shapes[node.input]
+        parts: list[Component] = []
         for component in self.labels[node.input]:
             if drop & set(component.axes):
                 self.state.inexact.append((component.atoms, "reduced over its channels"))
-            parts = self.state.without(component, drop)
-            merged = join(self.state, merged, parts, shape, set(range(len(shape))))
+            parts += self.state.without(component, drop)
+        own = {c.axes: c for c in parts if not c.coarse and c.keys is None}
+        for part in parts:
+            if part.coarse and part.axes in own:  # rows of a weight, told apart by their atoms
+                self.state.divide(own[part.axes], part.atoms)
+            else:
+                merged = join(self.state, merged, [part], shape, set(range(len(shape))))
         if not node.keepdims:
             place = {a: i for i, a in enumerate(a for a in range(len(shape)) if a not in drop)}
             merged = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
