@@ -15,7 +15,7 @@ import numpy as np
 from .channels import Kind
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
 from .joining import join, join_contraction
-from .labels import Component, is_distinct, occurrence, reshaped
+from .labels import Component, is_distinct, occurrence, reshape_blocks, reshaped
 from .nodes import (
     Concat,
     Contraction,
@@ -45,6 +45,7 @@ class Propagation:
         self.labels = self.state.labels
         self.weight_labels: dict[str, list[Component]] = {}
         self.weight_only: set[str] = set(graph.weights)  # depends on weights only
+        self.uniform = dict(graph.uniform)
         self.groups = _grouped_weights(graph)
         self.rules: dict[type, Callable] = {
             Elementwise: self.elementwise,
@@ -142,7 +143,7 @@ class Propagation:
         shape, out = self.graph.shapes[name], self.graph.shapes[output]
         shift = len(out) - len(shape)
         components = [replace(c, axes=tuple(a + shift for a in c.axes)) for c in self.labels[name]]
-        uniform = self.graph.uniform.get(name, frozenset())
+        uniform = self.uniform.get(name, frozenset())
         along = {a + shift for a, n in enumerate(shape) if n > 1 and a not in uniform}
         covered = {a for c in components for a in c.axes}
         return components, along, along - covered
@@ -191,7 +192,7 @@ class Propagation:
             if self.graph.shapes[name][0] == 1:
                 continue
             components = [replace(c, axes=(node.axis,)) for c in self.labels[name]]
-            uniform = 0 in self.graph.uniform.get(name, frozenset())
+            uniform = 0 in self.uniform.get(name, frozenset())
             along = set() if uniform else {node.axis}
             operands.append((name, components, along, along if not components else set()))
         met = self.met(operands[0][1])
@@ -215,7 +216,7 @@ class Propagation:
         for name, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
             for letter, size in zip(axes, graph.shapes[name], strict=True):
                 sizes[index[letter]] = max(sizes[index[letter]], size)
-            uniform = graph.uniform.get(name, frozenset())
+            uniform = self.uniform.get(name, frozenset())
             along = {index[v] for i, v in enumerate(axes) if graph.shapes[name][i] > 1} - {
                 index[axes[i]] for i in uniform
             }
@@ -310,6 +311,14 @@ class Propagation:
                 for c in self.labels[node.input]
                 for part in self.state.settle(reshaped(c, before, after))
             ]
+            if node.input in self.uniform:
+                alike = self.uniform[node.input]
+                self.uniform[node.output] = frozenset(
+                    axis
+                    for old, new in reshape_blocks(before, after)
+                    if alike.issuperset(old)
+                    for axis in new
+                )
 
     def transpose(self, node: Transpose) -> None:
         """Axes change places."""

@@ -152,6 +152,9 @@ CASES = {
     "grouped convolutions": (
         [node("Conv", ["h", "w"], ["t"], group=8), node("Conv", ["t", "v"], ["z"], group=2)],
         {"w": values(8, 1, 3, 3), "v": values(8, 4, 1, 1)}, 17),
+    "blur kernels that two layers share": (
+        [node("Conv", ["h", "w"], ["t"], group=8), node("Conv", ["t", "w"], ["z"], group=8)],
+        {"w": np.full((8, 1, 3, 3), 1 / 9, np.float32)}, 17),
     "einsum": (
         [node("Einsum", ["h", "w"], ["z"], equation="nchw,cd->ndhw")], {"w": values(8, 8)}, 17),
     "per-axis quantized weights": (
