@@ -191,7 +191,8 @@ class Graph:
         Tensor to the name of the weight (parameter, buffer or initializer) that it is.  Two
         tensors may be the same weight (tied), and they are then one set of places.
     uniform : dict of str to frozenset of int
-        For constants: the axes along which all slices are equal, so that order does not matter.
+        For constants, and weights of one axis: the axes along which all slices are equal, so that
+        order does not matter.
     buffers : set of str
         Names of the weights that are not trained (running statistics, fixed kernels): they are
         permuted and merged like the others, and never re-initialized.

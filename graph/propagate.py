@@ -331,6 +331,8 @@ class Propagation:
         """Arrays of atoms one after the other; on the other axes the inputs agree."""
         state, graph, k = self.state, self.graph, node.axis
         shape = graph.shapes[node.output]
+        if self.stack(node):
+            return
         along: list[Component | None] = []
         across: list[Component] = []
         others = []
@@ -370,6 +372,26 @@ class Propagation:
         self._combine(node.output, others)
         if across:
             self.labels[node.output].append(Component(target, atoms, keys))
+
+    def stack(self, node: Concat) -> bool:
+        """Weights laid one upon the other stay apart, as those of the two directions of a layer."""
+        k, held = node.axis, [self.labels[name] for name in node.inputs]
+        axes = [c.axes for c in held[0]]
+        if not all(
+            name in self.weight_only
+            and self.graph.shapes[name][k] == 1
+            and [c.axes for c in components] == axes
+            and all(c.keys is None and not c.coarse for c in components)
+            for name, components in zip(node.inputs, held, strict=True)
+        ):
+            return False
+        self.labels[node.output] = []
+        for layers in zip(*held, strict=True):
+            atoms = np.stack([c.atoms for c in layers])
+            keys = None if is_distinct(atoms) else occurrence(atoms)
+            stacked = Component((k, *layers[0].axes), atoms, keys)
+            self.labels[node.output].append(stacked.moved(stacked.axes))
+        return True
 
     def gather(self, node: Gather) -> None:
         """Some positions of one axis; which ones is remembered, their order need not be."""

@@ -360,6 +360,17 @@ def gather_nd(c: Call) -> None:
     take(c, flat, y, {0: rows})
 
 
+def scatter_nd(c: Call) -> None:
+    """Whole rows filled with one value: only which rows they are matters."""
+    x, rows, filled = c.data(0), c.value(1), c.value(2)
+    added = c.attribute("reduction", "none") != "none"
+    if added or rows.shape[-1] != 1 or filled.size == 0 or (filled != filled.flat[0]).any():
+        raise c.unsupported("writes more than one value into a part")
+    chosen = np.unique(rows % c.shape(x)[0])
+    take(c, x, c.temporary((len(chosen), *c.shape(x)[1:])), {0: chosen})
+    c.emit(Elementwise((x,), c.output()))
+
+
 def pad(c: Call) -> None:
     x, y = c.data(0), c.output()
     shape = c.shape(x)
@@ -436,7 +447,6 @@ WITHOUT_STRUCTURE = {
             "OneHot",
             "Scatter",
             "ScatterElements",
-            "ScatterND",
             "TensorScatter",
         ],
         "chooses positions by data",
@@ -520,6 +530,7 @@ OPERATORS: dict[str, Callable[[Call], None]] = {
     "LRN": local_response,
     "Pad": pad,
     "ReverseSequence": reverse_sequence,
+    "ScatterND": scatter_nd,
     "Slice": slices,
     "SpaceToDepth": space_to_depth,
     "SequenceAt": sequence_at,

@@ -21,6 +21,7 @@ from ...graph.nodes import (
     Contraction,
     Elementwise,
     Gather,
+    Opaque,
     Positional,
     Reduce,
     Reshape,
@@ -95,7 +96,11 @@ def recurrent(c: Call) -> None:
     state_axes, r_axes = ("t", "b", "d", "k"), ("d", *rows_of, "k")
     c.emit(Contraction((stepped(read), R), recurred, state_axes, r_axes, all_axes))
     state = c.temporary(one)
-    c.emit(Positional(stepped(together([read, recurred], full, "add")), state, (2,)))
+    direction = c.temporary((directions, 1))  # without labels: its order is fixed
+    c.emit(
+        Opaque((), (direction,), "the directions of a layer"),
+        Elementwise((stepped(together([read, recurred], full, "add")), direction), state),
+    )
     if c.gives(0):
         c.emit(Transpose(state, c.output(0), (1, 0, 2, 3) if batch_first else (0, 2, 1, 3)))
     for i in (1, 2):

@@ -281,6 +281,8 @@ class Structure:
                     self.graph.uniform[constant] = uniform
                     return constant
             self.graph.weights[self.register(name)] = name
+            if values.size == max(values.shape):  # one value for each channel, or for each group
+                self.graph.uniform[name] = uniform_axes(values)
         elif name in self.known and name not in self.graph.uniform:
             self.register(name)
             if self.known[name].size <= SMALL:
@@ -327,7 +329,9 @@ class Structure:
                     self.known[name] = array
                     if name not in self.shared:
                         self.weights.add(name)
-                elif weighted and node.op_type == "Expand" and _all_equal(array):
+                elif weighted and node.op_type in ("Expand", "Slice") and all(
+                    _all_equal(a) for a in (array, *(self.known[n] for n in weighted))
+                ):
                     self.known[name] = array  # the first state of a recurrent layer
                 elif weighted and not constant:
                     self.derived.add(name)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .caches import Caches, restore
 from .recorder import to_numpy
 
 
@@ -24,6 +25,8 @@ class Edit:
     model : torch.nn.Module
     within : Edit, optional
         A larger edit of the same model, which can still undo this one after it succeeded.
+    caches : mapping, optional
+        Places where the model keeps what it made from its weights, and what to put there.
 
     Examples
     --------
@@ -34,12 +37,15 @@ class Edit:
     [[1.0, 1.0]]
     """
 
-    def __init__(self, model: nn.Module, within: Edit | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, within: Edit | None = None, caches: Caches | None = None
+    ) -> None:
         self.tensors: dict[str, torch.Tensor] = {
             **dict(model.named_parameters()),
             **dict(model.named_buffers()),
         }
-        self._within = within
+        self.caches = caches or {}
+        self._model, self._within = model, within
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __enter__(self) -> Edit:
@@ -55,6 +61,7 @@ class Edit:
         else:
             for tensor in (self.tensors[name] for name in self.written):
                 tensor.grad = None
+        restore(self._model, self.caches)
         self._kept.clear()
 
     @property

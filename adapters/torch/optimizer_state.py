@@ -35,6 +35,7 @@ from torch import nn
 from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan
 from ...graph.surgery import transform
+from .caches import restore
 from .edit import Edit
 from .recorder import to_numpy
 from .trace import unwrap
@@ -221,6 +222,7 @@ def change_averages(
         values = changed_copy(edit, plan, values, corrections.values())
         for name, value in values.items():
             edit.copy(tensors[name], value)
+        restore(module, edit.caches)
 
 
 def changed_copy(

@@ -26,8 +26,8 @@ FACTORIES = frozenset(
      "new_ones", "new_full", "new_empty", "new_empty_strided")
 )  # fmt: skip
 FILLS = frozenset(("zero_", "fill_"))
+RESHAPES = frozenset(("transpose_", "squeeze_", "unsqueeze_", "as_strided_"))  # nothing is written
 LOOKS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
-KEPT = "a value made from it is kept by the model"
 PREALLOCATED = "written in place into a part of another tensor"
 
 
@@ -149,7 +149,7 @@ class GraphRecorder(Numbering):
             self._opaque(read, outs, PREALLOCATED)
         else:
             self._apply_rule(func, operator, values_in, read, outs)
-        for tensor, _ in written:
+        for tensor, _ in written if operator not in RESHAPES else ():
             self._renew_aliases(tensor, self.value(tensor), computed, operator in FILLS)
 
     def _apply_rule(
@@ -173,7 +173,7 @@ class GraphRecorder(Numbering):
         took the part has said.
         """
         for alias in list(self.by_storage[_storage(written)].values()):
-            if alias is not written:
+            if alias is not written and _overlap(alias, written):
                 old = self.value(alias)
                 name = self._register(alias, None)
                 (self.computed if computed else self.derived).add(name)
@@ -187,16 +187,9 @@ class GraphRecorder(Numbering):
             Opaque(tuple(v.name for v in read), tuple(v.name for v in outs), reason)
         )
 
-    def finish(self, result: Any, held: list[Any]) -> Graph:
-        """The graph without what no output needs.
-
-        ``held`` is what the model holds after the pass.  What it made from weights and keeps would
-        no longer be true if these moved.
-        """
+    def finish(self, result: Any) -> Graph:
+        """The graph without what no output needs."""
         graph = self.graph
-        names = {self.names[id(t)] for t in held if id(t) in self.names}
-        made = {name for node in graph.nodes for name in output_names(node)}
-        stale = sorted(names & self.derived & made)
         for tensor in tree_flatten(_plain(result))[0]:
             if isinstance(tensor, torch.Tensor) and id(tensor) in self.names:
                 graph.outputs.append(self.names[id(tensor)])
@@ -206,7 +199,7 @@ class GraphRecorder(Numbering):
             if needed.intersection(output_names(node)):
                 needed.update(input_names(node))
                 kept.append(node)
-        graph.nodes = kept[::-1] + [Opaque((name,), (), KEPT) for name in stale if name in needed]
+        graph.nodes = kept[::-1]
         for name in needed & set(self.constants):
             tensor = self.constants[name]
             if tensor.numel() <= CONSTANT_LIMIT:
@@ -288,3 +281,13 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one storage have elements in common (the parts of a split do not)."""
+    size = a.untyped_storage().nbytes() // a.element_size()
+    if a.dtype != b.dtype or size > CONSTANT_LIMIT:
+        return True
+    taken = torch.zeros(size, dtype=torch.bool)
+    taken.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(taken.as_strided(b.shape, b.stride(), b.storage_offset()).any())

@@ -100,7 +100,7 @@ def arrange(
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     outputs = Outputs()
     outputs.before(forward(traced, traced.example_inputs, {}))
-    with Edit(traced.model) as edit:
+    with Edit(traced.model, caches=traced.caches) as edit:
         edit.write(transform(plan, edit.read(plan.weights)))
         for group_plan in plan.groups:
             _follow(edit, group_plan, "merge", optimizer, ema, {})
@@ -190,7 +190,7 @@ def reorganize(
             without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
             recipe = replace(recipe, outgoing=without, batchnorm="merge")
     outputs, passes = Outputs(), 0
-    with Edit(traced.model) as whole, _remembered(read):
+    with Edit(traced.model, caches=traced.caches) as whole, _remembered(read):
         _synchronize(whole, traced, processes)
         if read is not None and pseudo_classes is not None:
             read = with_pseudo_classes(traced, read, pseudo_classes, processes, recipe.seed)
@@ -209,7 +209,7 @@ def reorganize(
         reports, plans, before = [], [], {}
         for number, (group, layer) in enumerate(chosen):
             began = time.perf_counter()
-            with Edit(traced.model, within=whole) as edit:
+            with Edit(traced.model, whole, traced.caches) as edit:
                 change = GroupChange(
                     traced, edit, read, processes, group, layer, recipe, classes, max_bytes
                 )

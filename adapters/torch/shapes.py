@@ -50,7 +50,7 @@ def permute(graph: Graph, out: Value, x: Value, order: Sequence[int]) -> None:
     graph.nodes.append(Transpose(x.name, out.name, resolved_axes(order, len(x.shape))))
 
 
-@rule("transpose", "swapaxes")
+@rule("transpose", "transpose_", "swapaxes")
 def transpose(graph: Graph, out: Value, x: Value, a: int, b: int) -> None:
     """Two axes exchanged."""
     order = list(range(len(x.shape)))

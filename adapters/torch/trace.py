@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group
 from ...graph.solve import find_groups
+from .caches import Caches, Place, kept, made_since, restore
 from .recorder import GraphRecorder, Numbering, named_tensors, to_numpy
 
 
@@ -35,12 +36,21 @@ class TracedModel:
     graph : rejuvenet.graph.Graph
     example_inputs : tuple
         Inputs of the recorded pass.
+    caches : mapping
+        Where modules kept tensors that they made in the pass, and what stood there before.
     """
 
-    def __init__(self, model: torch.nn.Module, graph: Graph, example_inputs: tuple[Any, ...]):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        graph: Graph,
+        example_inputs: tuple[Any, ...],
+        caches: Caches,
+    ):
         self.model = model
         self.graph = graph
         self.example_inputs = example_inputs
+        self.caches = caches
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -70,7 +80,7 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     ----------
     model : torch.nn.Module
         Any module that runs; compiled and data-parallel wrappers are looked through.  Its mode,
-        its statistics and its random state are left as they were.
+        its statistics, its random state and what it keeps between passes are left as they were.
     example_inputs : tensor, tuple, or dict of tensors
         Positional (or keyword) arguments of the forward pass; a small batch is enough.
 
@@ -106,25 +116,27 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     model = unwrap(model)
     args, kwargs = _as_arguments(example_inputs)
     try:
-        graph = _record(model, args, kwargs, compute=False)
+        graph, caches = _record(model, args, kwargs, compute=False)
     except Exception:  # the model looked at values, which this pass does not have
-        graph = _record(model, args, kwargs, compute=True)
-    return TracedModel(model, graph, (args, kwargs))
+        graph, caches = _record(model, args, kwargs, compute=True)
+    return TracedModel(model, graph, (args, kwargs), caches)
 
 
 def _record(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], compute: bool
-) -> Graph:
-    """The structural graph of one forward pass."""
+) -> tuple[Graph, Caches]:
+    """The structural graph of one forward pass, and the caches that it filled."""
     recorder = GraphRecorder(model, compute)
     for tensor in tree_flatten((args, kwargs))[0]:
         if isinstance(tensor, torch.Tensor):
             recorder.graph.inputs.append(recorder.name_of(tensor, computed=True))
-    with evaluation(model), recorder:
-        result = model(*args, **kwargs)
+    with evaluation(model) as before:
+        with recorder:
+            result = model(*args, **kwargs)
+        caches = made_since(before, model)
     if recorder.looked_at:
         raise RuntimeError(f"the model looked at values: {recorder.looked_at}")
-    return recorder.finish(result, [t for m in model.modules() for t in tree_leaves(vars(m))])
+    return recorder.finish(result), caches
 
 
 def observe(
@@ -152,6 +164,7 @@ def observe(
     """
     args, kwargs = _as_arguments(inputs)
     watcher = _Watcher(taps)
+    restore(traced.model, traced.caches)
     with evaluation(traced.model), watcher:
         for tensor in tree_flatten((args, kwargs))[0]:
             if isinstance(tensor, torch.Tensor):
@@ -178,9 +191,10 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @contextlib.contextmanager
-def evaluation(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is restored afterwards."""
+def evaluation(model: torch.nn.Module) -> Iterator[dict[Place, Any]]:
+    """Evaluation mode without gradients; every module's mode and caches are restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
+    before = kept(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         for module, _ in modes:
@@ -188,8 +202,9 @@ def evaluation(model: torch.nn.Module) -> Iterator[None]:
         # The fused attention hides the layout of its heads.
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.no_grad():
-            yield
+            yield before
     finally:
+        restore(model, made_since(before, model))
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, mode in modes:
             module.training = mode

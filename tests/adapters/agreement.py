@@ -116,6 +116,8 @@ def _difference(
 ) -> str | None:
     for axis in [*mine, *theirs]:
         if axis not in mine or axis not in theirs:
+            if (mine if axis in mine else theirs)[axis][1].max() < 0:
+                continue  # a group that no one can move, which only one of them lists
             which = "first" if axis in mine else "second"
             name, view, axes, unit = axis
             return f"{name}, axes {axes} of {view}, belongs to a {unit} group in the {which} only"
@@ -124,6 +126,8 @@ def _difference(
         forward: dict[int, int] = {-1: -1}
         backward: dict[int, int] = {-1: -1}
         for axis, held in mine.items():
+            if axis not in theirs:
+                continue
             for row, pair in enumerate(
                 zip(held[i].tolist(), theirs[axis][i].tolist(), strict=True)
             ):

@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 import torch
 from rejuvenet.adapters.torch import trace
+from rejuvenet.adapters.torch.trace import evaluation
 from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform
 from rejuvenet.graph.nodes import input_names, uniform_axes
 from torch.utils._pytree import tree_flatten
@@ -80,7 +81,10 @@ class Verdict:
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random running statistics, affine terms and layer scales; evaluation mode."""
+    """Random running statistics, affine terms and layer scales; no two weights equal.
+
+    Evaluation mode.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(like):
@@ -98,12 +102,14 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
                 parameter.add_(0.1 * noise(parameter))
             if constant and parameter.dim() > 1:
                 parameter.add_(0.5)
+            elif parameter.dim() > 1:  # an exporter would store equal ones once
+                parameter.mul_(1 + 0.1 * torch.rand(1, generator=generator).to(parameter))
     return model.eval()
 
 
 def outputs(model: torch.nn.Module, inputs: tuple, weights: dict | None = None) -> torch.Tensor:
     """All outputs in one vector."""
-    with torch.no_grad():
+    with evaluation(model):
         result = torch.func.functional_call(model, weights or {}, inputs)
     result = dict(result) if isinstance(result, dict) else result
     flat = [t.double().ravel() for t in tree_flatten(result)[0] if isinstance(t, torch.Tensor)]

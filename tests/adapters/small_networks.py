@@ -276,6 +276,34 @@ class SeveralInputsAndOutputs(nn.Module):
         return self.features(x), {"scores": self.scores(x.mean((2, 3))), "mask": self.mask(x)}
 
 
+class KeptBias(nn.Module):
+    """Attention that looks its biases up once and keeps them (LeViT), then a GroupNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 12, 8, stride=8), nn.Conv2d(12, 48, 1)
+        self.biases = nn.Parameter(torch.randn(4, 9))
+        place = torch.stack(torch.meshgrid(*[torch.arange(3)] * 2, indexing="ij")).flatten(1)
+        apart = (place[:, :, None] - place[:, None]).abs()
+        self.register_buffer("places", 3 * apart[0] + apart[1])
+        self.kept = {}
+        self.proj, self.norm, self.head = nn.Conv2d(16, 12, 1), nn.GroupNorm(3, 12), block(12, 8)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def bias(self):
+        if self.training or torch.jit.is_tracing():
+            return self.biases[:, self.places]
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.biases[:, self.places]
+        return self.kept["bias"]
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.stem(x)).view(-1, 4, 12, 9).split(4, dim=2)
+        weights = (q.transpose(2, 3) @ k + self.bias()).softmax(-1)
+        x = (v @ weights.transpose(2, 3)).reshape(-1, 16, 3, 3)
+        return self.last(self.head(self.norm(self.proj(x))))
+
+
 IMAGE = (1, 3, 24, 24)
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "fcn": (FullyConvolutional, (IMAGE,)),
@@ -289,6 +317,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "gru": (Gru, ((1, 1, 8, 20),)),
     "lstm": (Lstm, ((1, 1, 8, 20),)),
     "tied": (Tied, (IMAGE,)),
+    "kept_bias": (KeptBias, (IMAGE,)),
     "called_twice": (CalledTwice, (IMAGE,)),
     "weight_norm": (WeightNorm, (IMAGE,)),
     "spectral_norm": (SpectralNorm, (IMAGE,)),
@@ -301,6 +330,7 @@ UNMOVED = {
     "lraspp": {"low_classes.weight", "high_classes.weight"},
     "fpn": {"head.1.weight"},
     "unet": {"last.weight"},
+    "kept_bias": {"last.weight"},
     "super_resolution": {"d.weight"},
     "several_inputs_and_outputs": {"features.weight", "mask.weight"},
 }

@@ -30,8 +30,12 @@ def both(name, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["audio", "called_twice", "fpn", "several_inputs_and_outputs", "tied", "unet"]
-)
+    "name",
+    [
+        "audio", "called_twice", "fpn", "gru", "kept_bias", "lstm", "several_inputs_and_outputs",
+        "tied", "unet",
+    ],
+)  # fmt: skip
 def test_groups_of_a_module_and_of_its_file_are_the_same(name, tmp_path):
     module, file = both(name, tmp_path)
     found = agreement(*module, *file)

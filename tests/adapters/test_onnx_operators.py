@@ -155,6 +155,10 @@ CASES = {
     "blur kernels that two layers share": (
         [node("Conv", ["h", "w"], ["t"], group=8), node("Conv", ["t", "w"], ["z"], group=8)],
         {"w": np.full((8, 1, 3, 3), 1 / 9, np.float32)}, 17),
+    "rows filled with one value": (
+        [node("ScatterND", ["c", "i", "u"], ["d"]), node("Conv", ["h", "w", "d"], ["z"])],
+        {"w": values(8, 8, 1, 1), "c": values(8), "i": integers(1, 2, 3).reshape(3, 1),
+         "u": np.zeros(3, np.float32)}, 18),
     "einsum": (
         [node("Einsum", ["h", "w"], ["z"], equation="nchw,cd->ndhw")], {"w": values(8, 8)}, 17),
     "per-axis quantized weights": (
@@ -281,6 +285,26 @@ def test_equal_constants_tie_nothing(tmp_path):
     path = write(tmp_path / "m.onnx", nodes, arrays, 17)
     groups = [group for group in load(path).groups if group.frozen is None]
     assert [group.name for group in groups] == ["a", "b"]
+    assert verify(path, X).outcome == "right"
+
+
+def test_ones_of_a_group_tie_no_channels(tmp_path):
+    """A GroupNorm exported as InstanceNormalization between reshapes, alone in its file."""
+    arrays = {
+        "a": values(8, 3, 1, 1), "c": values(4, 8, 1, 1), "split": integers(0, 4, -1),
+        "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "a"], ["h"]),
+        node("Shape", ["h"], ["whole"]),
+        node("Reshape", ["h", "split"], ["i"]),
+        node("InstanceNormalization", ["i", "ones", "zeros"], ["j"]),
+        node("Reshape", ["j", "whole"], ["k"]),
+        node("Conv", ["k", "c"], ["y"]),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, arrays, 17)
+    found = {g.name: [len(s) for s in g.exchangeable] for g in load(path).groups if not g.frozen}
+    assert found == {"a": [2, 2, 2, 2], "a:sets": [4]}
     assert verify(path, X).outcome == "right"
 
 

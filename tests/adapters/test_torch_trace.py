@@ -10,12 +10,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from rejuvenet.adapters.torch import observe, trace  # noqa: E402
+from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
+from rejuvenet.graph import transform  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from exactness import convolutions, verify  # noqa: E402
+from exactness import convolutions, shuffle, verify  # noqa: E402
+from small_networks import small_network  # noqa: E402
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -186,6 +189,42 @@ def test_tracing_leaves_no_trace():
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_what_a_model_keeps_between_passes_follows_its_weights():
+    model, (x,) = small_network("kept_bias")
+    traced = trace(model, x)
+    assert any(group.unit == "set" for group in traced.groups)
+    assert not model.kept
+    with torch.no_grad():
+        before, biases = model(x), model.kept["bias"].clone()
+    tensor = traced.group("stem").tap.tensor
+    seen = []
+    observe(traced, x, {tensor: lambda t: seen.append(t.clone())})
+    assert torch.equal(seen[0], model.stem(x))  # the pass is the one that was traced
+    with torch.no_grad():
+        model(x)
+    plan = shuffle(traced.groups)
+    assert any(group.group.endswith(":sets") for group in plan.groups)
+    with Edit(model, caches=traced.caches) as edit:
+        edit.write(transform(plan, edit.read(plan.weights)))
+    with torch.no_grad():
+        after = model(x)
+    assert not torch.equal(model.kept["bias"], biases)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_split_are_written_in_place():
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            left, right = self.a(x).chunk(2, dim=1)
+            return self.b(left.sigmoid_() * right)
+
+    check(Split(), moved=1)
 
 
 def test_taps_are_found_again_for_any_batch_size():
