@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from .prepared import Prepared
 
-WORTH_THREADS = 2e6  # multiply-adds of an epoch under which waking a thread costs more
+WORTH_THREADS = 2e7  # multiply-adds of an epoch under which waking a thread costs more
 
 
 def n_threads(n_jobs: int | None) -> int:

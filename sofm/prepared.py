@@ -68,12 +68,16 @@ class Frame:
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def centre_nodes(codebook, centre, scale, w, nodes):
     """Centred, scaled nodes in float64 (K, D) and float32 (K, padded D), and their squares."""
-    squares = np.zeros(w.shape[0])
+    squares = np.empty(w.shape[0])
     for k in range(w.shape[0]):
         for d in range(w.shape[1]):
             w[k, d] = (np.float64(codebook[k, d]) - np.float64(centre[d])) * scale
+        for d in range(w.shape[1]):
             nodes[k, d] = w[k, d]
-            squares[k] += w[k, d] * w[k, d]
+        total = 0.0
+        for d in range(w.shape[1]):
+            total += w[k, d] * w[k, d]
+        squares[k] = total
     return squares
 
 
@@ -84,8 +88,8 @@ def directions_of(w: NDArray, q: int, before: NDArray | None) -> tuple[NDArray, 
     ----------
     w : float64 array of shape (K, D)
         Centred nodes.
-    before : float64 array of shape (q, D), or None
-        Directions to start from.
+    before : float64 array of shape (n, D), or None
+        Directions to start from; fewer than ``q`` are of no use.
 
     Returns
     -------
@@ -93,8 +97,9 @@ def directions_of(w: NDArray, q: int, before: NDArray | None) -> tuple[NDArray, 
     coordinates : float64 array of shape (K, q)
     """
     steps = 1
-    if before is None:
+    if before is None or len(before) < q:
         steps, before = 3, np.random.default_rng(0).standard_normal((q, w.shape[1]))
+    before = before[:q]
     rough = w.astype(np.float32)
     for _ in range(steps):
         step = rough.T @ (rough @ before.T.astype(np.float32))
@@ -135,7 +140,7 @@ class Prepared:
         self.t = min(max(self.t, 2.0**-8), 2.0**8)
         self.halves, self.full_margin = self._lowered(gamma(D))
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
-        self.block_rows = TILE_ROWS * min(max(fits, 2), 16)
+        self.block_rows = TILE_ROWS * min(max(fits, 12 // TILE_ROWS), 96 // TILE_ROWS)
 
     def _lowered(self, G: float) -> tuple[NDArray[np.float32], float]:
         """Lowered biases, and the sample's margin."""
@@ -189,24 +194,27 @@ class Preparation:
         rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
         self.pilot = np.ascontiguousarray(pilot[np.linspace(0, len(pilot) - 1, rows).astype(int)])
         self.directions: Any = None
+        self.most = LEVELS[-1]  # of the levels that are tried: the next above the last choice
 
     def __call__(self, codebook: NDArray) -> Prepared:
         """The codebook, ready; the level is chosen by how many nodes the pilot has to compute.
 
         Each costs about twice its multiply-adds in the micro-kernel, and 100 (measured with AVX2).
         """
+        levels = [q for q in self.levels if q <= self.most]
         prepared = Prepared(self.frame, codebook)
         K, D = codebook.shape
         best, least = 0, float(K * D)
         nothing = np.empty((0, 1), np.int32), np.empty((0, 0)), np.empty(0)
-        if self.levels:
-            self.directions, p = directions_of(prepared.w, self.levels[-1], self.directions)
-        for q in self.levels:
+        if levels:
+            self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
+        for q in levels:
             prepared.in_directions(self.directions[:q], p[:, :q])
             _, n = prepared.search(self.pilot, np.empty(0), 0, len(self.pilot), *nothing)
             cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
             if cost < least:
                 best, least = q, cost
+        self.most = 2 * best + 1 if best else LEVELS[-1]
         if best == 0:
             prepared.in_all_features()
         elif best < prepared.q:

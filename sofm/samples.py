@@ -90,7 +90,7 @@ class Dense(Samples):
         self.prepare = Preparation(self._frame(some, codebook), some, self.n_rows, len(codebook))
 
     def _frame(self, some: NDArray, codebook: NDArray) -> Frame:
-        few = some[:: -(-len(some) // 1024)].astype(np.float64)
+        few = some[:: -(-len(some) // 256)].astype(np.float64)
         centre = few.mean(axis=0).astype(some.dtype)
         low, high = self.range.low, self.range.high
         ends = low, high, codebook.min(axis=0), codebook.max(axis=0)

@@ -27,8 +27,9 @@ JIT = not getattr(numba.config, "DISABLE_JIT", 0)
 def choose_tile(features: dict[str, bool], machine: str) -> tuple[int, int, int]:
     """Rows, nodes per panel and vector width for a processor.
 
-    The tile fills the registers without spilling: 24 accumulators of 16 with AVX-512 and of 4 with
-    NEON (32 registers each), 12 accumulators with AVX2 and SSE (16 registers).
+    The tile fills the registers without spilling, and keeps the multipliers busy: 12 accumulators
+    with AVX-512, AVX2 and SSE, 24 with NEON.  Panels are no wider than 16 nodes, so that few nodes,
+    and the few directions of :mod:`.prepared`, leave little of the last one empty.
 
     Parameters
     ----------
@@ -45,14 +46,14 @@ def choose_tile(features: dict[str, bool], machine: str) -> tuple[int, int, int]
     --------
     >>> from rejuvenet.sofm.vectors import choose_tile
     >>> choose_tile({"avx512f": True}, "x86_64")
-    (6, 64, 16)
+    (12, 16, 16)
     >>> choose_tile({"avx2": True, "fma": True}, "x86_64")
     (6, 16, 8)
     >>> choose_tile({}, "aarch64")
     (6, 16, 4)
     """
     if features.get("avx512f"):
-        return 6, 64, 16
+        return 12, 16, 16
     if features.get("avx2") and features.get("fma"):
         return 6, 16, 8
     if machine.lower() in ("aarch64", "arm64"):

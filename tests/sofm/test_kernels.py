@@ -99,7 +99,7 @@ def test_vector_instructions_equal_their_twins(seed, n_vectors):
 
 def test_tile_is_chosen_for_the_processor():
     choose = vectors.choose_tile
-    assert choose({"avx512f": True, "avx2": True, "fma": True}, "x86_64") == (6, 64, 16)
+    assert choose({"avx512f": True, "avx2": True, "fma": True}, "x86_64") == (12, 16, 16)
     assert choose({"avx2": True, "fma": True}, "x86_64") == (6, 16, 8)
     assert choose({"avx2": True}, "x86_64") == (3, 16, 4)
     assert choose({}, "arm64") == (6, 16, 4)
