@@ -28,6 +28,7 @@ class Task:
     layer: str
     epochs: int = 8
     every: int = 2
+    ratio: float = 0.5  # channels kept; by default only what is redundant is freed
 
     def loader(self) -> DataLoader:
         """In one order, so that all loops see the same batches."""
@@ -76,8 +77,9 @@ def plain(task: Task) -> nn.Module:
     optimizer = task.optimizer(model)
     loader = task.loader()
     reorganizer = Reorganizer(
-        model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
-    )
+        model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
+        ratio=task.ratio,
+    )  # fmt: skip
     for epoch in range(task.epochs):
         model.train()
         for x, y in loader:
@@ -96,8 +98,9 @@ def resumed(task: Task, stop_after: int = 3) -> nn.Module:
         optimizer = task.optimizer(model)
         loader = task.loader()
         reorganizer = Reorganizer(
-            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
-        )
+            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
+            ratio=task.ratio,
+        )  # fmt: skip
         if start:
             saved = torch.load(file, weights_only=True)
             model.load_state_dict(saved["model"])
@@ -130,7 +133,7 @@ def averaged(task: Task) -> list[dict[str, float]]:
     loader = task.loader()
     reorganizer = Reorganizer(
         model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
-        ema=average,
+        ratio=task.ratio, ema=average,
     )  # fmt: skip
     events = []
     for epoch in range(task.epochs):
@@ -199,7 +202,9 @@ def lightning(task: Task) -> nn.Module:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return task.optimizer(self)
 
-    callback = ReorganizerCallback(module="net", layers=[task.layer], every=task.every)
+    callback = ReorganizerCallback(
+        module="net", layers=[task.layer], every=task.every, ratio=task.ratio
+    )
     module = Module()
     trainer = Trainer(
         max_epochs=task.epochs, callbacks=[callback], accelerator="cpu", logger=False,
@@ -237,7 +242,9 @@ def transformers(task: Task) -> nn.Module:
             model, arguments, train_dataset=examples,
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: 1.0)),
         )  # fmt: skip
-        callback = ReorganizerCallback(module="net", layers=[task.layer], every=task.every)
+        callback = ReorganizerCallback(
+            module="net", layers=[task.layer], every=task.every, ratio=task.ratio
+        )
         callback.attach(trainer)  # its figures go where the trainer logs
         trainer.train()
     return model.net
@@ -250,8 +257,9 @@ def accelerate(task: Task) -> nn.Module:
     model = task.model()
     model, optimizer, loader = accelerator.prepare(model, task.optimizer(model), task.loader())
     reorganizer = Reorganizer(
-        model, optimizer, task.loader(), layers=[task.layer], every=task.every, epochs=task.epochs
-    )
+        model, optimizer, task.loader(), layers=[task.layer], every=task.every, epochs=task.epochs,
+        ratio=task.ratio,
+    )  # fmt: skip
     accelerator.register_for_checkpointing(reorganizer)  # for save_state and load_state
     for epoch in range(task.epochs):
         model.train()
@@ -282,7 +290,9 @@ def ignite(task: Task) -> nn.Module:
         return loss.item()
 
     trainer = Engine(update)
-    handler = ReorganizerHandler(model, optimizer, loader, layers=[task.layer], every=task.every)
+    handler = ReorganizerHandler(
+        model, optimizer, loader, layers=[task.layer], every=task.every, ratio=task.ratio
+    )
     handler.attach(trainer)
     trainer.run(loader, max_epochs=task.epochs)
     return model
@@ -298,7 +308,7 @@ def timm(task: Task) -> nn.Module:
     loader = task.loader()
     reorganizer = Reorganizer(
         model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
-        ema=ema,
+        ratio=task.ratio, ema=ema,
     )  # fmt: skip
     for epoch in range(task.epochs):
         model.train()

@@ -36,7 +36,7 @@ def run(model, reference, batches, counter):
     x = batches[0][0]
     optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9) for m in (model, reference)]
     reorganizers = [
-        Reorganizer(m, o, batches, layers=["4", "8*"], every=1)
+        Reorganizer(m, o, batches, layers=["4", "8*"], every=1, ratio=0.5)
         for m, o in zip((model, reference), optimizers, strict=True)
     ]
     for each, optimizer in zip((model, reference), optimizers, strict=True):

@@ -105,7 +105,9 @@ def collect_share(rank, world, model, parts, options):
 def train_share(rank, world, model, parts, find_unused):
     wrapped = DistributedDataParallel(model, find_unused_parameters=find_unused)
     optimizer = torch.optim.SGD(wrapped.parameters(), 0.05, momentum=0.9)
-    reorganizer = Reorganizer(wrapped, optimizer, parts[rank], every=1, epochs=5, classes=10)
+    reorganizer = Reorganizer(
+        wrapped, optimizer, parts[rank], every=1, ratio=0.5, epochs=5, classes=10
+    )
     events = []
     for epoch in range(4):
         torch.manual_seed(100 * epoch + rank)
@@ -147,7 +149,7 @@ def freeze_share(rank, world, model, parts):
         optimizer = torch.optim.SGD(wrapped.parameters(), 0.05)
         try:
             reorganizer = Reorganizer(
-                wrapped, optimizer, parts[rank], every=1, freeze_below=True, classes=10
+                wrapped, optimizer, parts[rank], every=1, ratio=0.5, freeze_below=True, classes=10
             )
         except ValueError as error:
             messages.append(str(error))

@@ -25,7 +25,7 @@ def epoch(model, optimizer, batches, number):
 
 def make(model, batches, **options):
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    options = {"every": 2, "epochs": 8, "stop": 0.75, **options}
+    options = {"every": 2, "epochs": 8, "stop": 0.75, "ratio": 0.5, **options}
     return optimizer, Reorganizer(model, optimizer, batches, **options)
 
 
@@ -79,6 +79,7 @@ def test_the_recipe_may_depend_on_the_epoch(trained_network, torch_batches):
         torch_batches[:1],
         classes=10,
         recipe=lambda n: Recipe(method="random", ratio=0.25 if n < 2 else 0.75),
+        ratio=None,
     )
     assert reorganizer.step(1).groups[0].survivors == 4
     assert reorganizer.step(3).groups[0].survivors == 12
@@ -215,6 +216,19 @@ def test_the_groups_that_use_least_are_chosen_automatically(duplicated_network, 
     group = report["8.weight"]
     assert group.channels == 32
     assert group.new >= 16
+    assert report.agreement > 0.95
+
+
+def test_by_default_only_what_is_redundant_is_freed(
+    trained_network, duplicated_network, torch_batches
+):
+    before = copy.deepcopy(trained_network.state_dict())
+    with pytest.warns(UserWarning, match="nothing in '8.weight' is redundant"):
+        report = Reorganizer(trained_network, None, torch_batches, every=1).step(0)
+    assert report["8.weight"].new == 0
+    assert all(torch.equal(before[k], v) for k, v in trained_network.state_dict().items())
+    report = Reorganizer(duplicated_network, None, torch_batches, every=1).step(0)
+    assert report["8.weight"].new >= 16
     assert report.agreement > 0.95
 
 

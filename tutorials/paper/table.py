@@ -43,9 +43,9 @@ CONCLUSIONS = (
     "low effective rank says that the class means of the channels lie in few directions, not that "
     'any two channels respond alike; at its default tolerance `ratio="redundant"` finds nothing to '
     "free, and does no harm. What reorganizing does where channels are idle is not measured here.",
-    "- For the defaults of `Reorganizer` this supports merging with a refit of the consumers and "
-    'fresh statistics (as `Recipe.preserving()` does), and `ratio="redundant"` in place of a fixed '
-    "half. It supports no claim that accuracy rises.",
+    '- The default of `Reorganizer` follows from it: `Recipe.preserving(ratio="redundant")`, that '
+    "is merging with a refit of the consumers and fresh statistics, and only what is redundant in "
+    "place of a fixed half. It supports no claim that accuracy rises.",
     "- Limits: one small network that its 20 epochs do not exhaust, 16 x 16 images, five seeds, "
     "events five epochs apart; the paper trains 200 epochs with 20 between events. "
     '"tolerance=0.5", "stop=0.25" and the narrow network were added after runs had been seen.',

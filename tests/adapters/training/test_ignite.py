@@ -27,7 +27,9 @@ def make(task, **options):
         optimizer.step()
 
     trainer = Engine(update)
-    options = {"layers": [task.layer], "every": task.every, "stop": 1.0, **options}
+    options = {
+        "layers": [task.layer], "every": task.every, "stop": 1.0, "ratio": 0.5, **options
+    }  # fmt: skip
     handler = ReorganizerHandler(model, optimizer, task.loader(), **options).attach(trainer)
     parts = {"model": model, "optimizer": optimizer, "trainer": trainer, "reorganizer": handler}
     return trainer, parts

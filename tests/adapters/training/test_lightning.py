@@ -56,7 +56,9 @@ def fit(task, module, callbacks, folder, resume=None, logger=False, validate=Tru
 
 
 def reorganizing(task, **options):
-    options = {"layers": [f"net.{task.layer}"], "every": task.every, "stop": 1.0, **options}
+    options = {
+        "layers": [f"net.{task.layer}"], "every": task.every, "stop": 1.0, "ratio": 0.5, **options
+    }  # fmt: skip
     return ReorganizerCallback(**options)
 
 

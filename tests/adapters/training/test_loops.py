@@ -64,8 +64,9 @@ def test_accelerate_saves_and_restores_the_state(task, tmp_path, assert_same):
         model = task.model()
         model, optimizer, loader = accelerator.prepare(model, task.optimizer(model), task.loader())
         reorganizer = Reorganizer(
-            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs
-        )
+            model, optimizer, loader, layers=[task.layer], every=task.every, epochs=task.epochs,
+            ratio=task.ratio,
+        )  # fmt: skip
         accelerator.register_for_checkpointing(reorganizer)
         if resume is not None:
             accelerator.load_state(str(resume))
@@ -100,7 +101,9 @@ def test_a_model_of_timm_with_its_optimizer_and_average():
     schedule = CosineLRScheduler(optimizer, t_initial=2, cycle_limit=2)
     ema, scaler = ModelEmaV3(model, decay=0.9), NativeScaler(device="cpu")
     x, y = torch.randn(32, 1, 32, 32), torch.arange(32) % 4
-    reorganizer = Reorganizer(model, optimizer, [(x, y)], every=schedule, epochs=4, ema=ema)
+    reorganizer = Reorganizer(
+        model, optimizer, [(x, y)], every=schedule, epochs=4, ema=ema, ratio=0.5
+    )
     for epoch in range(4):
         schedule.step(epoch)
         model.train()

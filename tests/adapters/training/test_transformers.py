@@ -51,7 +51,9 @@ def make(task, folder, callback, attach=True, restarts=None, **arguments):
 
 
 def reorganizing(task, **options):
-    options = {"module": "net", "layers": [task.layer], "every": task.every, **options}
+    options = {
+        "module": "net", "layers": [task.layer], "every": task.every, "ratio": 0.5, **options
+    }  # fmt: skip
     return ReorganizerCallback(**{"stop": 1.0, **options})
 
 
