@@ -116,8 +116,8 @@ def page(results: dict[str, Any]) -> str:
         "`every` is a number of epochs, a set of them, a function of the epoch, or a schedule of "
         "the rate, where it restarts; none takes place after `stop`, a share of `epochs`. `ratio` "
         'is the share of channels kept, `"redundant"` (the default: only what others do as well is '
-        "freed), a function of the epoch, or a mapping of layer patterns to these. `layers` are names, "
-        'patterns, `"last"`, `"all"`, or `"auto"`; with `freeze_below=True` they take turns, the '
+        "freed), a function of the epoch, or a mapping of layer patterns to these. `layers` are "
+        'names, patterns, `"last"`, `"all"`, or `"auto"`; with `freeze_below=True` they take turns, the '
         "deepest last, and what lies before is frozen. `recipe` decides everything else, and "
         'compares: `recipe=Recipe.paper()`, or `Recipe.comparison("redo")`.',
         code(cyclic),
