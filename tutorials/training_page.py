@@ -117,8 +117,8 @@ def page(results: dict[str, Any]) -> str:
         "the rate, where it restarts; none takes place after `stop`, a share of `epochs`. `ratio` "
         'is the share of channels kept, `"redundant"` (the default: only what others do as well is '
         "freed), a function of the epoch, or a mapping of layer patterns to these. `layers` are "
-        'names, patterns, `"last"`, `"all"`, or `"auto"`; with `freeze_below=True` they take turns, '
-        "the deepest last, and what lies before is frozen. `recipe` decides everything else, and "
+        'names, patterns, `"last"`, `"all"`, or `"auto"`; with `freeze_below=True` they take turns,'
+        " the deepest last, and what lies before is frozen. `recipe` decides everything else, and "
         'compares: `recipe=Recipe.paper()`, or `Recipe.comparison("redo")`.',
         code(cyclic),
         f"Events after the epochs {restarts} (counted from 0), with {new} new channels.",

@@ -1,4 +1,4 @@
-"""Time to find, plan and permute channel groups, beside Torch-Pruning; overhead of collection.
+"""Time to find, plan and permute channel groups, beside Torch-Pruning.
 
     python tests/benchmarks/channel_groups.py
 
@@ -9,16 +9,19 @@ measured where it is installed (``pip install torch-pruning``).  Writes
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from rejuvenet.adapters.torch import collect, trace
+from rejuvenet.adapters.torch import trace
 from rejuvenet.graph import arrange_plan, find_groups, transform
 
 RESULTS = Path(__file__).parent / "results" / "channel_groups.json"
@@ -60,31 +63,23 @@ def measure(name: str) -> dict[str, float]:
     return row
 
 
-def overhead(name: str = "resnet18", batch: int = 32, batches: int = 4) -> dict[str, float]:
-    """Seconds of collection over those of plain inference, alternating."""
-    model = torchvision.models.get_model(name, weights=None).eval()
-    data = [(torch.randn(batch, 3, 64, 64), torch.arange(batch) % 8) for _ in range(batches)]
-    traced = trace(model, data[0][0])
-    last = [g for g in traced.groups if g.frozen is None and g.tap is not None][-1:]
-
-    def plain() -> None:
-        with torch.no_grad():
-            for inputs, _ in data:
-                model(inputs)
-
-    pairs = [(median(plain, 1)[0], median(lambda: collect(traced, data, last), 1)[0])
-             for _ in range(7)]  # fmt: skip
-    ratio = statistics.median(b / a for a, b in pairs)
-    return {"plain": statistics.median(a for a, _ in pairs), "ratio": ratio}
+def versions() -> dict[str, str]:
+    """Of what is measured."""
+    found = {}
+    for name in ("torch", "torchvision", "torch-pruning"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    results: dict[str, Any] = {"seconds": {name: measure(name) for name in NETWORKS}}
-    results["collect"] = overhead()
+    results: dict[str, Any] = {
+        "machine": {"processor": platform.processor() or platform.machine(), **versions()},
+        "seconds": {name: measure(name) for name in NETWORKS},
+    }
     for name, row in results["seconds"].items():
         print(name, {key: round(value, 3) for key, value in row.items()})
-    print(f"collect over plain inference, resnet18: {results['collect']['ratio']:.3f}")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
