@@ -155,13 +155,14 @@ class _Solution:
         self.rank[classes] = np.arange(len(classes))
         built = [self._member(span, len(classes)) for span in spans]
         movable = self.reason[classes] < 0
-        sets = []
-        if movable.any():
-            _, inverse = np.unique(self.classes.signature[classes], return_inverse=True)
-            for value in dict.fromkeys(inverse[movable].tolist()):
-                channels = np.flatnonzero((inverse == value) & movable)
-                if len(channels) > 1:
-                    sets.append(channels)
+        channels = np.flatnonzero(movable)
+        signature = self.classes.signature[classes[channels]]
+        order = np.argsort(signature, kind="stable")
+        ends = np.flatnonzero(np.diff(signature[order], append=~signature[order[-1:]])) + 1
+        starts = ends - np.diff(ends, prepend=0)
+        several = ends - starts > 1
+        sets = [channels[order[i:j]] for i, j in zip(starts[several], ends[several], strict=True)]
+        sets.sort(key=lambda indices: indices[0])
         frozen = None
         if not sets:
             stuck = self.reason[classes[~movable]]

@@ -43,7 +43,7 @@ def exchangeable_blocks(
     atoms, sets, _ = classes.divided
     if not len(atoms):
         return
-    labels = np.unique(classes.label)
+    labels = np.flatnonzero(classes.label == np.arange(state.size))
     ends = tuple(np.searchsorted(labels, classes.label[side]) for side in (atoms, sets))
     edges = coo_array((np.ones(len(atoms), np.int8), ends), shape=(len(labels),) * 2)
     count, block = connected_components(edges, directed=False)
@@ -78,7 +78,10 @@ def _colours(classes: Classes) -> np.ndarray:
     """Colours of all atoms that do not depend on which set is which."""
     fine, sets, salt = classes.divided
     a, b, equation = classes.links
-    met = np.unique(np.concatenate([fine, sets, a, b]))
+    seen = np.zeros(len(classes.atom), bool)
+    for side in (fine, sets, a, b):
+        seen[side] = True
+    met = np.flatnonzero(seen)
     fine, sets, a, b = (np.searchsorted(met, side) for side in (fine, sets, a, b))
     colour = classes.unnamed[met]
     known: np.signedinteger | int = 0
