@@ -54,7 +54,8 @@ class Reorganizer:
         Yields ``(inputs, labels)``; see :func:`collect` for other forms.
     layers : str or sequence of str
         As in :func:`reorganize`; unknown and frozen layers are refused here and now.  With
-        ``"auto"`` they are chosen anew at every event.
+        ``"auto"`` they are chosen anew at every event (and so are their ratios, where the recipe
+        or ``ratio`` gives a number).
     every : int, collection of int, callable or scheduler, optional
         Epochs between two reorganizations (``r`` of Algorithm 1; ``recipe.every`` by default);
         the epochs after which one is due, counted from 0; a function of the epoch; or a schedule
