@@ -150,7 +150,7 @@ def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
         for group in groups
         if group.name in moved
         for member in group.members
-        if member.role == "weight" and member.kind in ("producer", "per_channel")
+        if member.kind in ("producer", "per_channel")
     }
 
 
