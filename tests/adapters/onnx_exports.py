@@ -89,11 +89,11 @@ class FileVerdict(Verdict):
     normalizations: int
 
 
-def convolutions(path: Path) -> list[str]:
-    """For each convolution of a file the initializer that it reads as a weight.
+def convolutions(path: Path) -> set[str]:
+    """The initializers that the convolutions of a file read as weights.
 
     Where the weight is computed (standardized, dequantized), the largest initializer that it is
-    computed from; empty where there is none.
+    computed from; empty where there is none.  One that is called twice counts once, as a module.
     """
     graph = onnx.load(path, load_external_data=False).graph
     made_by = {name: node for node in graph.node for name in node.output}
@@ -116,7 +116,7 @@ def convolutions(path: Path) -> list[str]:
         return best
 
     kinds = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
-    return [source(n.input[kinds[n.op_type]]) for n in graph.node if n.op_type in kinds]
+    return {source(n.input[kinds[n.op_type]]) for n in graph.node if n.op_type in kinds}
 
 
 def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = None) -> FileVerdict:
@@ -156,14 +156,14 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     sources = convolutions(path)
     moved = produced(model.groups, plan) & set(touched)
     known = model.structure.known
-    unmoved = {name: known.get(name) for name in sorted(set(sources) - moved)}
+    unmoved = {name: known.get(name) for name in sorted(sources - moved)}
     nodes = onnx.load(path, load_external_data=False).graph.node
     return FileVerdict(
         error=error,
         noise=difference(first, shaken),
         control=negative_control(touched, left_behind, limits, error),
         convolutions=len(sources),
-        moved=sum(name in moved for name in sources),
+        moved=len(sources & moved),
         unmoved=reasons(model.groups, model.graph, unmoved),
         frozen={g.name: g.frozen for g in model.groups if g.frozen},
         limits=limits,

@@ -146,12 +146,12 @@ NETWORKS = {  # network, shape of its input, convolutions that move of all, leas
     "fcn": (lambda: Scores(segmentation("fcn")), (1, 3, 32, 32), (4, 5), 5500),
     "deeplab": (lambda: Scores(segmentation("deeplab")), (1, 3, 32, 32), (10, 11), 700_000),
     "u-net": (UNet, (1, 3, 16, 16), (4, 5), 2500),
-    "feature pyramid": (Pyramid, (1, 3, 32, 32), (12, 15), 3000),
+    "feature pyramid": (Pyramid, (1, 3, 32, 32), (10, 11), 3000),
     "super-resolution": (SuperResolution, (1, 3, 12, 12), (2, 3), 1500),
     "time and LSTM": (lambda: Sequence(nn.LSTM), (2, 3, 20), (2, 2), 700),
     "time and GRU": (lambda: Sequence(nn.GRU), (2, 3, 20), (2, 2), 500),
     "volumes": (Volume, (1, 1, 10, 10, 10), (2, 2), 1800),
-    "called twice": (Twice, (1, 3, 10, 10), (6, 7), 700),
+    "called twice": (Twice, (1, 3, 10, 10), (4, 5), 700),
 }  # fmt: skip
 
 

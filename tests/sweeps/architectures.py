@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def one_line(error: Exception) -> str:
     """Type and first sentence of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if any(letter.isalpha() for letter in line)] or [""]
+    lines[0] = re.sub(r"\S*/(?=model\.onnx)", "", lines[0])  # a temporary folder
     cause = error.__cause__
     if cause is not None and str(cause).strip():
         lines[0] += f" ({type(cause).__name__}: {str(cause).strip().splitlines()[0]})"
