@@ -73,11 +73,11 @@ class Recipe:
         the others of its layer (RePr).  The channels with the highest score survive.
     ratio : float in (0, 1], "redundant", or mapping of name to one of these
         ``K / o``: nodes of the map, or channels kept, as a share of the channels.  The paper uses
-        0.5 (section 3.1.1).  ``"redundant"`` frees what gives nothing up: channels that respond
-        as another one does (``tolerance``), and dormant ones (``dormant``); method
-        ``"activity"`` only the latter, as ReDo does.  A mapping names layers, weights or
-        patterns of them (``{"layer4.*": 0.5, "*": "redundant"}``); its first key that fits
-        counts.
+        0.5 (section 3.1.1); a ``Reorganizer`` without a recipe, ``"redundant"``, which frees what
+        gives nothing up: channels that respond as another one does (``tolerance``), and dormant
+        ones (``dormant``); method ``"activity"`` only the latter, as ReDo does.  A mapping names
+        layers, weights or patterns of them (``{"layer4.*": 0.5, "*": "redundant"}``); its first
+        key that fits counts.
     tolerance : float
         For ``"redundant"``: how far two channels of one node may lie apart, relative to what
         they vary (:mod:`.redundancy`).

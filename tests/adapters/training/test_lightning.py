@@ -121,7 +121,7 @@ def test_lightnings_own_average_is_changed_along(task, module, tmp_path):
                 seen["online"] = pl_module.net[-1].weight.clone()
                 seen["average"] = average._average_model.module.net[-1].weight.clone()
 
-    callback = Look(layers=[f"net.{task.layer}"], every=task.every)
+    callback = Look(layers=[f"net.{task.layer}"], every=task.every, ratio=0.5)
     fit(task, module(), [average, callback], tmp_path)
     new = (seen["online"] == 0).all(0)  # outgoing weights of new channels
     assert 0 < new.sum() < 16
