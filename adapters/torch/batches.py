@@ -124,6 +124,9 @@ class Batches:
                 if self._labels is not None:
                     labels = self._labels[seen]
                 labels = None if labels is None else torch.as_tensor(labels).to(self.device)
+                if labels is not None and labels.shape[1:] == (1,):
+                    # A column of class indices; of floating type, it is the weights of one class.
+                    labels = labels if labels.is_floating_point() else labels[:, 0]
                 rows = samples(inputs)
                 if labels is not None and (labels.ndim == 0 or len(labels) != rows):
                     raise ValueError(

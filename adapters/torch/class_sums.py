@@ -27,6 +27,7 @@ from .trace import TracedModel
 
 MAX_BYTES = 2**31
 BLOCK = 2**20  # elements
+ROW_BY_ROW = frozenset({"cpu"})  # devices on which samples are added one by one
 
 Extent = tuple[int, int]
 
@@ -71,6 +72,8 @@ def traced_extents(traced: TracedModel, groups: Sequence[ChannelGroup]) -> dict[
 
 def absolute_means(x: torch.Tensor, exact: torch.dtype) -> torch.Tensor:
     """Sum over samples of each channel's mean absolute activation; (n, o, h, w) to (o,)."""
+    if x.device.type == "cpu" and x.amin() >= 0:  # after a ReLU; elsewhere it would have to wait
+        return x.mean((2, 3), dtype=torch.float32).sum(0, dtype=exact)
     # Blocks of a size that stays in the cache.
     block = max(1, BLOCK // max(1, x[0].numel()))
     parts = (rows.abs().mean((2, 3), dtype=torch.float32) for rows in x.split(block))
@@ -150,6 +153,11 @@ class ClassSums:
                     f"expected class weights of shape ({n}, {C}), got {tuple(labels.shape)}"
                 )
             self._weights = labels.detach().to(exact_type(device))
+            if not bool((self._weights >= 0).all() and self._weights.isfinite().all()):
+                raise ValueError(
+                    "expected class weights of at least 0, got "
+                    f"{labels.amin().item():g} to {labels.amax().item():g}"
+                )
             counts = self._weights.sum(0)
         elif labels.ndim == 1 and not labels.is_floating_point():
             self._labels = labels.long()
@@ -193,7 +201,7 @@ class ClassSums:
             if self._labels is None:
                 assert self._weights is not None
                 sums.addmm_(self._weights.T, flat.to(exact))
-            elif x.device.type == "cpu":
+            elif x.device.type in ROW_BY_ROW:
                 for row, label in zip(flat, self._labels.tolist(), strict=True):
                     sums[label].add_(row)
             else:

@@ -42,8 +42,8 @@ def collect(
     traced : TracedModel
     batches : iterable
         Yields ``(inputs, labels)``; see :class:`~rejuvenet.adapters.torch.batches.Batches` for
-        other forms.  Labels are class indices of shape (n,), class weights of shape (n, C) (soft
-        or several labels a sample), or None: then all samples are one class.
+        other forms.  Labels are class indices of shape (n,) or (n, 1), class weights of shape
+        (n, C) (soft or several labels a sample), or None: then all samples are one class.
     groups : sequence of ChannelGroup or str, or "all"
         The groups, or names that ``traced.group`` resolves.
     classes : int or sequence, optional

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ...graph.channels import ChannelGroup
+from ...graph.plan import GroupPlan
 from ...graph.recipe import Recipe
 from ...graph.report import Report
 from ...graph.selection import ratio_of, select_groups
@@ -96,7 +98,9 @@ class Reorganizer:
     Attributes
     ----------
     history : list of dict
-        Epoch and figures of every event, in plain types.
+        Epoch, recipe, plan and figures of every event, in plain types.  Of a plan,
+        ``["sources"][group][place]`` lists the channels that came to a place; new channels have
+        none.
 
     Raises
     ------
@@ -275,17 +279,27 @@ class Reorganizer:
             group = self.traced.group(layers[0])  # type: ignore[arg-type]
             before = weights_before(self.traced.graph, group)
             self._frozen.freeze(self.traced.tensors, before)
-        if self.warmup is not None and report.plan is not None:
+        assert report.plan is not None
+        if self.warmup is not None:
             if self._new_channels is not None:
                 self._new_channels.remove()
             self._new_channels = NewChannels(
                 self.warmup, self.optimizer, self.traced.tensors, new_rows(report.plan.groups)
             )
         self.last_epoch = epoch
-        self.history.append({"epoch": epoch, "recipe": recipe.to_dict(), **report.to_dict()})
+        sources = {plan.group: _sources(plan) for plan in report.plan.groups}
+        self.history.append(
+            {"epoch": epoch, "recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
+        )
         if Processes(self.process_group).first:
             log.info("epoch %d: %s", epoch, str(report).replace("\n", "; "))
         return report
+
+
+def _sources(plan: GroupPlan) -> list[list[int]]:
+    """The channels that come to every place."""
+    assert plan.A is not None
+    return [np.flatnonzero(weights).tolist() for weights in plan.A]
 
 
 def _check_freezing(model: nn.Module, layers: Any) -> None:

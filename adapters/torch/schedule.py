@@ -7,9 +7,13 @@ where ``n = T_0, T_0 + T_0 T_mult, T_0 + T_0 T_mult + T_0 T_mult^2, ...``
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
+
+from torch.optim.lr_scheduler import SequentialLR
 
 Every = int | Collection[int] | Callable[[int], bool] | Any
 
@@ -21,8 +25,8 @@ def is_after(every: Every, epoch: int) -> bool:
     ----------
     every : int, collection of int, callable, or scheduler
         Every so many epochs; after these epochs; where a function of the epoch says so; or where
-        a schedule of the learning rate restarts: PyTorch's ``CosineAnnealingWarmRestarts`` or
-        timm's ``CosineLRScheduler``, counted in epochs.
+        a schedule of the learning rate restarts: PyTorch's ``CosineAnnealingWarmRestarts``, also
+        as a part of ``SequentialLR``, or timm's ``CosineLRScheduler``, counted in epochs.
 
     Raises
     ------
@@ -41,6 +45,11 @@ def is_after(every: Every, epoch: int) -> bool:
             raise ValueError(f"expected every to be at least 1, got {every!r}")
         return (epoch + 1) % every == 0
     begins = restarts(every)
+    if getattr(every, "t_in_epochs", True) is False:  # of timm
+        raise ValueError(
+            f"expected a schedule that counts epochs, got {type(every).__name__} with "
+            "t_in_epochs=False; give every as a number, a set or a function of the epoch"
+        )
     if begins is not None:
         return epoch + 1 in itertools.takewhile(lambda n: n <= epoch + 1, begins)
     if isinstance(every, Collection) and not isinstance(every, (str, bytes)):
@@ -55,6 +64,8 @@ def is_after(every: Every, epoch: int) -> bool:
 
 def restarts(scheduler: Any) -> Iterator[int] | None:
     """Epochs at whose beginning a schedule restarts; None for what is no such schedule."""
+    if isinstance(scheduler, SequentialLR):
+        return _of_parts(scheduler)
     if hasattr(scheduler, "T_0"):  # torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
         return _cycles(0, scheduler.T_0, scheduler.T_mult, None)
     if hasattr(scheduler, "t_initial") and hasattr(scheduler, "cycle_limit"):  # timm
@@ -72,6 +83,28 @@ def restarts(scheduler: Any) -> Iterator[int] | None:
             f"{type(scheduler).__name__}; give every as a number, a set or a function of the epoch"
         )
     return None
+
+
+def _of_parts(sequence: SequentialLR) -> Iterator[int]:
+    """Restarts of those parts that do; the change from one part to the next is none."""
+    edges = [0, *sequence._milestones, math.inf]
+    found = []
+    stretches = itertools.pairwise(edges)
+    for part, (start, end) in zip(sequence._schedulers, stretches, strict=True):
+        with contextlib.suppress(ValueError):  # a part without restarts
+            found.append(_between(restarts(part) or iter(()), int(start), end))
+    if not found:
+        names = ", ".join(type(part).__name__ for part in sequence._schedulers)
+        raise ValueError(
+            f"expected a scheduler that restarts, got SequentialLR of {names}; give every as a "
+            "number, a set or a function of the epoch"
+        )
+    return itertools.chain.from_iterable(found)
+
+
+def _between(begins: Iterator[int], start: int, end: float) -> Iterator[int]:
+    """Restarts of a part that is stepped from one epoch until another."""
+    return itertools.takewhile(lambda n: n < end, (start + n for n in begins))
 
 
 def _cycles(start: float, length: float, factor: float, limit: int | None) -> Iterator[int]:

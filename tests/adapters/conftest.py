@@ -72,13 +72,8 @@ def trained_network(_trained):
     return copy.deepcopy(_trained)
 
 
-@pytest.fixture
-def duplicated_network(_trained):
-    """The trained network with every channel of the third convolution (layer 8) twice.
-
-    The copies stand behind the originals and differ in nothing but their outgoing weights, of
-    which each has its own share.
-    """
+@pytest.fixture(scope="session")
+def _doubled(_trained):
     network = copy.deepcopy(_trained)
     conv, norm, linear = network[8], network[9], network[13]
     o = conv.out_channels
@@ -95,3 +90,13 @@ def duplicated_network(_trained):
         wide_linear.bias.copy_(linear.bias)
     network[8], network[9], network[13] = wide, wide_norm, wide_linear
     return network.eval()
+
+
+@pytest.fixture
+def duplicated_network(_doubled):
+    """The trained network with every channel of the third convolution (layer 8) twice.
+
+    The copies stand behind the originals and differ in nothing but their outgoing weights, of
+    which each has its own share.
+    """
+    return copy.deepcopy(_doubled)

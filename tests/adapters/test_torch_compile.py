@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import Reorganizer, reorganize  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
@@ -78,6 +79,17 @@ def test_nothing_is_compiled_again(network, torch_batches, form, backend):
         # PyTorch calls its weight 8._orig_mod.weight, and draws depend on names.
         reference[8] = torch.compile(reference[8], backend="eager")
     run(model, reference, torch_batches[:3], lambda: counting.frame_count)
+
+
+def test_gradients_of_the_loss_compile_nothing(network, torch_batches):
+    counting = CompileCounterWithBackend("eager")
+    network.compile(backend=counting)
+    optimizer = torch.optim.SGD(network.train().parameters(), 0.05)
+    train(network, optimizer, torch_batches[:1])
+    graphs = counting.frame_count
+    assert graphs > 0
+    reorganize(network, torch_batches[:2], recipe=Recipe.comparison("rigl"), classes=10)
+    assert counting.frame_count == graphs
 
 
 @pytest.mark.sweep

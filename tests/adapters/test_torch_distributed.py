@@ -3,6 +3,7 @@
 import pickle
 import runpy
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -122,6 +123,14 @@ def train_share(rank, world, model, parts, find_unused):
     return events
 
 
+def default_share(rank, world, model, parts):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = Reorganizer(model, None, parts[rank], ["4", "8"], every=1).step(0)
+    said = [str(warning.message) for warning in caught]
+    return state(model), [group.new for group in report.groups], said
+
+
 def fail(rank, world, model, parts, how):
     before = state(model)
     if how == "data" and rank == 1:
@@ -195,13 +204,15 @@ def lacking(torch_batches):
 
 
 @pytest.fixture(scope="module")
-def two(_trained, torch_batches, lacking, tmp_path_factory):
+def two(_trained, _doubled, torch_batches, lacking, tmp_path_factory):
     """What two processes did, by task."""
     uneven, even = shares(torch_batches, 2), shares(torch_batches, 2, uneven=False)
     repeated = [[part[0]] * 2 for part in even]  # as many steps in both
     tasks = {
         "reorganize": (reorganize_share, (_trained, uneven, OPTIONS)),
         "missing class": (collect_share, (_trained, lacking, {})),
+        "reorganize lacking": (reorganize_share, (_trained, lacking, OPTIONS)),
+        "default": (default_share, (_doubled, lacking)),
         "pseudo-classes": (collect_share, (_trained, uneven, {"pseudo_classes": 5})),
         "train": (train_share, (_trained, repeated, False)),
         "freeze": (freeze_share, (_trained, even)),
@@ -243,6 +254,30 @@ def test_a_class_may_be_missing_in_one_process(trained_network, two, lacking):
         np.testing.assert_allclose(found[0], Q, rtol=1e-6, atol=1e-7)
         np.testing.assert_array_equal(found[1], counts)
         assert found[2] == samples
+
+
+def test_weights_are_equal_where_a_class_is_missing_in_one_process(trained_network, two, lacking):
+    together = [batch for part in lacking for batch in part]
+    expected, _, _ = reorganize_share(0, 1, trained_network, [together], OPTIONS)
+    (first, _, _), (second, _, _) = two["reorganize lacking"]
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_by_default_all_processes_free_what_is_redundant(two, duplicated_network):
+    before = state(duplicated_network)
+    (first, new, said), (second, other, silent) = two["default"]
+    assert new == other
+    assert new[0] == 0
+    assert new[1] >= 16
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+        if name.startswith(("0.", "1.", "4.", "5.")):
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert len(said) == 1
+    assert "'4.weight'" in said[0]
+    assert not silent  # one process speaks for all
 
 
 def test_pseudo_classes_are_those_of_all_processes(two):

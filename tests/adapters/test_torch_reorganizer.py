@@ -37,6 +37,18 @@ def test_events_come_every_r_epochs_until_stop(trained_network, torch_batches):
     assert reorganizer.step(5) is None
 
 
+def test_the_history_holds_plans(duplicated_network, torch_batches):
+    _, reorganizer = make(duplicated_network, torch_batches[:2], ratio="redundant")
+    plan = reorganizer.step(1).plan.groups[0]
+    state = json.loads(json.dumps(reorganizer.state_dict()))
+    sources = state["history"][0]["sources"]["8.weight"]
+    assert [place for place, channels in enumerate(sources) if not channels] == plan.new.tolist()
+    for channels in sources:
+        for channel in channels:
+            assert (channel + 16) % 32 in channels  # with its copy
+    assert state["history"][0]["recipe"]["ratio"] == "redundant"
+
+
 def test_training_resumed_from_any_epoch_ends_with_the_same_weights(trained_network, torch_batches):
     batches = torch_batches[:2]
     straight = copy.deepcopy(trained_network)
@@ -129,6 +141,29 @@ def test_every_may_be_epochs_a_function_or_a_schedule_that_restarts(trained_netw
         events("often")
 
 
+def test_restarts_after_a_warm_up(trained_network, torch_batches):
+    optimizer = torch.optim.SGD(trained_network.parameters(), 0.1)
+    schedules = torch.optim.lr_scheduler
+    rise = schedules.LinearLR(optimizer, 0.1, total_iters=2)
+    parts = [schedules.CosineAnnealingWarmRestarts(optimizer, 3, factor) for factor in (1, 2)]
+    schedule = schedules.SequentialLR(optimizer, [rise, *parts], [2, 10])
+    _, reorganizer = make(
+        trained_network, torch_batches[:1], classes=10, every=schedule, epochs=23, stop=None
+    )
+    due = [n for n in range(23) if reorganizer.due(n)]
+    rates = []
+    for _ in range(24):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    # The rate rises until the third epoch; the second cosine begins with the eleventh.
+    rises = [n - 1 for n in range(3, 23) if rates[n] > rates[n - 1] and n != 10]
+    assert due == rises == [4, 7, 12, 18]
+    schedule = schedules.SequentialLR(optimizer, [rise, schedules.StepLR(optimizer, 2)], [2])
+    with pytest.raises(ValueError, match="SequentialLR of LinearLR, StepLR"):
+        make(trained_network, torch_batches, every=schedule)
+
+
 def test_restarts_of_timm(trained_network, torch_batches):
     timm = pytest.importorskip("timm.scheduler")
     optimizer = torch.optim.SGD(trained_network.parameters(), 0.1)
@@ -145,6 +180,9 @@ def test_restarts_of_timm(trained_network, torch_batches):
         rates.append(optimizer.param_groups[0]["lr"])
     rises = [n - 1 for n in range(2, 30) if rates[n] > rates[n - 1]]
     assert due == rises == [3, 9]
+    updates = timm.CosineLRScheduler(optimizer, t_initial=3, cycle_limit=3, t_in_epochs=False)
+    with pytest.raises(ValueError, match="counts epochs"):
+        make(trained_network, torch_batches, every=updates)
     with pytest.raises(ValueError, match="one cycle"):
         make(trained_network, torch_batches, every=timm.CosineLRScheduler(optimizer, t_initial=3))
 
@@ -217,6 +255,17 @@ def test_the_groups_that_use_least_are_chosen_automatically(duplicated_network, 
     assert group.channels == 32
     assert group.new >= 16
     assert report.agreement > 0.95
+
+
+def test_automatic_layers_with_a_ratio_of_their_own(duplicated_network, torch_batches):
+    network, rest = duplicated_network, torch_batches[:2]
+    report = Reorganizer(network, None, rest, layers="auto", every=1, ratio=1.0).step(0)
+    (group,) = report.groups  # the others use their capacity
+    assert (group.group, group.channels) == ("8.weight", 32)
+    recipe = report.plan.recipe
+    assert list(recipe.ratio) == ["8.weight"]
+    assert 0.25 <= recipe.ratio["8.weight"] <= 0.4
+    assert group.nodes == round(32 * recipe.ratio["8.weight"])
 
 
 def test_by_default_only_what_is_redundant_is_freed(

@@ -89,6 +89,33 @@ def test_accelerate_saves_and_restores_the_state(task, tmp_path, assert_same):
         assert [event["epoch"] for event in again.history] == epochs
 
 
+def test_an_event_leaves_the_order_of_accelerates_data_alone(task):
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    accelerator = Accelerator(
+        cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True)
+    )
+    dataset = torch.utils.data.TensorDataset(task.x, task.y)
+    loader = accelerator.prepare(torch.utils.data.DataLoader(dataset, 64, shuffle=True))
+    reorganizer = Reorganizer(task.model(), None, loader, layers=[task.layer], every=1, ratio=0.5)
+
+    def labels():
+        return torch.cat([y for _, y in loader])
+
+    def order(event):
+        loader.set_epoch(0)
+        loader.iteration = 0
+        first = labels()
+        if event:
+            assert reorganizer.step(0) is not None
+        return first, labels()
+
+    plain, disturbed = order(False), order(True)
+    assert not torch.equal(*plain)
+    assert all(torch.equal(a, b) for a, b in zip(plain, disturbed, strict=True))
+
+
 def test_a_model_of_timm_with_its_optimizer_and_average():
     import timm
     from timm.optim import create_optimizer_v2
