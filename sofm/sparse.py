@@ -77,6 +77,9 @@ class SparseRows(ByFeature):
     """
 
     def __init__(self, X, weights: NDArray | None = None) -> None:
+        if not X.has_canonical_format:  # entries that occur twice would be squared one by one
+            X = X.copy()
+            X.sum_duplicates()
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
         bad = np.flatnonzero(~np.isfinite(X.data))

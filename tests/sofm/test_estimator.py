@@ -178,6 +178,9 @@ def test_partial_fit_learns(digits):
     before = settled.codebook_.copy()
     settled.partial_fit(X[:100])
     assert (settled.codebook_ != before).any()
+    # A map that is fitted anew has forgotten the batches of the one before.
+    again = SOFM(5, n_epochs=4).partial_fit(X + 100).fit(X).partial_fit(X[:100])
+    np.testing.assert_array_equal(again.codebook_, settled.codebook_)
     with pytest.raises(ValueError, match="online"):
         SOFM(algorithm="online").partial_fit(X)
     with pytest.raises(ValueError, match="keep the shape"):

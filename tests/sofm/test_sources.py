@@ -82,6 +82,16 @@ def test_csr_equals_dense(digits, dtype, kind):
     assert one.codebook_.tobytes() == two.codebook_.tobytes()
 
 
+def test_csr_entries_that_occur_twice_are_added(digits):
+    whole = sparse.csr_matrix(digits[0])
+    halves = sparse.csr_matrix(
+        (np.repeat(whole.data / 2, 2), np.repeat(whole.indices, 2), 2 * whole.indptr), whole.shape
+    )
+    som = SOFM(**PARAMETERS).fit(halves)
+    same(som, SOFM(**PARAMETERS).fit(whole))
+    assert halves.nnz == 2 * whole.nnz  # the user's matrix is as it was
+
+
 def test_wide_sparse_rows_are_never_made_dense():
     rng = np.random.default_rng(0)
     places = rng.integers(3000, size=6000), rng.integers(200_000, size=6000)
