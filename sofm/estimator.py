@@ -187,7 +187,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.grid_ = grid
         self.history_ = []
         for name in ("_sums", "_counts", "_calls"):  # of batches that an earlier map learned from
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         with threads_for(self.n_jobs, samples, grid.n_nodes) as threads, self._progress() as bar:
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
