@@ -30,15 +30,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .batch import ALONE, Threads
+from .batch import ALONE, WORTH_THREADS, Threads
 from .grid import Grid
 
 Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
 ]
 Decay = Literal["geometric", "linear", "asymptotic"]
-WORTH_THREADS = 5e5  # multiply-adds along an axis under which waking a thread costs more
-ROWS_OF_H = 256  # rows of H made at a time: 20 MB at 10,000 nodes
+ROWS_OF_H = 64  # rows of H made at a time: 5 MB at 10,000 nodes
 
 
 def gaussian(d: NDArray, sigma: float) -> NDArray:
@@ -108,21 +107,38 @@ def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:
 
 
 @njit(nogil=True, cache=True)
-def _smooth_axis(values, h, first, last, result):
-    """``result[a, k] = sum_b h[|k - b|] values[a, b]`` for ``first <= k < last``.
+def by_difference(values_of, row, end_row, column, end_column):
+    """Rows and columns of ``H[k, b] = values_of[|k - b|]``."""
+    H = np.empty((end_row - row, end_column - column))
+    for k in range(H.shape[0]):
+        for b in range(H.shape[1]):
+            H[k, b] = values_of[abs(row + k - column - b)]
+    return H
 
-    Vectors (A, n, B) are smoothed along the second axis.
+
+def _along(values_of: NDArray, pairs: list[tuple[NDArray, NDArray]], threads: Threads) -> None:
+    """``result[a, k] = sum_b values_of[|k - b|] values[a, b]`` for pairs of values and result.
+
+    Rows of ``H`` are made a few at a time, and without the columns where all of them vanish.
+
+    Parameters
+    ----------
+    values_of : float64 array of shape (n,)
+        A :func:`profile`.
+    pairs : list of two float64 arrays of shape (A, n, B)
     """
-    reach = h.shape[0]
-    while reach > 1 and h[reach - 1] == 0:
-        reach -= 1
-    for a in range(values.shape[0]):
-        for k in range(first, last):
-            result[a, k] = 0.0
-            for b in range(max(0, k - reach + 1), min(values.shape[1], k + reach)):
-                step = h[abs(k - b)]
-                for j in range(values.shape[2]):
-                    result[a, k, j] += step * values[a, b, j]
+    n = len(values_of)
+    reach = int(np.flatnonzero(values_of)[-1])
+
+    def work(first: int, last: int) -> None:
+        for start in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
+            rows = slice(start, min(start + ROWS_OF_H, n))
+            columns = slice(max(0, rows.start - reach), min(n, rows.stop + reach))
+            H = by_difference(values_of, rows.start, rows.stop, columns.start, columns.stop)
+            for values, result in pairs:
+                np.matmul(H, values[:, columns], out=result[:, rows])
+
+    threads.share(-(-n // ROWS_OF_H), work)  # the same pieces, however many threads
 
 
 def smooth(
@@ -146,33 +162,28 @@ def smooth(
     numerator, denominator : float64 arrays of shapes (K, D) and (K, 1) or (K, D)
     """
     h = NEIGHBORHOODS[neighborhood]
-    by_feature = counts.ndim == 2
-    both = np.concatenate([sums, counts if by_feature else counts[:, None]], axis=1)
-    result = np.empty_like(both)
-    if both.size * max(grid.rows, grid.columns) < WORTH_THREADS:
+    pairs = [(v, np.empty_like(v)) for v in (sums, counts.reshape(grid.n_nodes, -1))]
+    if sums.size * max(grid.rows, grid.columns) < WORTH_THREADS:
         threads = ALONE
-
-    def along(axis: int, values: NDArray, result: NDArray) -> None:
-        values_of = profile(grid, axis, h, sigma)
-        threads.share(
-            values.shape[1], lambda i, j: _smooth_axis(values, values_of, i, j, result)
-        )
-
     if grid.is_line:
-        along(1, both[None], result[None])
+        lines = [(v[None], r[None]) for v, r in pairs]
+        _along(profile(grid, 1, h, sigma), lines, threads)
     elif neighborhood == "gaussian" and grid.is_separable:
-        maps, half = both.reshape(grid.rows, grid.columns, -1), np.empty_like(both)
-        along(1, maps, half.reshape(maps.shape))
-        down = (1, grid.rows, grid.columns * both.shape[1])
-        along(0, half.reshape(down), result.reshape(down))
+        shape = grid.rows, grid.columns, -1
+        half = [np.empty_like(v) for v, _ in pairs]
+        across = [(v.reshape(shape), m.reshape(shape)) for (v, _), m in zip(pairs, half, strict=True)]
+        _along(profile(grid, 1, h, sigma), across, threads)
+        shape = 1, grid.rows, -1
+        down = [(m.reshape(shape), r.reshape(shape)) for (_, r), m in zip(pairs, half, strict=True)]
+        _along(profile(grid, 0, h, sigma), down, threads)
     else:
-        occupied = np.flatnonzero((counts != 0).any(axis=1) if by_feature else counts)
-        both = both[occupied]
+        occupied = np.flatnonzero(pairs[1][0].any(axis=1))
         for first in range(0, grid.n_nodes, ROWS_OF_H):
             rows = slice(first, first + ROWS_OF_H)
-            result[rows] = h(grid.distances(rows, occupied), sigma) @ both
-    D = sums.shape[1]
-    return result[:, :D], result[:, D:]
+            H = h(grid.distances(rows, occupied), sigma)
+            for values, result in pairs:
+                np.matmul(H, values[occupied], out=result[rows])
+    return pairs[0][1], pairs[1][1]
 
 
 @njit(nogil=True, cache=True)
@@ -193,10 +204,15 @@ def updated(codebook, numerator, denominator):
         A new one.
     """
     least = denominator.max() * 2.0**-1000
-    last = denominator.shape[1] - 1
     new = codebook.copy()
     for k in range(codebook.shape[0]):
-        for d in range(codebook.shape[1]):
-            if denominator[k, min(d, last)] > least:
-                new[k, d] = numerator[k, d] / denominator[k, min(d, last)]
+        if denominator.shape[1] == 1:
+            weight = denominator[k, 0]
+            if weight > least:
+                for d in range(codebook.shape[1]):
+                    new[k, d] = numerator[k, d] / weight
+        else:
+            for d in range(codebook.shape[1]):
+                if denominator[k, d] > least:
+                    new[k, d] = numerator[k, d] / denominator[k, d]
     return new

@@ -21,8 +21,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .tile import GROUP, PANEL, n_minima, score_block
-from .vectors import WIDTH, address, lanes_under, lowest, smallest
+from .tile import GROUP, n_groups, score_block
+from .vectors import (
+    GROUP_NODES,
+    PANEL,
+    WIDTH,
+    address,
+    lanes_under,
+    lowest,
+    nodes_under,
+    smallest,
+)
 
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 LANES = 16  # rows are padded to a multiple of the widest vector
@@ -57,7 +66,7 @@ def _squared_norm(x, r, n):
 
 
 @njit(nogil=True, cache=True)
-def _under(scores, row, n_panels, low, low_row, limit, found):
+def _under(scores, row, n_groups, low, low_row, limit, found):
     """Nodes whose score is at most ``limit``, into ``found``; how many.
 
     Parameters
@@ -68,17 +77,20 @@ def _under(scores, row, n_panels, low, low_row, limit, found):
         Where the sample's begin.
     """
     n = 0
-    for group in range(n_minima(n_panels) // WIDTH):
-        if lanes_under(low, low_row + group * WIDTH, limit) == 0:
-            continue
-        for j in range(
-            group * GROUP * PANEL, min((group + 1) * GROUP, n_panels) * PANEL, WIDTH
-        ):
-            lanes = lanes_under(scores, row + j, limit)
-            while lanes != 0:
-                found[n] = j + lowest(lanes)
+    for first in range(0, n_groups, 64):
+        # Which groups, as bits of a word: a branch for each would often be predicted wrongly.
+        groups = 0
+        for group in range(first, min(first + 64, n_groups)):
+            some = lanes_under(low, low_row + group * WIDTH, limit) != 0
+            groups |= int(some) << (group - first)
+        while groups != 0:
+            node = (first + lowest(groups)) * GROUP_NODES
+            groups &= groups - 1
+            nodes = nodes_under(scores, row + node, limit)
+            while nodes != 0:
+                found[n] = node + lowest(nodes)
                 n += 1
-                lanes &= lanes - 1
+                nodes &= nodes - 1
     return n
 
 
@@ -151,16 +163,17 @@ def search_rows(
     n_features = X.shape[1]
     n_nodes = codebook.shape[0]
     n_panels = panels.shape[0]
+    groups = n_groups(n_panels)
     wanted = min(nearest.shape[1], n_nodes)
     scale64 = np.float64(scale)
 
     block = np.zeros((block_rows, -(-n_features // LANES) * LANES), np.float32)
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
-    scores = np.empty((block_rows, (n_panels + 1) * PANEL), np.float32)
-    minima = np.empty((block_rows, n_minima(n_panels)), np.float32)
+    scores = np.full((block_rows, groups * GROUP_NODES + PANEL), np.float32(np.inf))
+    minima = np.empty((block_rows, groups * WIDTH), np.float32)
     squares = np.empty(block_rows)
     coordinates = np.empty((block_rows, directions.shape[0] * PANEL), np.float32)
-    unused = np.empty((block_rows, n_minima(directions.shape[0])), np.float32)
+    unused = np.empty((block_rows, n_groups(directions.shape[0]) * WIDTH), np.float32)
     candidates = np.empty(n_panels * PANEL + 1, np.int64)
     under = np.empty(n_panels * PANEL, np.int64)
     at, low, n_vectors = address(scores), address(minima), minima.shape[1] // WIDTH
@@ -187,14 +200,14 @@ def search_rows(
             row, low_row = r * scores.shape[1], r * minima.shape[1]
             least = smallest(low, low_row, n_vectors)
             seen = np.float32(least + wider * squares[r])
-            n_under = _under(at, row, n_panels, low, low_row, seen, under)
+            n_under = _under(at, row, groups, low, low_row, seen, under)
             candidates[0] = under[0]
             for j in range(1, n_under):
                 if scores[r, under[j]] < scores[r, candidates[0]]:
                     candidates[0] = under[j]
             if wanted == 2:
                 seen = _smallest_but(scores, minima, r, n_panels, candidates[0])
-                n_under = _under(at, row, n_panels, low, low_row, seen, under)
+                n_under = _under(at, row, groups, low, low_row, seen, under)
                 for j in range(n_under):
                     if under[j] != candidates[0]:
                         candidates[1] = under[j]
@@ -221,7 +234,7 @@ def search_rows(
                 if c == wanted:
                     threshold = np.float32(limit + margin * squares[r]) + TINY
                     if threshold > seen:
-                        n_under = _under(at, row, n_panels, low, low_row, threshold, under)
+                        n_under = _under(at, row, groups, low, low_row, threshold, under)
                     for j in range(n_under):
                         k = under[j]
                         known = k == candidates[0] or (wanted == 2 and k == candidates[1])

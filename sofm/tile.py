@@ -25,6 +25,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .vectors import (
+    GROUP_NODES,
     JIT,
     PANEL,
     TILE_ROWS,
@@ -36,7 +37,7 @@ from .vectors import (
     smaller,
 )  # fmt: skip
 
-GROUP = 8  # panels under one set of minima: as few minima as scores to look through for each
+GROUP = GROUP_NODES // PANEL  # panels under one set of minima
 
 
 @intrinsic
@@ -151,9 +152,9 @@ score_tile = score_tile_vector if JIT else score_tile_portable
 
 
 @njit(nogil=True, cache=True)
-def n_minima(n_panels):
-    """Running minima of a row with that many panels."""
-    return -(-n_panels // GROUP) * WIDTH
+def n_groups(n_panels):
+    """Groups of a row with that many panels, the last of which may be incomplete."""
+    return -(-n_panels // GROUP)
 
 
 @njit(nogil=True, cache=True)
@@ -169,7 +170,7 @@ def score_block(x, n_rows, panels, n_features, out, minima):
     panels : float32 array of shape (n_panels, 1 + n_features, PANEL), C-contiguous
     n_features : int
     out : float32 array of shape (m, >= n_panels * PANEL), C-contiguous
-    minima : float32 array of shape (m, n_minima(n_panels)), C-contiguous
+    minima : float32 array of shape (m, n_groups(n_panels) * WIDTH), C-contiguous
     """
     minima[:] = np.inf
     x_at, panels_at, out_at, low_at = address(x), address(panels), address(out), address(minima)

@@ -1,4 +1,4 @@
-"""The processor's vectors: how wide they are, and three instructions that Numba does not offer.
+"""The processor's vectors: how wide they are, and four instructions that Numba does not offer.
 
 Numba's loops over float32 arrays are often not turned into vector instructions (LLVM cannot see
 that output and input are distinct), so the hot ones are emitted through intrinsics.  They are
@@ -63,23 +63,28 @@ def choose_tile(features: dict[str, bool], machine: str) -> tuple[int, int, int]
 
 TILE_ROWS, PANEL, WIDTH = choose_tile(dict(binding.get_host_cpu_features()), platform.machine())
 VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+GROUP_NODES = 64  # whose scores are compared at once: a bit of a word for each
 
 
-def load(builder, address):
+def load(builder, address, n_lanes=WIDTH):
     """A vector from an address."""
-    return builder.load(builder.inttoptr(address, VECTOR.as_pointer()), align=4)
+    vector = ir.VectorType(ir.FloatType(), n_lanes)
+    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=4)
 
 
 def shuffled(builder, vector, order):
     return builder.shuffle_vector(
-        vector, ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INT, WIDTH), order)
+        vector,
+        ir.Constant(vector.type, ir.Undefined),
+        ir.Constant(ir.VectorType(INT, len(order)), order),
     )
 
 
-def broadcast(builder, scalar):
+def broadcast(builder, scalar, n_lanes=WIDTH):
     """A vector of equal lanes."""
-    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(INT, 0))
-    return shuffled(builder, first, [0] * WIDTH)
+    nothing = ir.Constant(ir.VectorType(ir.FloatType(), n_lanes), ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(INT, 0))
+    return shuffled(builder, first, [0] * n_lanes)
 
 
 def smaller(builder, a, b):
@@ -87,15 +92,25 @@ def smaller(builder, a, b):
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-@intrinsic
-def _emit_lanes_under(typingctx, at, offset, limit):
-    def codegen(context, builder, signature, arguments):
-        at, offset, limit = arguments
-        vector = load(builder, builder.add(at, builder.mul(offset, ir.Constant(at.type, 4))))
-        under = builder.fcmp_ordered("<=", vector, broadcast(builder, limit))
-        return builder.zext(builder.bitcast(under, ir.IntType(WIDTH)), ir.IntType(64))
+def _emit_under(n_lanes: int):
+    """An intrinsic that compares ``n_lanes`` floats at once; LLVM splits what is too wide."""
 
-    return types.int64(types.intp, types.intp, types.float32), codegen
+    @intrinsic
+    def emit(typingctx, at, offset, limit):
+        def codegen(context, builder, signature, arguments):
+            at, offset, limit = arguments
+            here = builder.add(at, builder.mul(offset, ir.Constant(at.type, 4)))
+            vector = load(builder, here, n_lanes)
+            under = builder.fcmp_ordered("<=", vector, broadcast(builder, limit, n_lanes))
+            lanes = builder.bitcast(under, ir.IntType(n_lanes))
+            return lanes if n_lanes == 64 else builder.zext(lanes, ir.IntType(64))
+
+        return types.int64(types.intp, types.intp, types.float32), codegen
+
+    return emit
+
+
+_emit_lanes_under, _emit_nodes_under = _emit_under(WIDTH), _emit_under(GROUP_NODES)
 
 
 @intrinsic
@@ -149,6 +164,12 @@ def lanes_under_vector(at, offset, limit):
 
 
 @njit(nogil=True, cache=True)
+def nodes_under_vector(at, offset, limit):
+    """Bit ``j`` tells whether number ``j`` of ``GROUP_NODES`` at an offset is at most ``limit``."""
+    return _emit_nodes_under(at, offset, limit)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
 def lowest_vector(lanes):
     """Number of the lowest bit that is set (there must be one)."""
     return _emit_lowest(lanes)  # type: ignore[call-arg]
@@ -168,6 +189,10 @@ def lanes_under_portable(at, offset, limit):
     return sum(int(at[offset + lane] <= limit) << lane for lane in range(WIDTH))
 
 
+def nodes_under_portable(at, offset, limit):
+    return sum(int(at[offset + node] <= limit) << node for node in range(GROUP_NODES))
+
+
 def lowest_portable(lanes):
     return (lanes & -lanes).bit_length() - 1
 
@@ -178,5 +203,6 @@ def smallest_portable(at, offset, n_vectors):
 
 address = _address_vector if JIT else _address_portable
 lanes_under = lanes_under_vector if JIT else lanes_under_portable
+nodes_under = nodes_under_vector if JIT else nodes_under_portable
 lowest = lowest_vector if JIT else lowest_portable
 smallest = smallest_vector if JIT else smallest_portable

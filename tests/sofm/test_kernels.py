@@ -58,7 +58,7 @@ def test_tile_equals_matrix_product(kernel, n_features, n_nodes):
     bias = rng.standard_normal(n_nodes).astype("f4")
     panels = prepared.packed(W, bias)
     out = np.full((len(x), len(panels) * vectors.PANEL), np.nan, "f4")
-    minima = np.full((len(x), tile.n_minima(len(panels))), np.inf, "f4")
+    minima = np.full((len(x), tile.n_groups(len(panels)) * vectors.WIDTH), np.inf, "f4")
     at = [a.ctypes.data if "vector" in kernel.__name__ else a.reshape(-1)
           for a in (x, panels, out, minima)]  # fmt: skip
     for p in range(len(panels)):
@@ -83,7 +83,7 @@ def test_tile_equals_matrix_product(kernel, n_features, n_nodes):
 @given(st.integers(0, 10**6), st.integers(1, 9))
 def test_vector_instructions_equal_their_twins(seed, n_vectors):
     rng = np.random.default_rng(seed)
-    row = rng.integers(0, 9, (n_vectors + 1) * vectors.WIDTH).astype("f4")
+    row = rng.integers(0, 9, n_vectors * vectors.WIDTH + vectors.GROUP_NODES).astype("f4")
     for offset in (0, 3):
         limit = np.float32(rng.integers(0, 9))
         lanes = vectors.lanes_under_vector(row.ctypes.data, offset, limit)
@@ -91,6 +91,8 @@ def test_vector_instructions_equal_their_twins(seed, n_vectors):
         assert [lanes >> lane & 1 for lane in range(vectors.WIDTH)] == (
             row[offset : offset + vectors.WIDTH] <= limit
         ).tolist()
+        nodes = vectors.nodes_under_vector(row.ctypes.data, offset, limit)
+        assert nodes % 2**64 == vectors.nodes_under_portable(row, offset, limit)
         if lanes:
             assert vectors.lowest_vector(lanes) == vectors.lowest_portable(lanes)
         least = vectors.smallest_vector(row.ctypes.data, offset, n_vectors)
