@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 
@@ -21,7 +21,8 @@ from threadpoolctl import ThreadpoolController
 
 from .prepared import Prepared
 
-WORTH_THREADS = 2e7  # multiply-adds of an epoch under which waking a thread costs more
+WORTH_WAKING = 2e7  # multiply-adds under which waking a thread costs more than it brings
+WORTH_THREAD = 2e6  # multiply-adds that a thread should have to do in an epoch
 
 
 def n_threads(n_jobs: int | None) -> int:
@@ -43,10 +44,19 @@ def _libraries() -> ThreadpoolController:
 
 @dataclass(frozen=True)
 class Threads:
-    """``count`` threads: the caller's and those of a pool."""
+    """``count`` threads: the caller's and those of a pool.
+
+    What is put on the stack ``at_end`` is called before the pool is closed.
+    """
 
     count: int = 1
     pool: ThreadPoolExecutor | None = None
+    at_end: ExitStack = field(default_factory=ExitStack)
+
+    def together(self, work: Callable[[], object]) -> list:
+        """``work()`` in every thread."""
+        others = [self.pool.submit(work) for _ in range(self.count - 1)] if self.pool else []
+        return [work(), *(other.result() for other in others)]
 
     def share(self, n_rows: int, work: Callable[[int, int], object]) -> list:
         """``work(first, last)`` for one range of rows per thread, the first in the caller's."""
@@ -66,14 +76,14 @@ def threads_for(n_jobs: int | None, samples, n_nodes: int):
 
     BLAS keeps to one thread meanwhile: spinning beside the pool, its threads cost up to 6 times.
     """
-    small = samples.n_rows * samples.n_features * n_nodes < WORTH_THREADS
-    count = 1 if small else n_threads(n_jobs)
+    work = samples.n_rows * samples.n_features * n_nodes
+    count = min(n_threads(n_jobs), int(work / WORTH_THREAD) + 1)
     with _libraries().limit(limits=1, user_api="blas"):
         if count == 1:
             yield ALONE
             return
-        with ThreadPoolExecutor(count - 1) as pool:
-            yield Threads(count, pool)
+        with ThreadPoolExecutor(count - 1) as pool, ExitStack() as at_end:
+            yield Threads(count, pool, at_end)
 
 
 def add(parts: list) -> list:
@@ -83,6 +93,11 @@ def add(parts: list) -> list:
         for j, value in enumerate(part):
             total[j] += value
     return total
+
+
+def _worth(threads: Threads, X: NDArray, prepared: Prepared) -> Threads:
+    """The threads, if there is enough to do for them to be woken."""
+    return threads if len(X) * prepared.codebook.size >= WORTH_WAKING else ALONE
 
 
 def batch_sums(
@@ -100,12 +115,14 @@ def batch_sums(
     m = np.empty(0) if weights is None else weights
     nothing = np.empty((0, 1), np.int32)
 
-    def work(first: int, last: int):
+    todo = np.zeros(1, np.int64)
+
+    def work():
         sums, counts = np.zeros(prepared.codebook.shape), np.zeros(len(prepared.codebook))
-        error, _ = prepared.search(X, m, first, last, nothing, sums, counts)
+        error, _ = prepared.search(todo, X, m, nothing, sums, counts)
         return sums, counts, error
 
-    return add(threads.share(len(X), work))
+    return add(_worth(threads, X, prepared).together(work))
 
 
 def nearest_nodes(
@@ -115,8 +132,9 @@ def nearest_nodes(
     m = np.empty(0) if weights is None else weights
     nearest = np.full((len(X), n), -1, np.int32)
     nothing = np.empty((0, 0)), np.empty(0)
+    todo = np.zeros(1, np.int64)
 
-    def work(first: int, last: int):
-        return prepared.search(X, m, first, last, nearest, *nothing)[:1]
+    def work():
+        return prepared.search(todo, X, m, nearest, *nothing)[:1]
 
-    return nearest, add(threads.share(len(X), work))[0]
+    return nearest, add(_worth(threads, X, prepared).together(work))[0]

@@ -30,7 +30,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .batch import ALONE, WORTH_THREADS, Threads
+from .batch import ALONE, WORTH_WAKING, Threads
 from .grid import Grid
 
 Neighborhood = Literal[
@@ -107,19 +107,28 @@ def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:
 
 
 @njit(nogil=True, cache=True)
-def by_difference(values_of, row, end_row, column, end_column):
-    """Rows and columns of ``H[k, b] = values_of[|k - b|]``."""
+def rows_of_h(values_of, row, end_row):
+    """Rows of ``H[k, b] = values_of[|k - b|]``, but for columns where all of them vanish.
+
+    Returns
+    -------
+    H : float64 array of shape (end_row - row, n)
+    column : int
+        The first column of ``H``.
+    """
+    last = values_of.shape[0] - 1
+    while values_of[last] == 0:
+        last -= 1
+    column, end_column = max(0, row - last), min(values_of.shape[0], end_row + last)
     H = np.empty((end_row - row, end_column - column))
     for k in range(H.shape[0]):
         for b in range(H.shape[1]):
             H[k, b] = values_of[abs(row + k - column - b)]
-    return H
+    return H, column
 
 
-def _along(values_of: NDArray, pairs: list[tuple[NDArray, NDArray]], threads: Threads) -> None:
+def _along(values_of: NDArray, pairs: list, threads: Threads) -> None:
     """``result[a, k] = sum_b values_of[|k - b|] values[a, b]`` for pairs of values and result.
-
-    Rows of ``H`` are made a few at a time, and without the columns where all of them vanish.
 
     Parameters
     ----------
@@ -128,15 +137,14 @@ def _along(values_of: NDArray, pairs: list[tuple[NDArray, NDArray]], threads: Th
     pairs : list of two float64 arrays of shape (A, n, B)
     """
     n = len(values_of)
-    reach = int(np.flatnonzero(values_of)[-1])
 
     def work(first: int, last: int) -> None:
-        for start in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
-            rows = slice(start, min(start + ROWS_OF_H, n))
-            columns = slice(max(0, rows.start - reach), min(n, rows.stop + reach))
-            H = by_difference(values_of, rows.start, rows.stop, columns.start, columns.stop)
+        for row in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
+            end = min(row + ROWS_OF_H, n)
+            H, column = rows_of_h(values_of, row, end)
             for values, result in pairs:
-                np.matmul(H, values[:, columns], out=result[:, rows])
+                some = values[:, column : column + H.shape[1]]
+                np.matmul(H, some, out=result[:, row:end])
 
     threads.share(-(-n // ROWS_OF_H), work)  # the same pieces, however many threads
 
@@ -163,19 +171,21 @@ def smooth(
     """
     h = NEIGHBORHOODS[neighborhood]
     pairs = [(v, np.empty_like(v)) for v in (sums, counts.reshape(grid.n_nodes, -1))]
-    if sums.size * max(grid.rows, grid.columns) < WORTH_THREADS:
+    if sums.size * max(grid.rows, grid.columns) < WORTH_WAKING:
         threads = ALONE
     if grid.is_line:
         lines = [(v[None], r[None]) for v, r in pairs]
         _along(profile(grid, 1, h, sigma), lines, threads)
     elif neighborhood == "gaussian" and grid.is_separable:
-        shape = grid.rows, grid.columns, -1
-        half = [np.empty_like(v) for v, _ in pairs]
-        across = [(v.reshape(shape), m.reshape(shape)) for (v, _), m in zip(pairs, half, strict=True)]
-        _along(profile(grid, 1, h, sigma), across, threads)
-        shape = 1, grid.rows, -1
-        down = [(m.reshape(shape), r.reshape(shape)) for (_, r), m in zip(pairs, half, strict=True)]
-        _along(profile(grid, 0, h, sigma), down, threads)
+        across, down = [], []
+        for values, result in pairs:
+            half = np.empty_like(values)
+            across.append([a.reshape(grid.rows, grid.columns, -1) for a in (values, half)])
+            down.append([a.reshape(1, grid.rows, -1) for a in (half, result)])
+        values_of = profile(grid, 1, h, sigma)
+        _along(values_of, across, threads)
+        same = grid.rows == grid.columns
+        _along(values_of if same else profile(grid, 0, h, sigma), down, threads)
     else:
         occupied = np.flatnonzero(pairs[1][0].any(axis=1))
         for first in range(0, grid.n_nodes, ROWS_OF_H):

@@ -25,7 +25,6 @@ nodes (Elkan 2003, Hamerly 2010) do not help here: every node moves every epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -66,9 +65,8 @@ class Frame:
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
-def centre_nodes(codebook, centre, scale, w, nodes):
-    """Centred, scaled nodes in float64 (K, D) and float32 (K, padded D), and their squares."""
-    squares = np.empty(w.shape[0])
+def centre_nodes(codebook, centre, scale, w, nodes, squares):
+    """Centred, scaled nodes in float64 (K, D) and float32 (K, padded D), and their squares (K,)."""
     for k in range(w.shape[0]):
         for d in range(w.shape[1]):
             w[k, d] = (np.float64(codebook[k, d]) - np.float64(centre[d])) * scale
@@ -78,7 +76,17 @@ def centre_nodes(codebook, centre, scale, w, nodes):
         for d in range(w.shape[1]):
             total += w[k, d] * w[k, d]
         squares[k] = total
-    return squares
+
+
+@njit(nogil=True, cache=True)
+def lower(squares, mean_square, G, halves):
+    """Lowered biases (K,), and the sample's margin; see the top of this module."""
+    typical = squares.sum() / squares.shape[0]
+    t = np.sqrt(mean_square / typical) if mean_square * typical > 0 else 1.0
+    t = min(max(t, 2.0**-8), 2.0**8)
+    for k in range(squares.shape[0]):
+        halves[k] = squares[k] * (0.5 - G * (1 + t) / 2)
+    return G / (2 * t) + 4 * UNIT
 
 
 def directions_of(w: NDArray, q: int, before: NDArray | None) -> tuple[NDArray, NDArray]:
@@ -131,48 +139,59 @@ class Prepared:
 
     def __init__(self, frame: Frame, codebook: NDArray) -> None:
         K, D = codebook.shape
-        self.frame, self.codebook = frame, codebook
+        self.frame, self.codebook = frame, np.empty_like(codebook)
         self.w = np.empty((K, D))
         self.nodes = np.zeros((K, -(-D // LANES) * LANES), np.float32)
-        self.squares = centre_nodes(codebook, frame.centre, frame.scale, self.w, self.nodes)
-        typical = float(self.squares.sum()) / K
-        self.t = sqrt(frame.mean_square / typical) if frame.mean_square * typical > 0 else 1.0
-        self.t = min(max(self.t, 2.0**-8), 2.0**8)
-        self.halves, self.full_margin = self._lowered(gamma(D))
+        self.squares, self.halves = np.empty(K), np.empty(K, np.float32)
+        self.bounds = np.zeros(3)
+        self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
         self.block_rows = TILE_ROWS * min(max(fits, 12 // TILE_ROWS), 96 // TILE_ROWS)
+        self.fill(codebook)
 
-    def _lowered(self, G: float) -> tuple[NDArray[np.float32], float]:
-        """Lowered biases, and the sample's margin."""
-        halves = self.squares * (0.5 - G * (1 + self.t) / 2)
-        return halves.astype(np.float32), G / (2 * self.t) + 4 * UNIT
+    def fill(self, codebook: NDArray) -> None:
+        """Another codebook, in the same memory."""
+        frame = self.frame
+        self.codebook[:] = codebook
+        centre_nodes(codebook, frame.centre, frame.scale, self.w, self.nodes, self.squares)
+        self.bounds[2] = self._lowered(gamma(codebook.shape[1]), self.halves)
+
+    def _lowered(self, G: float, halves: NDArray[np.float32]) -> float:
+        return lower(self.squares, self.frame.mean_square, G, halves)
 
     def in_all_features(self) -> None:
         D = self.codebook.shape[1]
-        self.q, self.slack, self.margin = 0, 0.0, self.full_margin
+        self.q, self.bounds[0], self.bounds[1] = 0, 0.0, self.bounds[2]
         self.directions = np.empty((0, 1 + D, PANEL), np.float32)
-        self.panels = packed(self.w, self.halves)
+        self.panels = self.panels_of_all
+        pack_panels(self.w, self.halves, self.panels)
 
     def in_directions(self, directions: NDArray, p: NDArray) -> None:
         """Search in orthonormal directions (q, D), in which the nodes are ``p`` (K, q)."""
         self.q = q = len(directions)
         eps = np.sqrt(q) * gamma(self.codebook.shape[1])
-        self.slack = 2.2 * eps
-        halves, self.margin = self._lowered(eps + gamma(q + 1))
+        halves = np.empty_like(self.halves)
+        margin = self._lowered(eps + gamma(q + 1), halves)
+        self.bounds[:2] = 2.2 * eps, margin
         rest = self.squares - np.einsum("kq,kq->k", p, p)
         r = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
         self.directions = packed(-directions, np.zeros(q, np.float32))
         self.panels = packed(np.column_stack([p, r]), halves)
 
-    def search(self, X, weights, first, last, nearest, sums, counts) -> tuple[float, int]:
-        """:func:`.search.search_rows` with this codebook; the error in the samples' units."""
+    def arguments(self) -> tuple:
+        """What :func:`.search.search_rows` wants between the weights and ``nearest``."""
         frame = self.frame
-        error, evaluated = search_rows(
-            X, weights, first, last, frame.centre, frame.scale, self.codebook, self.nodes,
-            self.halves, self.panels, self.directions, self.q, self.slack, self.margin,
-            self.full_margin, self.block_rows, *frame.grids, nearest, sums, counts,
+        return (
+            frame.centre, frame.scale, self.codebook, self.nodes, self.halves, self.panels,
+            self.directions, self.q, self.bounds, self.block_rows, *frame.grids,
         )  # fmt: skip
-        return error / float(frame.scale), evaluated
+
+    def search(self, todo, X, weights, nearest, sums, counts) -> tuple[float, int]:
+        """:func:`.search.search_rows` with this codebook; the error in the samples' units."""
+        error, evaluated = search_rows(
+            todo, X, weights, *self.arguments(), nearest, sums, counts
+        )
+        return error / float(self.frame.scale), evaluated
 
 
 class Preparation:
@@ -193,16 +212,22 @@ class Preparation:
         self.levels = [q for q in LEVELS if worth and 2 * q < min(D, n_nodes)]
         rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
         self.pilot = np.ascontiguousarray(pilot[np.linspace(0, len(pilot) - 1, rows).astype(int)])
+        self.prepared: Prepared | None = None
         self.directions: Any = None
         self.most = LEVELS[-1]  # of the levels that are tried: the next above the last choice
 
     def __call__(self, codebook: NDArray) -> Prepared:
-        """The codebook, ready; the level is chosen by how many nodes the pilot has to compute.
+        """The codebook, ready until the next one comes.
 
-        Each costs about twice its multiply-adds in the micro-kernel, and 100 (measured with AVX2).
+        The level is chosen by how many nodes the pilot has to compute: each costs about twice its
+        multiply-adds in the micro-kernel, and 100 (measured with AVX2).
         """
         levels = [q for q in self.levels if q <= self.most]
-        prepared = Prepared(self.frame, codebook)
+        if self.prepared is None:
+            self.prepared = Prepared(self.frame, codebook)
+        else:
+            self.prepared.fill(codebook)
+        prepared = self.prepared
         K, D = codebook.shape
         best, least = 0, float(K * D)
         nothing = np.empty((0, 1), np.int32), np.empty((0, 0)), np.empty(0)
@@ -210,7 +235,7 @@ class Preparation:
             self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
         for q in levels:
             prepared.in_directions(self.directions[:q], p[:, :q])
-            _, n = prepared.search(self.pilot, np.empty(0), 0, len(self.pilot), *nothing)
+            _, n = prepared.search(np.zeros(1, np.int64), self.pilot, np.empty(0), *nothing)
             cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
             if cost < least:
                 best, least = q, cost

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batch import Threads, add, batch_sums, nearest_nodes
+from .companions import Companions
 from .prepared import Frame, Preparation
 from .rounding import grid_constant
 from .scan import Range, spread
@@ -123,14 +124,27 @@ class InMemory(Dense):
         self.dtype, self.n_features = X.dtype, X.shape[1]
         self.range = Range.empty(X.shape[1], X.dtype)
         self.range.add(X)
+        self.companions: Companions | None = None
 
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows]
 
+    def begin(self, codebook, threads, some=None) -> None:
+        super().begin(codebook, threads, some)
+        self.companions = None
+
     def epoch(self, codebook: NDArray) -> list:
-        return batch_sums(self.X, self.weights, self.prepare(codebook), self.threads)
+        prepared = self.prepare(codebook)
+        if self.threads.pool is None or self.prepare.levels:
+            return batch_sums(self.X, self.weights, prepared, self.threads)
+        if self.companions is None:
+            self.companions = Companions(self.X, self.weights, prepared, self.threads)
+        return self.companions.epoch()
 
     def nearest(self, codebook: NDArray, n: int):
+        if self.companions is not None and n == 2:
+            self.prepare(codebook)
+            return self.companions.nearest()
         return nearest_nodes(self.X, self.weights, self.prepare(codebook), self.threads, n)
 
     def pieces(self):

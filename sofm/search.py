@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .atomic import claim
 from .tile import GROUP, n_groups, score_block
 from .vectors import (
     GROUP_NODES,
@@ -118,13 +119,17 @@ def load_block(X, first, n, centre, scale, block):
 
 @njit(nogil=True, cache=True)
 def search_rows(
-    X, weights, first, last, centre, scale, codebook, nodes, halves, panels, directions, q,
-    slack, margin, full_margin, block_rows, big, big_weight, big_error, nearest, sums, counts,
+    todo, X, weights, centre, scale, codebook, nodes, halves, panels, directions, q, bounds,
+    block_rows, big, big_weight, big_error, nearest, sums, counts,
 ):  # fmt: skip
-    """Nearest nodes of rows ``first .. last``, and what these add to sums and counts.
+    """Nearest nodes of rows that nobody has looked at, and what these add to sums and counts.
+
+    Threads that share ``todo`` share the rows, a block at a time.
 
     Parameters
     ----------
+    todo : int64 array
+        Its first word is the first row that is left.
     X : array of shape (N, D), float32 or float64
     weights : float64 array of shape (N,) or (0,)
         Sample weights; empty means one each.
@@ -141,8 +146,8 @@ def search_rows(
         Packed and negated; empty with ``q`` = 0.
     q : int
         Directions to search in; 0 searches in all features.
-    slack, margin, full_margin : float
-        From :class:`.prepared.Prepared`.
+    bounds : float64 array of shape (3,)
+        ``slack``, ``margin`` and the margin in all features, of :class:`.prepared.Prepared`.
     block_rows : int
         A multiple of ``TILE_ROWS``.
     big, big_weight, big_error : float
@@ -166,6 +171,7 @@ def search_rows(
     groups = n_groups(n_panels)
     wanted = min(nearest.shape[1], n_nodes)
     scale64 = np.float64(scale)
+    slack, margin, full_margin = bounds[0], bounds[1], bounds[2]
 
     block = np.zeros((block_rows, -(-n_features // LANES) * LANES), np.float32)
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
@@ -181,8 +187,11 @@ def search_rows(
     error = 0.0
     evaluated = 0
 
-    for start in range(first, last, block_rows):
-        n = min(block_rows, last - start)
+    while True:
+        start = claim(address(todo), 0, block_rows)
+        if start >= X.shape[0]:
+            break
+        n = min(block_rows, X.shape[0] - start)
         load_block(X, start, n, centre, scale, block)
         for r in range(n):
             squares[r] = _squared_norm(block, r, n_features)

@@ -17,22 +17,30 @@ from rejuvenet.sofm.samples import InMemory
 ALONE = Threads()
 
 
+class InDirections(prepared.Preparation):
+    """Always searches in ``q`` directions; 0 is all features."""
+
+    def __init__(self, frame, q):
+        self.frame, self.q, self.levels, self.prepared = frame, q, [q] if q else [], None
+
+    def __call__(self, codebook):
+        if self.prepared is None:
+            self.prepared = prepared.Prepared(self.frame, codebook)
+        self.prepared.fill(codebook)
+        if self.q:
+            directions = prepared.directions_of(self.prepared.w, self.q, None)
+            self.prepared.in_directions(*directions)
+        else:
+            self.prepared.in_all_features()
+        return self.prepared
+
+
 def begun(X, W, q=0, threads=ALONE, weights=None):
     """Samples that search in ``q`` directions."""
     samples = InMemory(X, weights)
     samples.begin(W, threads)
-    frame = samples.prepare.frame
-    samples.prepare = lambda codebook: made_ready(frame, codebook, q)
+    samples.prepare = InDirections(samples.prepare.frame, q)
     return samples
-
-
-def made_ready(frame, codebook, q):
-    ready = prepared.Prepared(frame, codebook)
-    if q:
-        ready.in_directions(*prepared.directions_of(ready.w, q, None))
-    else:
-        ready.in_all_features()
-    return ready
 
 
 @pytest.fixture
@@ -40,12 +48,13 @@ def threads():
     pools = []
 
     def make(count):
-        pools.append(ThreadPoolExecutor(count))
-        return Threads(count, pools[-1])
+        pools.append(Threads(count, ThreadPoolExecutor(count)))
+        return pools[-1]
 
     yield make
-    for pool in pools:
-        pool.shutdown()
+    for made in pools:
+        made.at_end.close()
+        made.pool.shutdown()
 
 
 @pytest.mark.parametrize("n_features", [1, 3, 16, 49])
@@ -181,10 +190,8 @@ def test_scores_never_exceed_true_ones_by_more_than_the_margin(q, spread):
     rng = np.random.default_rng(q)
     X = (rng.standard_normal((200, 64)) * np.geomspace(1, 1e-3, 64)).astype("f4")
     W = (X[:50] * np.float32(spread)).astype("f4")
-    samples = InMemory(X)
-    samples.begin(W, ALONE)
-    frame = samples.prepare.frame
-    ready = made_ready(frame, W, q)
+    prepare = begun(X, W, q).prepare
+    frame, ready = prepare.frame, prepare(W)
     scale = float(frame.scale)
     x = (X.astype("f8") - frame.centre) * scale
     w = (W.astype("f8") - frame.centre) * scale
@@ -195,14 +202,14 @@ def test_scores_never_exceed_true_ones_by_more_than_the_margin(q, spread):
         p = coordinates @ axes.T
         squares = (coordinates.astype("f8") ** 2).sum(axis=1)
         rest = squares - (p.astype("f8") ** 2).sum(axis=1)
-        r = np.sqrt(np.maximum(rest, 0) + ready.slack * squares)
+        r = np.sqrt(np.maximum(rest, 0) + ready.bounds[0] * squares)
         coordinates = np.column_stack([p, r]).astype("f4")
     panels = ready.panels.transpose(0, 2, 1).reshape(-1, ready.panels.shape[1])[: len(W)]
     scores = panels[:, 0] + coordinates @ panels[:, 1:].T
     squares = (x**2).sum(axis=1)[:, None]
-    assert (scores <= true + ready.margin * squares).all()
+    assert (scores <= true + ready.bounds[1] * squares).all()
     if q == 0:
-        assert (scores >= true - 3 * ready.margin * squares - 1e-4 * (w**2).sum(axis=1)).all()
+        assert (scores >= true - 3 * ready.bounds[1] * squares - 1e-4 * (w**2).sum(axis=1)).all()
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.randoms())

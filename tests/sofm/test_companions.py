@@ -1,0 +1,99 @@
+"""Threads that stay awake between epochs: the same bits as one thread, come or gone."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from rejuvenet.sofm import SOFM, atomic, companions
+from rejuvenet.sofm.batch import Threads, threads_for
+from rejuvenet.sofm.samples import InMemory
+from rejuvenet.sofm.vectors import address
+
+
+@pytest.fixture(scope="module")
+def problem(digits):
+    X = digits[0]
+    return X, [X[i : i + 100] for i in range(0, 600, 100)]
+
+
+def turns(X, codebooks, threads, before=lambda turn: None):
+    samples = InMemory(X)
+    samples.begin(codebooks[0], threads)
+    for turn, codebook in enumerate(codebooks):
+        before(turn)
+        sums, counts, error = samples.epoch(codebook)
+        yield sums.tobytes(), counts.tobytes(), error
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_turns_give_the_same_bits(problem, count):
+    X, codebooks = problem
+    alone = list(turns(X, codebooks * 20, Threads()))
+    with ThreadPoolExecutor(count - 1) as pool:
+        threads = Threads(count, pool)
+        with threads.at_end:
+            assert list(turns(X, codebooks * 20, threads)) == alone
+
+
+def test_companions_that_went_away_are_sent_for_again(problem, monkeypatch):
+    X, codebooks = problem
+    sent = []
+    send = companions.Companions._send
+    monkeypatch.setattr(
+        companions.Companions, "_send", lambda self, i: (sent.append(i), send(self, i))[1]
+    )
+    pauses = lambda turn: time.sleep(0.5 if turn == 3 else 0)  # noqa: E731
+    with ThreadPoolExecutor(1) as pool:
+        threads = Threads(2, pool)
+        with threads.at_end:
+            together = list(turns(X, codebooks, threads, pauses))
+    assert together == list(turns(X, codebooks, Threads()))
+    assert len(sent) >= 2
+
+
+def test_a_fit_leaves_no_thread_behind(problem):
+    X, _ = problem
+    before = threading.active_count()
+    SOFM((10, 10), n_epochs=3, n_jobs=4).fit(X)
+    assert threading.active_count() == before
+
+    def fails(som, record):
+        raise RuntimeError("callback")
+
+    with pytest.raises(RuntimeError, match="callback"):
+        SOFM((10, 10), n_jobs=4, callback=fails).fit(X)
+    assert threading.active_count() == before
+
+
+def test_a_thread_is_not_asked_for_less_than_it_is_worth(problem):
+    X, _ = problem
+    few = InMemory(X[:100])
+    with threads_for(64, few, 10) as threads:
+        assert threads.count == 1
+    with threads_for(64, InMemory(X), 100) as threads:
+        assert 2 <= threads.count <= 8
+
+
+def test_words_change_at_once():
+    words = np.zeros(4, np.int64)
+    at = address(words)
+    if not isinstance(at, int):
+        pytest.skip("no JIT")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            seen = list(pool.map(lambda _: atomic.claim(at, 1, 3), range(2000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(seen) == list(range(0, 6000, 3))
+    assert atomic.read(at, 1) == words[1] == 6000
+    assert atomic.replace(at, 1, 6000, 5)
+    assert not atomic.replace(at, 1, 6000, 7)
+    atomic.write(at, 3, 9)
+    assert words.tolist() == [0, 5, 0, 9]
+    portable = np.zeros(4, np.int64)
+    assert [atomic.claim_portable(portable, 2, 4) for _ in range(3)] == [0, 4, 8]
