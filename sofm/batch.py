@@ -82,7 +82,9 @@ def threads_for(n_jobs: int | None, samples, n_nodes: int):
         if count == 1:
             yield ALONE
             return
-        with ThreadPoolExecutor(count - 1) as pool, ExitStack() as at_end:
+        with ExitStack() as at_end:
+            pool = ThreadPoolExecutor(count - 1)
+            at_end.callback(pool.shutdown, wait=False)  # nothing is under way; threads end alone
             yield Threads(count, pool, at_end)
 
 

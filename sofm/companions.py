@@ -33,10 +33,14 @@ PATIENCE = 50_000
 def share_of(board, X, weights, nearest, sums, counts, *arguments):
     """Take part in the turn that is open: one of the two kinds of search; the error."""
     if board[1] == NEAREST:
-        return search_rows(board, X, weights, *arguments, nearest, sums[:0, :0], counts[:0])[0]
+        return search_rows(  # type: ignore[call-arg]  # of the star
+            board, X, weights, *arguments, nearest, sums[:0, :0], counts[:0]
+        )[0]
     sums[:] = 0.0
     counts[:] = 0.0
-    return search_rows(board, X, weights, *arguments, nearest[:0, :1], sums, counts)[0]
+    return search_rows(  # type: ignore[call-arg]  # of the star
+        board, X, weights, *arguments, nearest[:0, :1], sums, counts
+    )[0]
 
 
 @njit(nogil=True, cache=True)
@@ -123,8 +127,6 @@ class Companions:
 
     def _dismiss(self) -> None:
         self.board[LINE::LINE] = LEAVE
-        for future in self.futures:
-            future.result()
 
     def _take_turn(self, kind: int) -> list:
         """Sums, counts and error of one turn over all rows."""

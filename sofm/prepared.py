@@ -188,7 +188,7 @@ class Prepared:
 
     def search(self, todo, X, weights, nearest, sums, counts) -> tuple[float, int]:
         """:func:`.search.search_rows` with this codebook; the error in the samples' units."""
-        error, evaluated = search_rows(
+        error, evaluated = search_rows(  # type: ignore[call-arg]  # of the star
             todo, X, weights, *self.arguments(), nearest, sums, counts
         )
         return error / float(self.frame.scale), evaluated
@@ -210,8 +210,10 @@ class Preparation:
         self.frame = frame
         worth = D >= 32 and n_rows * D * n_nodes >= WORTH_PRUNING
         self.levels = [q for q in LEVELS if worth and 2 * q < min(D, n_nodes)]
-        rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
-        self.pilot = np.ascontiguousarray(pilot[np.linspace(0, len(pilot) - 1, rows).astype(int)])
+        if self.levels:
+            rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
+            spread = np.linspace(0, len(pilot) - 1, rows).astype(int)
+            self.pilot = np.ascontiguousarray(pilot[spread])
         self.prepared: Prepared | None = None
         self.directions: Any = None
         self.most = LEVELS[-1]  # of the levels that are tried: the next above the last choice

@@ -129,6 +129,11 @@ class InMemory(Dense):
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows]
 
+    def some(self):
+        if self.n_rows == len(spread(self.n_rows, self.n_features)):
+            return self.X, self.weights  # all of them
+        return super().some()
+
     def begin(self, codebook, threads, some=None) -> None:
         super().begin(codebook, threads, some)
         self.companions = None

@@ -10,25 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-CHUNK_ROWS = 4096
-
-
-@njit(nogil=True, cache=True)
-def _range(X, low, high):
-    """Widen ``low`` and ``high`` by the rows of ``X``; first row with NaN or infinity, or -1."""
-    for i in range(X.shape[0]):
-        bad = False
-        for d in range(X.shape[1]):
-            v = X[i, d]
-            low[d] = v if v < low[d] else low[d]
-            high[d] = v if v > high[d] else high[d]
-            bad |= v - v != 0  # NaN compares unequal
-        if bad:
-            return i
-    return -1
+CHUNK_BYTES = 256 << 10  # looked at several times while they are in the cache
 
 
 @dataclass
@@ -57,31 +41,35 @@ class Range:
         ValueError
             Names the first row that cannot be used.
         """
-        if missing:
-            self._add_missing(X)
-        else:
-            row = _range(X, self.low, self.high)
-            if row >= 0:
-                raise ValueError(
-                    f"expected finite values, got NaN or infinity (inf) in row "
-                    f"{self.n_rows + row} of X: remove the row, fill the value, or pass "
-                    "missing='ignore' where NaN means 'not observed'"
-                )
-        self.n_rows += len(X)
+        step = max(1, CHUNK_BYTES // (X.itemsize * X.shape[1]))
+        for first in range(0, len(X), step):
+            chunk = X[first : first + step]
+            if missing:
+                self._add_missing(chunk)
+            else:
+                self._add_finite(chunk)
+            self.n_rows += len(chunk)
 
-    def _add_missing(self, X: NDArray) -> None:
-        for first in range(0, len(X), CHUNK_ROWS):
-            chunk = X[first : first + CHUNK_ROWS]
-            absent = np.isnan(chunk)
-            bad = np.isinf(chunk).any(axis=1) | absent.all(axis=1)
-            if bad.any():
-                row = self.n_rows + first + int(np.argmax(bad))
-                raise ValueError(
-                    f"expected a finite value in every row, got infinity (inf) or only NaN in "
-                    f"row {row} of X: remove the row"
-                )
-            self.low = np.fmin(self.low, np.fmin.reduce(chunk, axis=0))
-            self.high = np.fmax(self.high, np.fmax.reduce(chunk, axis=0))
+    def _add_finite(self, chunk: NDArray) -> None:
+        low, high = np.minimum.reduce(chunk, axis=0), np.maximum.reduce(chunk, axis=0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN spreads to both
+            row = self.n_rows + int(np.argmin(np.isfinite(chunk).all(axis=1)))
+            raise ValueError(
+                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove the "
+                "row, fill the value, or pass missing='ignore' where NaN means 'not observed'"
+            )
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+
+    def _add_missing(self, chunk: NDArray) -> None:
+        bad = np.isinf(chunk).any(axis=1) | np.isnan(chunk).all(axis=1)
+        if bad.any():
+            row = self.n_rows + int(np.argmax(bad))
+            raise ValueError(
+                f"expected a finite value in every row, got infinity (inf) or only NaN in "
+                f"row {row} of X: remove the row"
+            )
+        self.low = np.fmin(self.low, np.fmin.reduce(chunk, axis=0))
+        self.high = np.fmax(self.high, np.fmax.reduce(chunk, axis=0))
 
     def merge(self, other: Range) -> None:
         """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""
