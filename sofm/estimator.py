@@ -12,13 +12,14 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from . import initialization, parameters
 from .batch import threads_for
+from .distances import distance_table
 from .neighborhood import decayed, smooth, updated
 from .online import online_epoch
-from .opening import is_blocks, is_dask, open_samples
+from .opening import is_dask, open_samples
 from .samples import Samples
 from .storage import load, save
 
@@ -305,15 +306,33 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         return np.ascontiguousarray(nearest[:, 0])
 
     def transform(self, X):
-        """Distances from every sample to every node, of the map's metric.
+        """Distances from every sample to every node; see :mod:`.distances`.
+
+        With the cosine metric, those between vectors scaled to length 1: ``sqrt(2 - 2 cos)``.  For
+        both metrics ``som.transform(X).min(axis=1).mean()`` is ``som.quantization_error_``.
 
         Parameters
         ----------
-        X : array, CSR matrix or blocks, of shape (N, D)
+        X : array, CSR matrix, dask array or blocks, of shape (N, D)
 
         Returns
         -------
         distances : array of shape (N, K)
+            Of X's type (float32 or float64); a lazy dask array for dask input.
+
+        Raises
+        ------
+        ValueError
+            X has another number of features than the map, or values that are not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> X = np.array([[0.0], [1.0]])
+        >>> SOFM(shape=2, init=X, n_epochs=1, sigma=0.01).fit(X).transform(X + 0.25)
+        array([[0.25, 0.75],
+               [1.25, 0.25]])
         """
         check_is_fitted(self, "codebook_")
         if is_dask(X):
@@ -321,20 +340,8 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             return X.map_blocks(
                 self.transform, chunks=(X.chunks[0], (K,)), dtype=X.dtype, meta=np.empty((0, K))
             )
-        if is_blocks(X):
-            return np.concatenate([self.transform(b) for b in (X() if callable(X) else X)])
-        from sklearn.metrics import pairwise
-
-        ignored = self.missing == "ignore"
-        X = validate_data(
-            self, X, reset=False, accept_sparse=False if ignored else "csr",
-            dtype=[np.float64, np.float32], ensure_all_finite="allow-nan" if ignored else True,
-        )  # fmt: skip
-        name = "nan_euclidean" if ignored else self.metric
-        distances = pairwise.PAIRWISE_DISTANCE_FUNCTIONS[name](
-            X, self.codebook_.astype(X.dtype, copy=False)
-        )
-        return distances.astype(X.dtype, copy=False)
+        samples = open_samples(self, X, reset=False)
+        return distance_table(samples, self.codebook_.astype(samples.dtype, copy=False))
 
     def score(self, X, y=None, sample_weight=None):
         """Negative quantization error: greater is better, as scikit-learn's searches expect.

@@ -72,20 +72,25 @@ class WithMissing(ByFeature):
     ----------
     X : array of shape (N, D)
     weights : float64 array of shape (N,), or None
+    every_column : bool
+        Whether a column without any value is refused: a map cannot begin without one.
     """
 
     counts_per_feature = True
 
-    def __init__(self, X: NDArray, weights: NDArray | None = None) -> None:
+    def __init__(
+        self, X: NDArray, weights: NDArray | None = None, every_column: bool = True
+    ) -> None:
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
         self.range = Range.empty(X.shape[1], X.dtype)
         self.range.add(X, missing=True)
         empty = np.flatnonzero(~np.isfinite(self.range.low))
-        if len(empty):
+        if len(empty) and every_column:
             raise ValueError(
                 f"expected a value in every column, got only NaN in column {empty[0]} of X: drop it"
             )
+        self.range.low[empty] = self.range.high[empty] = 0.0
 
     def take(self, rows: NDArray) -> NDArray:
         """Rows with the middle of the feature's range in place of what is missing."""

@@ -113,7 +113,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
             X = normalize(X)
         return SparseRows(X, weights)
     if estimator.missing == "ignore":
-        return WithMissing(X, weights)
+        return WithMissing(X, weights, every_column=reset)
     if by_block:
         rows = _rows_of(X)
         return Blocks((lambda: _unit_blocks(rows)) if cosine else rows, weights)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .batch import Threads, add, batch_sums, nearest_nodes
 from .companions import Companions
+from .distances import PIECE_BYTES, DistancesTo
 from .prepared import Frame, Preparation
 from .rounding import grid_constant
 from .scan import Range, spread
@@ -80,6 +81,20 @@ class Samples(ABC):
     @abstractmethod
     def pieces(self) -> Iterator[tuple[NDArray, NDArray | None]]:
         """All samples and their weights, dense, one piece in memory at a time."""
+
+    def slices(self, width: int) -> Iterator[tuple[NDArray, NDArray | None]]:
+        """Pieces so short that ``width`` float64 numbers for each of their rows fit in memory."""
+        step = max(1, PIECE_BYTES // (8 * max(width, self.n_features)))
+        for X, weights in self.pieces():
+            for first in range(0, len(X), step):
+                rows = slice(first, first + step)
+                yield X[rows], None if weights is None else weights[rows]
+
+    def distances(self, codebook: NDArray) -> Iterator[tuple[NDArray, NDArray | None]]:
+        """Distances to all nodes, (n, K) in float64 for ``n`` samples at a time, with weights."""
+        distances_to = DistancesTo(codebook, self.range)
+        for X, weights in self.slices(len(codebook)):
+            yield distances_to(X), weights
 
 
 class Dense(Samples):

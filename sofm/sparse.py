@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from sklearn.utils.extmath import row_norms
 
 from .by_feature import ByFeature, two_smallest
+from .distances import LOST, PIECE_BYTES, power_of_two
 from .scan import Range
-
-PIECE_BYTES = 16 << 20  # of rows that are made dense at a time, for the online rule
 
 
 @njit(nogil=True, cache=True)
@@ -67,6 +67,22 @@ def accumulate_csr(
     return error
 
 
+@njit(nogil=True, cache=True)
+def refine_csr(data, indices, indptr, w, both, squares):
+    """:func:`.distances.refine` for CSR rows, of which one at a time is spread out."""
+    x = np.zeros(w.shape[1])
+    for i in range(squares.shape[0]):
+        x[indices[indptr[i] : indptr[i + 1]]] = data[indptr[i] : indptr[i + 1]]
+        for k in range(squares.shape[1]):
+            if squares[i, k] < LOST * both[i, k]:
+                total = 0.0
+                for d in range(x.shape[0]):
+                    difference = x[d] - w[k, d]
+                    total += difference * difference
+                squares[i, k] = total
+        x[indices[indptr[i] : indptr[i + 1]]] = 0.0
+
+
 class SparseRows(ByFeature):
     """A CSR matrix; implicit entries are zeros.
 
@@ -100,6 +116,21 @@ class SparseRows(ByFeature):
         for first in range(0, self.n_rows, step):
             rows = slice(first, first + step)
             yield self.X[rows].toarray(), None if self.weights is None else self.weights[rows]
+
+    def distances(self, codebook: NDArray):
+        ends = self.range.low, self.range.high, codebook
+        scale = np.ldexp(1.0, power_of_two(max(float(np.abs(e).max()) for e in ends)))
+        w = codebook.astype(np.float64) * scale
+        squares_w = np.einsum("kd,kd->k", w, w)
+        step = max(1, PIECE_BYTES // (8 * len(w)))
+        for first in range(0, self.n_rows, step):
+            rows = slice(first, first + step)
+            x = self.X[rows].astype(np.float64) * scale
+            both = row_norms(x, squared=True)[:, None] + squares_w
+            squares = both - 2 * (x @ w.T)
+            refine_csr(x.data, x.indices, x.indptr, w, both, squares)
+            weights = None if self.weights is None else self.weights[rows]
+            yield np.sqrt(squares, out=squares) / scale, weights
 
     def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
         big, big_weight, big_error = grids

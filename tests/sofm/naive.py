@@ -11,6 +11,18 @@ def squared_distances(X, W):
     return np.stack([((X - w) ** 2).sum(axis=1) for w in W], axis=1)
 
 
+def distances(X, W):
+    """All distances, over the features that both have; :func:`math.dist` knows no overflow."""
+    D = X.shape[1]
+    table = np.full((len(X), len(W)), np.nan)
+    for i, x in enumerate(np.asarray(X, np.float64)):
+        for k, w in enumerate(np.asarray(W, np.float64)):
+            both = ~(np.isnan(x) | np.isnan(w))
+            if both.any():
+                table[i, k] = math.dist(x[both], w[both]) * math.sqrt(D / both.sum())
+    return table
+
+
 def winners(X, W):
     return squared_distances(X, W).argmin(axis=1)
 
