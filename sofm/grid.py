@@ -101,3 +101,30 @@ class Grid:
             apart = np.minimum(apart, np.abs(around - apart))
         reach = 1.0 if self.topology == "hexagonal" or self.is_line else np.sqrt(2)
         return np.hypot(apart[..., 0], apart[..., 1]) <= reach + 1e-9
+
+    def touching(self) -> NDArray[np.int64]:
+        """All pairs of nodes that touch (:meth:`adjacent`), in memory proportional to K.
+
+        Returns
+        -------
+        pairs : int64 array of shape (M, 2)
+            In both orders, ascending; no node touches itself.
+
+        Examples
+        --------
+        >>> from rejuvenet.sofm import Grid
+        >>> Grid(1, 3).touching().tolist()
+        [[0, 1], [1, 0], [1, 2], [2, 1]]
+        """
+        steps = np.arange(-1, 2)  # no neighbour is farther than the next row and the next column
+        row, column = np.divmod(np.arange(self.n_nodes), self.columns)
+        row = row[:, None, None] + steps[:, None]
+        column = column[:, None, None] + steps
+        inside = (row >= 0) & (row < self.rows) & (column >= 0) & (column < self.columns)
+        node = row % self.rows * self.columns + column % self.columns
+        first = np.broadcast_to(np.arange(self.n_nodes)[:, None, None], node.shape)
+        some = (inside | self.periodic) & (first != node)
+        pairs = np.unique(first[some] * self.n_nodes + node[some])  # a small torus meets itself
+        a, b = np.divmod(pairs, self.n_nodes)
+        touch = self.adjacent(a, b)
+        return np.stack([a[touch], b[touch]], axis=1)

@@ -37,6 +37,19 @@ def test_neighbours_of_an_inner_node():
     assert Grid(4, 4, "hexagonal", True).adjacent(0, np.arange(1, 16)).sum() == 6
 
 
+@pytest.mark.parametrize("topology", ["rectangular", "hexagonal"])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_touching_is_what_is_adjacent(topology, periodic):
+    for rows, columns in itertools.product(range(1, 7), repeat=2):
+        if topology == "hexagonal" and periodic and rows % 2 and rows > 1:
+            continue
+        grid = Grid(rows, columns, topology, periodic)
+        every = np.arange(rows * columns)
+        touch = grid.adjacent(every[:, None], every[None, :])
+        np.fill_diagonal(touch, False)
+        np.testing.assert_array_equal(grid.touching(), np.argwhere(touch))
+
+
 @pytest.mark.parametrize("name", sorted(NEIGHBORHOODS))
 def test_neighborhood_values(name):
     d = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 4.0])
