@@ -15,17 +15,14 @@ Examples
 
 from .estimator import SOFM
 from .grid import Grid
-from .measures import (
-    distortion,
-    explained_variance,
-    hit_histogram,
+from .measures import distortion, explained_variance, hit_histogram, quantization_error
+from .nodes import cluster_nodes, label_map, nearest_samples, node_graph, u_matrix
+from .order import (
     neighborhood_preservation,
-    quantization_error,
     topographic_error,
     topographic_product,
     trustworthiness,
 )
-from .nodes import cluster_nodes, label_map, nearest_samples, node_graph
 
 __all__ = [
     "SOFM",
@@ -42,4 +39,5 @@ __all__ = [
     "topographic_error",
     "topographic_product",
     "trustworthiness",
+    "u_matrix",
 ]

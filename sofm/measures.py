@@ -1,36 +1,56 @@
-r"""How good a map is: of its nodes as a codebook, and of its order.
+r"""How well a map's nodes stand for the samples; of its order see :mod:`.order`.
 
-=============================  ====================================================================
-:func:`quantization_error`     mean distance to the node; Kohonen 2001
-:func:`topographic_error`      share of samples whose two nearest nodes do not touch; Kiviluoto 1996
-:func:`distortion`             mean of ``sum_k h(|v_b - v_k|) d(x, w_k)^2``, which the batch rule
-                               nearly minimizes; Kohonen 2001, Heskes 1999
-:func:`topographic_product`    < 0: the map has too few dimensions, > 0: too many;
-                               Bauer & Pawelzik 1992
-:func:`neighborhood_preservation`, :func:`trustworthiness`
-                               whether neighbours of the data are neighbours on the map, and the
-                               other way round; Venna & Kaski 2001
-:func:`hit_histogram`          samples per node
-:func:`explained_variance`     ``1 - sum |x - w_b|^2 / sum |x - mean|^2``
-=============================  ====================================================================
+===========================  ======================================================================
+:func:`quantization_error`   mean distance to the node; Kohonen 2001
+:func:`distortion`           mean of ``sum_k h(|v_b - v_k|) d(x, w_k)^2``, which the batch rule
+                             nearly minimizes; Kohonen 2001, Heskes 1999
+:func:`explained_variance`   ``1 - sum |x - w_b|^2 / sum |x - mean|^2``
+:func:`hit_histogram`        samples per node
+===========================  ======================================================================
 
-All take a fitted :class:`.estimator.SOFM`; distances are those of its metric.
+All take a fitted :class:`.estimator.SOFM` and samples in every form that it takes; distances are
+those of :meth:`.estimator.SOFM.transform`.  A weight of 2 is a sample that occurs twice.
 """
 
 from __future__ import annotations
+
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from .distances import power_of_two
 from .neighborhood import NEIGHBORHOODS
-from .opening import open_samples
-
-ROWS = 1024  # samples whose distances to all others are in memory at a time
+from .nodes import winners
+from .opening import checked_weights, open_samples
+from .parameters import wrong
+from .samples import Samples, check_length
 
 
 def quantization_error(som, X, sample_weight=None) -> float:
     """Mean distance of samples to their best matching units.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
+    sample_weight : array of shape (N,), optional
+
+    Returns
+    -------
+    error : float
+        In the samples' units; ``-som.score(X)``.
+
+    Raises
+    ------
+    ValueError
+        X or the weights do not fit the map or each other.
+
+    References
+    ----------
+    Kohonen, "Self-Organizing Maps", 3rd edition, Springer, 2001.
 
     Examples
     --------
@@ -44,112 +64,145 @@ def quantization_error(som, X, sample_weight=None) -> float:
     return -som.score(X, sample_weight=sample_weight)
 
 
-def topographic_error(som, X, sample_weight=None) -> float:
-    """Share of samples whose best and second best matching units do not touch on the map."""
-    check_is_fitted(som, "codebook_")
-    samples = open_samples(som, X, sample_weight, reset=False)
-    return som.grid_.share_apart(som._nearest(samples, 2)[0], samples.weights)
-
-
-def distortion(som, X, sigma: float = 0.5) -> float:
+def distortion(som, X, sigma: float = 0.5, sample_weight=None) -> float:
     """Mean over the samples of their squared distances to all nodes, weighted by ``h``.
 
     Parameters
     ----------
-    sigma : float
+    som : SOFM
+        Fitted; ``h`` is its neighbourhood.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
+    sigma : float, default=0.5
         Width of the neighbourhood, in nodes.
-    """
-    H = NEIGHBORHOODS[som.neighborhood](som.grid_.distances(), sigma)
-    total = 0.0
-    X = np.asarray(X)
-    for first in range(0, len(X), ROWS):
-        squares = np.asarray(som.transform(X[first : first + ROWS]), np.float64) ** 2
-        total += float((H[squares.argmin(axis=1)] * squares).sum())
-    return total / len(X)
+    sample_weight : array of shape (N,), optional
 
+    Returns
+    -------
+    distortion : float
+        In the samples' units, squared.
 
-def topographic_product(som) -> float:
-    """Whether the map's dimension fits the data: about 0 if it does.
+    Raises
+    ------
+    ValueError
+        ``sigma`` is not a number > 0, or X or the weights do not fit the map or each other.
 
-    With ``Q1`` (``Q2``) the ratio of distances between codebook vectors (places) to the ``j``-th
-    neighbour found on the map and to that found in the data space, the mean over nodes and ``k``
-    of ``log((prod_{j<=k} Q1 Q2)^(1/2k))``.
-    """
-    check_is_fitted(som, "codebook_")
-    W = som.codebook_.astype(np.float64)
-    K = len(W)
-    if K < 3:
-        return 0.0
-    from sklearn.metrics import pairwise_distances
+    References
+    ----------
+    Heskes, "Energy functions for self-organizing maps", 1999.
 
-    output = som.grid_.distances()
-    space = pairwise_distances(W)
-    np.fill_diagonal(output, -1)
-    np.fill_diagonal(space, -1)
-    by_output = np.argsort(output, axis=1, kind="stable")[:, 1:]
-    by_space = np.argsort(space, axis=1, kind="stable")[:, 1:]
-
-    def ratio(distances: NDArray) -> NDArray:
-        a = np.take_along_axis(distances, by_output, axis=1)
-        b = np.take_along_axis(distances, by_space, axis=1)
-        tiny = np.finfo(float).tiny  # equal nodes: the ratio of two zeros is one
-        return np.log(np.maximum(a, tiny) / np.maximum(b, tiny))
-
-    logs = np.cumsum(ratio(space) + ratio(output), axis=1) / (2 * np.arange(1, K))
-    return float(logs.mean())
-
-
-def _ranked(distances: NDArray) -> NDArray[np.int64]:
-    """Rank of every other sample (0: itself); ties share the lowest rank."""
-    ordered = np.sort(distances, axis=1)
-    return np.stack([np.searchsorted(o, d) for o, d in zip(ordered, distances, strict=True)])
-
-
-def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
-    """Venna & Kaski's sum over intruders (``of_map``) or missing neighbours, scaled to [0, 1].
-
-    On a map many samples share a node, so ranks tie; a tie counts with its lowest rank.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.sofm import SOFM, distortion
+    >>> X = np.array([[0.0], [1.0]])
+    >>> som = SOFM(shape=2, init=X, n_epochs=1, sigma=0.01, neighborhood="bubble").fit(X)
+    >>> distortion(som, X + 0.25), distortion(som, X + 0.25, sigma=1.0)
+    (0.0625, 1.125)
     """
     check_is_fitted(som, "codebook_")
-    X = np.asarray(X, np.float64)
-    N, k = len(X), n_neighbors
-    if not 0 < k < N / 2:
-        raise ValueError(f"n_neighbors: expected between 1 and {(N - 1) // 2}, got {k}")
-    from sklearn.metrics import pairwise_distances
-
-    nodes = som.predict(X)
-    places = som.grid_.distances()
+    if not (isinstance(sigma, Real) and 0 < float(sigma) < np.inf):
+        raise wrong("sigma", "a number > 0", sigma)
+    samples = open_samples(som, X, sample_weight, reset=False)
+    h = NEIGHBORHOODS[som.neighborhood]
     total = 0.0
-    for first in range(0, N, ROWS):
-        rows = slice(first, first + ROWS)
-        data = pairwise_distances(X[rows], X, metric=som.metric)
-        on_map = places[nodes[rows]][:, nodes]
-        own = np.arange(len(data))
-        for distances in (data, on_map):
-            distances[own, first + own] = -1
-        in_data, in_map = _ranked(data), _ranked(on_map)
-        near, far = (in_map, in_data) if of_map else (in_data, in_map)
-        total += float(((far - k) * ((near <= k) & (far > k))).sum())
-    return 1 - 2 * total / (N * k * (2 * N - 3 * k - 1))
+    for d, weights in samples.distances(som.codebook_.astype(samples.dtype)):
+        won, b = np.unique(d.argmin(axis=1), return_inverse=True)
+        H = h(som.grid_.distances(won), sigma)
+        of_each = np.einsum("nk,nk,nk->n", H[b], d, d)
+        total += float(of_each.sum() if weights is None else of_each @ weights)
+    return total / samples.total_weight
 
 
-def trustworthiness(som, X, n_neighbors: int = 5) -> float:
-    """1 if what is near on the map is near in the data; intruders cost by their rank."""
-    return _penalty(som, X, n_neighbors, of_map=True)
+def _within_and_around(samples: Samples, codebook: NDArray, nodes: NDArray):
+    """``sum |x - w_b|^2``, ``sum |x - mean|^2`` (one unit for both), and what rounding leaves.
+
+    The origin is a sample, so that differences of constant samples vanish exactly.
+    """
+    own = 0 if samples.weights is None else int(np.argmax(samples.weights > 0))
+    origin = samples.take(np.array([own]))[0].astype(np.float64)
+    ends = samples.range.low, samples.range.high, codebook
+    scale = np.ldexp(1.0, power_of_two(max(float(np.abs(e - origin).max()) for e in ends)))
+    w = (codebook - origin) * scale
+    sums, counts = np.zeros(len(origin)), np.zeros(len(origin))
+
+    def passed():
+        for X, weights in samples.slices(samples.n_features):
+            yield (X - origin) * scale, np.ones(len(X)) if weights is None else weights
+
+    for x, m in passed():
+        sums += m @ np.nan_to_num(x)
+        counts += m @ ~np.isnan(x)
+    mean = sums / np.where(counts > 0, counts, 1)
+    within = around = 0.0
+    first = 0
+    for x, m in passed():
+        own_node = w[nodes[first : first + len(x)]]
+        within += float(m @ np.nansum((x - own_node) ** 2, axis=1))
+        around += float(m @ np.nansum((x - mean) ** 2, axis=1))
+        first += len(x)
+    digit = 4 * np.finfo(samples.dtype).eps * np.abs(codebook).max() * scale
+    return within, around, digit**2 * samples.n_features * samples.total_weight
 
 
-def neighborhood_preservation(som, X, n_neighbors: int = 5) -> float:
-    """1 if what is near in the data is near on the map (also called continuity)."""
-    return _penalty(som, X, n_neighbors, of_map=False)
-
-
-def hit_histogram(som, X=None, sample_weight=None) -> NDArray[np.float64]:
-    """Samples (or their weights) per node, of shape (rows, columns).
+def explained_variance(som, X, sample_weight=None) -> float:
+    """Share of the samples' variance that their nodes account for (k-means' measure).
 
     Parameters
     ----------
-    X : array of shape (N, D), optional
-        The training samples unless given.
+    som : SOFM
+        Fitted.  With its metric cosine, samples are first scaled to length 1.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
+        Values that are missing count neither here nor there.
+    sample_weight : array of shape (N,), optional
+
+    Returns
+    -------
+    share : float
+        At most 1.  Of samples that are all the same: 1 if the nodes are on them, else 0, as
+        scikit-learn's ``r2_score``.
+
+    Raises
+    ------
+    ValueError
+        X or the weights do not fit the map or each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.sofm import SOFM, explained_variance
+    >>> X = np.array([[0.0], [2.0], [10.0], [12.0]])
+    >>> som = SOFM(shape=2, init=[[1.0], [11.0]], n_epochs=1, sigma=0.01).fit(X)
+    >>> round(explained_variance(som, X), 4)
+    0.9615
+    """
+    samples, nodes = winners(som, X, sample_weight)
+    within, around, rounding = _within_and_around(
+        samples, som.codebook_.astype(samples.dtype), nodes
+    )
+    if around == 0:
+        return 1.0 if within <= rounding else 0.0
+    return 1 - within / around
+
+
+def hit_histogram(som, X=None, sample_weight=None) -> NDArray[np.float64]:
+    """Samples (or their weights) per node.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D), optional
+        The samples of the last fit unless given.
+    sample_weight : array of shape (N,), optional
+
+    Returns
+    -------
+    hits : float64 array of shape (rows, columns)
+
+    Raises
+    ------
+    ValueError
+        X or the weights do not fit the map or each other.
 
     Examples
     --------
@@ -159,13 +212,11 @@ def hit_histogram(som, X=None, sample_weight=None) -> NDArray[np.float64]:
     array([[1., 2.]])
     """
     check_is_fitted(som, "codebook_")
-    labels = som.labels_ if X is None else som.predict(X)
-    hits = np.bincount(labels, weights=sample_weight, minlength=som.grid_.n_nodes)
+    if X is None:
+        nodes, weights = som.labels_, checked_weights(sample_weight)
+        check_length(weights, len(nodes))
+    else:
+        samples, nodes = winners(som, X, sample_weight)
+        weights = samples.weights
+    hits = np.bincount(nodes, weights=weights, minlength=som.grid_.n_nodes)
     return hits.astype(np.float64).reshape(som.grid_.rows, som.grid_.columns)
-
-
-def explained_variance(som, X) -> float:
-    """Share of the samples' variance that their nodes account for (k-means' measure)."""
-    X = np.asarray(X, np.float64)
-    rest = ((X - som.codebook_[som.predict(X)]) ** 2).sum()
-    return float(1 - rest / ((X - X.mean(axis=0)) ** 2).sum())

@@ -1,4 +1,7 @@
-"""What can be asked of a map's nodes: labels, groups of nodes, samples near a node."""
+"""What can be asked of a map's nodes: labels, groups of nodes, samples near a node.
+
+Samples ``X`` come in every form that :class:`.estimator.SOFM` takes.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,40 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
+from .distances import between
+from .opening import open_samples
+from .parameters import integer
+from .samples import Samples
 
-def label_map(som, X, y) -> NDArray:
+
+def winners(som, X, sample_weight=None) -> tuple[Samples, NDArray[np.int32]]:
+    """The samples, checked, and the node that wins each (N,)."""
+    check_is_fitted(som, "codebook_")
+    samples = open_samples(som, X, sample_weight, reset=False)
+    return samples, som._nearest(samples, 1)[0][:, 0]
+
+
+def label_map(som, X, y, sample_weight=None) -> NDArray:
     """The most frequent label of the samples that each node wins.
 
     Parameters
     ----------
     som : SOFM
-    X : array of shape (N, D)
+        Fitted.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
     y : array of shape (N,)
+    sample_weight : array of shape (N,), optional
+        A weight of 2 is a sample that occurs twice.
 
     Returns
     -------
     labels : object array of shape (rows, columns)
         None where a node wins nothing; the smallest label on ties.
+
+    Raises
+    ------
+    ValueError
+        X, y or the weights do not fit the map or each other.
 
     Examples
     --------
@@ -30,37 +53,107 @@ def label_map(som, X, y) -> NDArray:
     >>> label_map(SOFM(shape=2).fit(X), X, ["low", "low", "high"])
     array([['low', 'high']], dtype=object)
     """
-    nodes = som.predict(X)
-    names, y = np.unique(np.asarray(y), return_inverse=True)
-    if len(y) != len(nodes):
-        raise ValueError(f"expected one label for each of {len(nodes)} samples, got {len(y)}")
-    votes = np.zeros((som.grid_.n_nodes, len(names)), np.int64)
-    np.add.at(votes, (nodes, y), 1)
+    samples, nodes = winners(som, X, sample_weight)
+    y = np.asarray(y)
+    if y.shape != (samples.n_rows,):
+        raise ValueError(
+            f"y: expected one label for each of {samples.n_rows} samples, got shape {y.shape}"
+        )
+    names, y = np.unique(y, return_inverse=True)
+    votes = np.zeros((som.grid_.n_nodes, len(names)))
+    np.add.at(votes, (nodes, y), 1.0 if samples.weights is None else samples.weights)
     labels = names[votes.argmax(axis=1)].astype(object)
     labels[votes.sum(axis=1) == 0] = None
     return labels.reshape(som.grid_.rows, som.grid_.columns)
 
 
 def node_graph(som) -> sparse.csr_matrix:
-    """Adjacency of nodes that touch on the map, of shape (K, K), with codebook distances."""
+    """Which nodes touch on the map, and how far apart they are in the data space.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+
+    Returns
+    -------
+    graph : float64 CSR matrix of shape (K, K)
+        Distances between codebook vectors; an entry, be it 0, for all nodes that touch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.sofm import SOFM, node_graph
+    >>> X = np.array([[0.0], [1.0], [3.0]])
+    >>> node_graph(SOFM(shape=3, init=X, n_epochs=1, sigma=0.01).fit(X)).toarray()
+    array([[0., 1., 0.],
+           [1., 0., 2.],
+           [0., 2., 0.]])
+    """
     check_is_fitted(som, "codebook_")
-    every = np.arange(som.grid_.n_nodes)
-    touch = som.grid_.adjacent(every[:, None], every[None, :])
-    np.fill_diagonal(touch, False)
-    a, b = np.nonzero(touch)
-    apart = np.linalg.norm(som.codebook_[a] - som.codebook_[b], axis=1)
-    return sparse.csr_matrix((apart, (a, b)), shape=touch.shape)
+    a, b = som.grid_.touching().T
+    K = som.grid_.n_nodes
+    return sparse.csr_matrix((between(som.codebook_, a, b), (a, b)), shape=(K, K))
+
+
+def u_matrix(som) -> NDArray[np.float64]:
+    """Mean distance of every node to those that touch it: ridges part clusters.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+
+    Returns
+    -------
+    distances : float64 array of shape (rows, columns)
+        In the samples' units; 0 for a map of one node.
+
+    References
+    ----------
+    Ultsch & Siemon, "Kohonen's self organizing feature maps for exploratory data analysis",
+    INNC 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.sofm import SOFM, u_matrix
+    >>> X = np.array([[0.0], [1.0], [5.0], [6.0]])
+    >>> u_matrix(SOFM(shape=4, init=X, n_epochs=1, sigma=0.01).fit(X))
+    array([[1. , 2.5, 2.5, 1. ]])
+    """
+    graph = node_graph(som)
+    neighbours = np.maximum(np.diff(graph.indptr), 1)
+    mean = np.asarray(graph.sum(axis=1)).ravel() / neighbours
+    return mean.reshape(som.grid_.rows, som.grid_.columns)
 
 
 def cluster_nodes(som, n_clusters: int) -> NDArray[np.int64]:
-    """Merge nodes into fewer clusters, each connected on the map (Vesanto & Alhoniemi 2000).
+    """Merge nodes into fewer clusters, each connected on the map.
 
     Ward's criterion on the codebook, restricted to nodes that touch.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    n_clusters : int
+        From 1 to the number of nodes.
 
     Returns
     -------
     clusters : int array of shape (K,)
         ``clusters[som.predict(X)]`` are the samples' clusters.
+
+    Raises
+    ------
+    ValueError
+        ``n_clusters`` is no such integer.
+
+    References
+    ----------
+    Vesanto & Alhoniemi, "Clustering of the self-organizing map", IEEE Transactions on Neural
+    Networks 11, 2000.
 
     Examples
     --------
@@ -72,10 +165,7 @@ def cluster_nodes(som, n_clusters: int) -> NDArray[np.int64]:
     True
     """
     check_is_fitted(som, "codebook_")
-    if not 1 <= n_clusters <= som.grid_.n_nodes:
-        raise ValueError(
-            f"n_clusters: expected between 1 and {som.grid_.n_nodes} nodes, got {n_clusters!r}"
-        )
+    n_clusters = integer("n_clusters", n_clusters, 1, som.grid_.n_nodes)
     if som.grid_.n_nodes == 1:
         return np.zeros(1, np.int64)
     from sklearn.cluster import AgglomerativeClustering
@@ -91,9 +181,22 @@ def nearest_samples(som, X, node: int, n: int = 5) -> NDArray[np.int64]:
 
     Parameters
     ----------
+    som : SOFM
+        Fitted.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
     node : int
         Row of ``codebook_``.
-    n : int
+    n : int, default=5
+        How many; all where X has fewer.
+
+    Returns
+    -------
+    rows : int array of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        ``node`` or ``n`` is no such integer, or X does not fit the map.
 
     Examples
     --------
@@ -104,13 +207,8 @@ def nearest_samples(som, X, node: int, n: int = 5) -> NDArray[np.int64]:
     array([1, 2])
     """
     check_is_fitted(som, "codebook_")
-    if not 0 <= node < som.grid_.n_nodes:
-        raise ValueError(f"node: expected between 0 and {som.grid_.n_nodes - 1}, got {node!r}")
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n!r}")
-    X = np.asarray(X)
-    step = max(1, (16 << 20) // (8 * som.grid_.n_nodes))
-    distances = np.concatenate(
-        [som.transform(X[i : i + step])[:, node] for i in range(0, len(X), step)]
-    )
+    node, n = integer("node", node, 0, som.grid_.n_nodes - 1), integer("n", n, 1)
+    samples = open_samples(som, X, reset=False)
+    codebook = som.codebook_[[node]].astype(samples.dtype)
+    distances = np.concatenate([d[:, 0] for d, _ in samples.distances(codebook)])
     return np.argsort(distances, kind="stable")[:n]

@@ -59,7 +59,7 @@ def _rows_of(X: np.ndarray):
     return lambda: (X[i : i + step] for i in range(0, len(X), step))
 
 
-def _checked_weights(weights, X=None):
+def checked_weights(weights, X=None):
     if weights is None:
         return None
     if X is not None:
@@ -87,7 +87,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
         kind = "dask arrays" if dask else "blocks"
         if estimator.missing == "ignore":
             raise ValueError(f"{kind}: expected missing='error', got 'ignore': fill values first")
-        weights = _checked_weights(sample_weight)
+        weights = checked_weights(sample_weight)
         if dask:
             from .distributed import DaskRows
 
@@ -102,7 +102,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
         estimator, X, reset=reset, accept_sparse="csr", ensure_all_finite=False,
         dtype=None if by_block else [np.float64, np.float32], order=None if by_block else "C",
     )  # fmt: skip
-    weights = _checked_weights(sample_weight, X)
+    weights = checked_weights(sample_weight, X)
     if sparse.issparse(X):
         if cosine:
             empty = np.flatnonzero(np.diff(X.indptr) == 0)

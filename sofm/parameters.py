@@ -30,8 +30,27 @@ class Schedule:
     alpha: tuple[float, float]
 
 
-def _wrong(name: str, expected: str, got: Any) -> ValueError:
+def wrong(name: str, expected: str, got: Any) -> ValueError:
+    """The error for one wrong value."""
     return ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value``, if it is an integer from ``least`` to ``most``.
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm.parameters import integer
+    >>> integer("node", 2.5, 0, 9)
+    Traceback (most recent call last):
+    ValueError: node: expected an integer from 0 to 9, got 2.5
+    """
+    top = np.inf if most is None else most
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and least <= int(value) <= top):
+        to = "on" if most is None else f"to {most}"
+        raise wrong(name, f"an integer from {least} {to}", value)
+    return int(value)
 
 
 def grid_of(estimator) -> Grid:
@@ -41,18 +60,18 @@ def grid_of(estimator) -> Grid:
     try:
         rows, columns = sides
     except (TypeError, ValueError):
-        raise _wrong("shape", "a number of nodes or (rows, columns)", shape) from None
+        raise wrong("shape", "a number of nodes or (rows, columns)", shape) from None
     if not all(isinstance(n, Integral) and int(n) > 0 for n in (rows, columns)):
-        raise _wrong("shape", "a positive number of nodes or (rows, columns)", shape)
+        raise wrong("shape", "a positive number of nodes or (rows, columns)", shape)
     if rows > 1 and columns == 1:  # a column is a line too: node k is its k-th place
         rows, columns = columns, rows
     if estimator.topology not in CHOICES["topology"]:
         expected = " or ".join(map(repr, CHOICES["topology"]))
-        raise _wrong("topology", expected, estimator.topology)
+        raise wrong("topology", expected, estimator.topology)
     if not isinstance(estimator.periodic, bool | np.bool_):
-        raise _wrong("periodic", "True or False", estimator.periodic)
+        raise wrong("periodic", "True or False", estimator.periodic)
     if estimator.topology == "hexagonal" and estimator.periodic and rows > 1 and rows % 2:
-        raise _wrong("shape", "an even number of rows on a periodic hexagonal map", shape)
+        raise wrong("shape", "an even number of rows on a periodic hexagonal map", shape)
     return Grid(int(rows), int(columns), estimator.topology, bool(estimator.periodic))
 
 
@@ -65,9 +84,9 @@ def _ends(name: str, value: Any, default: tuple[float, float], top: float):
     try:
         start, end = (float(v) for v in value)
     except (TypeError, ValueError):
-        raise _wrong(name, "a number, (start, end) or None", value) from None
+        raise wrong(name, "a number, (start, end) or None", value) from None
     if not (0 < end <= start <= top):
-        raise _wrong(name, f"{'' if top == np.inf else f'{top:g} >= '}start >= end > 0", value)
+        raise wrong(name, f"{'' if top == np.inf else f'{top:g} >= '}start >= end > 0", value)
     return start, end
 
 
@@ -82,16 +101,16 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
     for name, allowed in CHOICES.items():
         value = getattr(estimator, name)
         if not (isinstance(value, str) and value in allowed):
-            raise _wrong(name, " or ".join(map(repr, allowed)), value)
+            raise wrong(name, " or ".join(map(repr, allowed)), value)
     if not (isinstance(estimator.n_epochs, Integral) and int(estimator.n_epochs) >= 1):
-        raise _wrong("n_epochs", "a positive integer", estimator.n_epochs)
+        raise wrong("n_epochs", "a positive integer", estimator.n_epochs)
     if not (isinstance(estimator.tol, Real) and float(estimator.tol) >= 0):
-        raise _wrong("tol", "a number >= 0", estimator.tol)
+        raise wrong("tol", "a number >= 0", estimator.tol)
     n_jobs = estimator.n_jobs
     if not (n_jobs is None or (isinstance(n_jobs, Integral) and n_jobs != 0)):
-        raise _wrong("n_jobs", "an integer other than 0, or None", n_jobs)
+        raise wrong("n_jobs", "an integer other than 0, or None", n_jobs)
     if not (estimator.callback is None or callable(estimator.callback)):
-        raise _wrong("callback", "a callable or None", estimator.callback)
+        raise wrong("callback", "a callable or None", estimator.callback)
     if estimator.algorithm == "batch" and estimator.neighborhood == "mexican_hat":
         raise ValueError(
             "neighborhood: 'mexican_hat' has negative values, with which the batch rule (eq. 8) is "

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from . import nodes
 from .grid import Grid
 from .measures import hit_histogram
-from .nodes import label_map, node_graph
 
 
 def _axes(ax):
@@ -42,10 +42,19 @@ def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = 
     cmap : str or Colormap
     label : str
         Of the colour bar; empty draws none.
+    **style
+        Of matplotlib's ``PolyCollection``.
 
     Returns
     -------
     ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import Grid, plots
+    >>> ax = plots.cells(Grid(3, 4, "hexagonal"), np.arange(12.0), label="node")
     """
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
@@ -73,23 +82,90 @@ def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = 
 
 
 def u_matrix(som, ax=None, **style):
-    """Mean distance of every node to those that touch it: ridges part clusters (Ultsch 1990)."""
-    graph = node_graph(som)
-    neighbours = np.maximum(np.diff(graph.indptr), 1)
-    mean = np.asarray(graph.sum(axis=1)).ravel() / neighbours
+    """Mean distance of every node to those that touch it; see :func:`.nodes.u_matrix`.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.u_matrix(SOFM(shape=(2, 2)).fit(X))
+    """
     style.setdefault("label", "distance to neighbours")
-    return cells(som.grid_, mean, ax, **{"cmap": "bone_r", "edgecolor": "0.8", **style})
+    style = {"cmap": "bone_r", "edgecolor": "0.8", **style}
+    return cells(som.grid_, nodes.u_matrix(som), ax, **style)
 
 
 def hits(som, X=None, ax=None, **style):
-    """Samples per node; nodes without any are grey."""
+    """Samples per node; nodes without any are grey.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X : as for :func:`.measures.hit_histogram`, optional
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.hits(SOFM(shape=(2, 2)).fit(X))
+    """
     counts = hit_histogram(som, X).ravel()
     style.setdefault("label", "samples")
     return cells(som.grid_, np.where(counts > 0, counts, np.nan), ax, **style)
 
 
 def component_plane(som, feature: int, ax=None, **style):
-    """One feature of the codebook over the map."""
+    """One feature of the codebook over the map.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    feature : int
+        Column of ``codebook_``.
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.component_plane(SOFM(shape=(2, 2)).fit(X), 1)
+    """
     check_is_fitted(som, "codebook_")
     style.setdefault("label", f"feature {feature}")
     return cells(som.grid_, som.codebook_[:, feature], ax, **style)
@@ -98,9 +174,26 @@ def component_plane(som, feature: int, ax=None, **style):
 def component_planes(som, features=None, columns: int = 4):
     """Several features, one map each.
 
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    features : sequence of int, optional
+        Columns of ``codebook_``; all unless given.
+    columns : int, default=4
+        Maps side by side.
+
     Returns
     -------
     figure : matplotlib Figure
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> figure = plots.component_planes(SOFM(shape=(2, 2)).fit(X))
     """
     import matplotlib.pyplot as plt
 
@@ -120,8 +213,37 @@ def component_planes(som, features=None, columns: int = 4):
 
 
 def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
-    """The most frequent class of every node, with its name in the cell."""
-    labels = label_map(som, X, y).ravel()
+    """The most frequent class of every node, with its name in the cell.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X, y : as for :func:`.nodes.label_map`
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    cmap : str or Colormap
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        y does not have one label for each sample.
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.class_map(SOFM(shape=(2, 2)).fit(X), X, ['low', 'low', 'high'])
+    """
+    labels = nodes.label_map(som, X, y).ravel()
     names = sorted({name for name in labels if name is not None})
     values = np.array([np.nan if n is None else names.index(n) for n in labels], np.float64)
     ax = cells(som.grid_, values, ax, cmap=cmap, clim=(-0.5, max(len(names), 10) - 0.5), **style)
@@ -132,7 +254,27 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
 
 
 def training(som, ax=None):
-    """Quantization error (left) and width of the neighbourhood (right) over the epochs."""
+    """Quantization error (left) and width of the neighbourhood (right) over the epochs.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.training(SOFM(shape=(2, 2)).fit(X))
+    """
     check_is_fitted(som, "codebook_")
     ax = _axes(ax)
     epochs = [record["epoch"] + 1 for record in som.history_]

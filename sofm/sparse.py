@@ -122,7 +122,8 @@ class SparseRows(ByFeature):
         scale = np.ldexp(1.0, power_of_two(max(float(np.abs(e).max()) for e in ends)))
         w = codebook.astype(np.float64) * scale
         squares_w = np.einsum("kd,kd->k", w, w)
-        step = max(1, PIECE_BYTES // (8 * len(w)))
+        width = max(len(w), self.X.nnz // self.n_rows)
+        step = max(1, PIECE_BYTES // (8 * width))
         for first in range(0, self.n_rows, step):
             rows = slice(first, first + step)
             x = self.X[rows].astype(np.float64) * scale

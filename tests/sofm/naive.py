@@ -135,6 +135,20 @@ def distortion(X, W, H):
     return float(np.mean([H[row.argmin()] @ row for row in d]))
 
 
+def explained_variance(X, W):
+    """Over the values that are there."""
+    W = W[[np.nansum((W - x) ** 2, axis=1).argmin() for x in X]]
+    return 1 - np.nansum((X - W) ** 2) / np.nansum((X - np.nanmean(X, axis=0)) ** 2)
+
+
+def u_matrix(W, adjacent):
+    means = []
+    for a, w in enumerate(W):
+        near = [math.dist(w, v) for b, v in enumerate(W) if b != a and adjacent(a, b)]
+        means.append(sum(near) / len(near))
+    return np.array(means)
+
+
 def topographic_product(W, grid_distances):
     K = len(W)
     total = 0.0
@@ -151,12 +165,15 @@ def topographic_product(W, grid_distances):
     return total / (K * (K - 1))
 
 
-def trust(X, places, k, intruders):
-    """Venna & Kaski: rank penalties of samples near on the map but not in the data, or reverse."""
+def trust(X, places, k, intruders, distances=False):
+    """Venna & Kaski: rank penalties of samples near on the map but not in the data, or reverse.
+
+    ``X`` holds samples, or their ``distances``.
+    """
     N = len(X)
     total = 0.0
     for i in range(N):
-        data = [math.dist(X[i], X[j]) for j in range(N)]
+        data = X[i] if distances else [math.dist(X[i], X[j]) for j in range(N)]
         on_map = [places[i][j] for j in range(N)]
 
         def rank(distances, j, i=i):

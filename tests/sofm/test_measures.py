@@ -1,10 +1,13 @@
 """Measures beside their naive twins; labels, clusters and pictures of nodes."""
 
+import tracemalloc
+
 import naive
 import numpy as np
 import pytest
 from rejuvenet import sofm
-from rejuvenet.sofm import SOFM
+from rejuvenet.sofm import SOFM, order, samples
+from scipy.sparse import csr_matrix
 
 
 @pytest.fixture(
@@ -38,10 +41,178 @@ def test_distortion(fitted):
     assert sofm.distortion(som, X, 0.8) == pytest.approx(naive.distortion(X, som.codebook_, H))
 
 
-def test_topographic_product(fitted):
+def test_topographic_product(fitted, monkeypatch):
     som, _ = fitted
     expected = naive.topographic_product(som.codebook_, som.grid_.distances())
     assert sofm.topographic_product(som) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(order, "PIECE_BYTES", 500)  # a few rows at a time
+    assert sofm.topographic_product(som) == pytest.approx(expected, rel=1e-6)
+
+
+def test_u_matrix(fitted):
+    som, _ = fitted
+    expected = naive.u_matrix(som.codebook_, som.grid_.adjacent)
+    found = sofm.u_matrix(som)
+    assert found.shape == (som.grid_.rows, som.grid_.columns)
+    np.testing.assert_allclose(found.ravel(), expected)
+    alone = SOFM(1, n_epochs=1).fit([[0.0], [1.0]])
+    assert sofm.u_matrix(alone).tolist() == [[0.0]]
+
+
+@pytest.fixture(scope="module", params=["euclidean", "cosine"])
+def forms(request, digits):
+    """A map and its samples in every form."""
+    import dask.array
+    import pandas
+
+    X = digits[0][:120].astype("f8")
+    som = SOFM((3, 3), metric=request.param, n_epochs=4).fit(X)
+    return som, {
+        "dense": X,
+        "frame": pandas.DataFrame(X),
+        "csr": csr_matrix(X),
+        "blocks": [X[:50], X[50:]],
+        "function": lambda: iter([X[:50], X[50:]]),
+        "dask": dask.array.from_array(X, chunks=(50, 30)),
+    }
+
+
+SCORES = {
+    "quantization_error": lambda som, X, y: sofm.quantization_error(som, X),
+    "distortion": lambda som, X, y: sofm.distortion(som, X, 1.2),
+    "explained_variance": lambda som, X, y: sofm.explained_variance(som, X),
+    "topographic_error": lambda som, X, y: sofm.topographic_error(som, X),
+    "trustworthiness": lambda som, X, y: sofm.trustworthiness(som, X, 7),
+    "neighborhood_preservation": lambda som, X, y: sofm.neighborhood_preservation(som, X, 7),
+    "nearest_samples": lambda som, X, y: sofm.nearest_samples(som, X, 4, 9),
+    "hit_histogram": lambda som, X, y: sofm.hit_histogram(som, X),
+    "label_map": lambda som, X, y: sofm.label_map(som, X, y).astype(float),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_form_gives_the_same(name, forms, digits, monkeypatch):
+    monkeypatch.setattr(samples, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(order, "PIECE_BYTES", 20_000)
+    som, of_form = forms
+    y = digits[1][:120]
+    expected = SCORES[name](som, of_form["dense"], y)
+    if som.metric == "cosine":  # as of samples of length 1
+        unit = SOFM((3, 3), n_epochs=1).fit(of_form["dense"])
+        unit.codebook_ = som.codebook_
+        X = of_form["dense"]
+        X = X / np.linalg.norm(X, axis=1, keepdims=True)
+        np.testing.assert_allclose(expected, SCORES[name](unit, X, y), rtol=1e-9)
+    for form, X in of_form.items():
+        np.testing.assert_allclose(SCORES[name](som, X, y), expected, rtol=1e-9, err_msg=form)
+
+
+def test_missing_values_in_every_measure(digits):
+    X, y = digits[0][:60].astype("f8"), digits[1][:60]
+    X[np.random.default_rng(0).random(X.shape) < 0.3] = np.nan
+    som = SOFM((3, 2), missing="ignore", n_epochs=4).fit(X)
+    d = naive.distances(X, som.codebook_)
+    nodes = d.argmin(axis=1)
+    H = naive.neighborhood_matrix("gaussian", 0.9, 3, 2)
+    assert sofm.distortion(som, X, 0.9) == pytest.approx((H[nodes] * d**2).sum() / 60)
+    expected = naive.explained_variance(X, som.codebook_)
+    assert sofm.explained_variance(som, X) == pytest.approx(expected)
+    np.testing.assert_array_equal(
+        sofm.nearest_samples(som, X, 3, 60), np.argsort(d[:, 3], kind="stable")
+    )
+    hits = np.bincount(nodes, minlength=6)
+    np.testing.assert_array_equal(sofm.hit_histogram(som, X).ravel(), hits)
+    assert (np.equal(sofm.label_map(som, X, y).ravel(), None) == (hits == 0)).all()
+    between, places = naive.distances(X, X), som.grid_.distances()[nodes][:, nodes]
+    for measure, intruders in (
+        (sofm.trustworthiness, True), (sofm.neighborhood_preservation, False)
+    ):  # fmt: skip
+        expected = naive.trust(between, places, 4, intruders, distances=True)
+        assert measure(som, X, 4) == pytest.approx(expected)
+    X[0, :32], X[1, 32:] = np.nan, np.nan  # nothing in common: as far apart as can be
+    assert 0 < sofm.trustworthiness(som, X, 4) <= 1
+
+
+@pytest.mark.parametrize("name", ["distortion", "explained_variance", "label_map", "hits"])
+def test_a_weight_of_two_is_a_sample_that_occurs_twice(name, digits):
+    X, y = digits[0][:100].astype("f8"), digits[1][:100] % 4
+    m = np.random.default_rng(3).integers(0, 4, 100)
+    som = SOFM((2, 3), n_epochs=3).fit(X)
+    measure = {
+        "distortion": lambda X, y, m: sofm.distortion(som, X, sample_weight=m),
+        "explained_variance": lambda X, y, m: sofm.explained_variance(som, X, sample_weight=m),
+        "label_map": lambda X, y, m: sofm.label_map(som, X, y, sample_weight=m).astype(float),
+        "hits": lambda X, y, m: sofm.hit_histogram(som, X, sample_weight=m),
+    }[name]
+    weighted = measure(X, y, m.astype("f8"))
+    assert (np.asarray(weighted) != measure(X, y, None)).any()
+    many = measure(np.repeat(X, m, axis=0), np.repeat(y, m), None)
+    np.testing.assert_allclose(weighted, many, rtol=1e-12)
+    if name == "hits":
+        np.testing.assert_array_equal(sofm.hit_histogram(som, sample_weight=m), weighted)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_explained_variance_of_constant_samples(dtype):
+    X = np.full((7, 3), 0.1, dtype)
+    som = SOFM(2, n_epochs=2).fit(X)
+    assert sofm.explained_variance(som, X) == 1.0
+    assert sofm.explained_variance(som, X + X) == 0.0
+    other = np.concatenate([X + 1, X])
+    weights = np.repeat([0.0, 0.3], 7)
+    assert sofm.explained_variance(som, other, weights) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e170])
+def test_explained_variance_of_any_size_and_offset(digits, size):
+    X = digits[0][:100].astype("f8")
+    expected = sofm.explained_variance(SOFM(5, init=X[:5], n_epochs=2).fit(X), X)
+    sized = SOFM(5, init=X[:5] * size, n_epochs=2).fit(X * size)
+    assert sofm.explained_variance(sized, X * size) == pytest.approx(expected)
+    moved = SOFM(5, init=X[:5] + 1e6, n_epochs=2).fit(X + 1e6)
+    assert sofm.explained_variance(moved, X + 1e6) == pytest.approx(expected)
+
+
+WRONG = [
+    (lambda som, X: sofm.distortion(som, X, 0), "sigma: expected a number > 0, got 0"),
+    (lambda som, X: sofm.distortion(som, X, "wide"), "sigma"),
+    (lambda som, X: sofm.distortion(som, X, sample_weight=[1.0]), "sample_weight|Sample weights"),
+    (lambda som, X: sofm.trustworthiness(som, X, 2.5), "n_neighbors: expected an integer"),
+    (lambda som, X: sofm.neighborhood_preservation(som, X, 0), "n_neighbors"),
+    (lambda som, X: sofm.hit_histogram(som, sample_weight=np.ones(3)), "one weight for each of 40"),
+    (lambda som, X: sofm.hit_histogram(som, sample_weight=-np.ones(40)), "sample_weight"),
+    (lambda som, X: sofm.label_map(som, X, [1, 2]), "y: expected one label for each of 40"),
+    (lambda som, X: sofm.label_map(som, X, np.ones((40, 2))), "y: expected one label"),
+    (lambda som, X: sofm.nearest_samples(som, X, 1.5), "node: expected an integer from 0 to 3"),
+    (lambda som, X: sofm.nearest_samples(som, X, -1), "node"),
+    (lambda som, X: sofm.nearest_samples(som, X, 0, n=0), "n: expected an integer from 1 on"),
+    (lambda som, X: sofm.cluster_nodes(som, 2.0), "n_clusters: expected an integer from 1 to 4"),
+    (lambda som, X: sofm.explained_variance(som, X[:, :5]), "5 features"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
+def test_wrong_arguments_are_one_sentence(call, message, digits):
+    X = digits[0][:40]
+    som = SOFM(4, n_epochs=1).fit(X)
+    with pytest.raises(ValueError, match=message) as caught:
+        call(som, X)
+    assert "\n" not in str(caught.value)
+
+
+def test_large_maps_need_little_memory():
+    som = SOFM((100, 100), init=np.random.default_rng(0).random((10_000, 4)), n_epochs=1)
+    som.set_params(sigma=0.1).fit(np.zeros((5, 4)))
+    X = np.random.default_rng(1).random((3000, 4))
+    sofm.distortion(som, X[:10])  # the grid keeps its coordinates
+    tracemalloc.start()
+    graph = sofm.node_graph(som)
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    assert graph.nnz == 8 * 98 * 98 + 5 * 4 * 98 + 3 * 4
+    tracemalloc.reset_peak()
+    sofm.distortion(som, X)  # K x K would take 800 MB
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("k", [1, 5])
