@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from .missing import WithMissing
-from .samples import Blocks, InMemory, Samples, as_floats, unit_rows
+from .samples import Blocks, InMemory, Samples, unit_rows
 from .sparse import SparseRows
 
 COPY_BYTES = 16 << 20  # up to this size samples are converted at once, else block by block
@@ -44,13 +44,6 @@ def _again(X):
             f"a {type(X).__name__}: pass a list, or the function that makes the iterator"
         )
     return lambda: iter(X)
-
-
-def _unit_blocks(blocks):
-    first = 0
-    for block in blocks():
-        yield unit_rows(as_floats(np.asarray(block)), first)
-        first += len(block)
 
 
 def _rows_of(X: np.ndarray):
@@ -93,8 +86,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
 
             samples: Samples = DaskRows(X, weights, cosine)
         else:
-            again = _again(X)
-            samples = Blocks((lambda: _unit_blocks(again)) if cosine else again, weights)
+            samples = Blocks(_again(X), weights, cosine)
         _check_n_features(estimator, samples.n_features, reset)
         return samples
     by_block = _is_converted_by_block(estimator, X)
@@ -115,8 +107,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     if estimator.missing == "ignore":
         return WithMissing(X, weights, every_column=reset)
     if by_block:
-        rows = _rows_of(X)
-        return Blocks((lambda: _unit_blocks(rows)) if cosine else rows, weights)
+        return Blocks(_rows_of(X), weights, cosine)
     return InMemory(unit_rows(X) if cosine else X, weights)
 
 

@@ -179,10 +179,14 @@ class Blocks(Dense):
     blocks : callable
         Returns an iterator of arrays of shape (n, D), the same each time.
     weights : float64 array of shape (N,), or None
+    cosine : bool
+        Whether rows are scaled to length 1.
     """
 
-    def __init__(self, blocks: Callable[[], Iterable[NDArray]], weights=None) -> None:
-        self.blocks, self.weights = blocks, weights
+    def __init__(
+        self, blocks: Callable[[], Iterable[NDArray]], weights=None, cosine: bool = False
+    ) -> None:
+        self.blocks, self.weights, self.cosine = blocks, weights, cosine
         seen: Range | None = None
         for block in self._dense():
             if seen is None:
@@ -200,18 +204,34 @@ class Blocks(Dense):
         check_length(weights, seen.n_rows)
 
     def _dense(self) -> Iterator[NDArray]:
+        first = 0
         for block in self.blocks():
             block = np.asarray(block)
             if block.ndim != 2:
                 raise ValueError(f"expected blocks of shape (n, D), got shape {block.shape}")
-            yield as_floats(block)
+            block = as_floats(block)
+            yield unit_rows(block, first) if self.cosine else block
+            first += len(block)
 
     def _rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:
+        """All blocks once more, which must be those of the first pass."""
         first = 0
         for block in self._dense():
             rows = slice(first, first + len(block))
+            first = rows.stop
+            if block.shape[1] != self.n_features or block.dtype != self.dtype:
+                raise self._changed(f"{block.shape[1]} of {block.dtype} after row {rows.start}")
+            if first > self.n_rows:
+                raise self._changed("more rows")
             yield rows, block, None if self.weights is None else self.weights[rows]
-            first += len(block)
+        if first < self.n_rows:
+            raise self._changed(f"{first} rows")
+
+    def _changed(self, got: str) -> ValueError:
+        return ValueError(
+            f"expected blocks with the same {self.n_rows} rows of {self.n_features} features of "
+            f"{self.dtype} in every pass, got {got}: begin each pass anew with the same data"
+        )
 
     def take(self, rows: NDArray) -> NDArray:
         out = np.empty((len(rows), self.n_features), self.dtype)

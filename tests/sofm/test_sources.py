@@ -53,10 +53,38 @@ def test_blocks_that_cannot_be_used(digits):
         SOFM().fit(lambda: iter([]))
     with pytest.raises(ValueError, match="shape"):
         SOFM().fit(lambda: iter([X[0]]))
+    with pytest.raises(ValueError, match="shape"):
+        SOFM(metric="cosine").fit(lambda: iter([X[0]]))
     with pytest.raises(ValueError, match="one weight"):
         SOFM().fit([X], sample_weight=np.ones(3))
     with pytest.raises(ValueError, match="64 features"):
         SOFM(n_epochs=1).fit(X).predict([X[:, :5]])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("algorithm", ["batch", "online"])
+@pytest.mark.parametrize("change", ["fewer", "none", "more", "narrow", "wide", "type"])
+@pytest.mark.parametrize("later", [2, 3, 5])
+def test_blocks_that_change_from_pass_to_pass(digits, metric, algorithm, change, later):
+    X = digits[0][:300]
+    other = {
+        "fewer": [X[:100], X[100:250]],
+        "none": [],
+        "more": [X[:100], X[100:], X[:1]],
+        "narrow": [X[:, :60]],
+        "wide": [X[:100], np.tile(X[100:], (1, 2))],
+        "type": [X.astype("f8")],
+    }[change]
+    passes = []
+
+    def blocks():
+        passes.append(None)
+        return iter(other if len(passes) >= later else [X[:100], X[100:]])
+
+    som = SOFM(4, n_epochs=3, metric=metric, algorithm=algorithm, init="sample")
+    with pytest.raises(ValueError, match="the same 300 rows of 64 features of float32") as caught:
+        som.fit(blocks)
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_of_blocks(digits):
