@@ -1,4 +1,4 @@
-"""Epochs over a dask array, on one machine or on a cluster.
+"""Epochs over a dask array, on one machine or on a cluster; labels and distances as lazy arrays.
 
 An epoch is a map (sums, counts and the error of every block of rows) and a reduction.  Blocks stay
 where they are; the codebook travels.  A block that is lost with its worker is computed again, and
@@ -7,10 +7,13 @@ since sums are exact (:mod:`.rounding`) the outcome has the same bits as a local
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .batch import ALONE, add, batch_sums, nearest_nodes
+from .opening import check_n_features
 from .samples import Dense, as_floats, check_length, unit_rows
 from .scan import Range
 
@@ -42,6 +45,48 @@ def block_nearest(block, weights, prepared, n: int):
     return nearest_nodes(block, weights, prepared, ALONE, n)
 
 
+def check_array(X) -> None:
+    """Refuse what is of dask but no array of shape (N, D)."""
+    if not hasattr(X, "chunks"):
+        raise ValueError(
+            f"expected a dask array, got a dask {type(X).__name__}: pass an array, which of a "
+            "data frame is .to_dask_array(lengths=True)"
+        )
+    if X.ndim != 2:
+        raise ValueError(f"expected a dask array of shape (N, D), got {X.ndim} dimensions")
+
+
+def _ready(som, X):
+    """A copy of the map that later fits do not change, and ``X`` in blocks of whole rows."""
+    check_array(X)
+    check_n_features(som, X.shape[1], reset=False)
+    return copy(som).set_params(n_jobs=1), X.rechunk({1: -1})
+
+
+def block_labels(block, som) -> NDArray[np.int32]:
+    return som.predict(block) if len(block) else np.empty(0, np.int32)
+
+
+def block_distances(block, som, dtype) -> NDArray:
+    return som.transform(block) if len(block) else np.empty((0, len(som.codebook_)), dtype)
+
+
+def lazy_labels(som, X):
+    """:meth:`.estimator.SOFM.predict` of a dask array, as a lazy dask array."""
+    som, X = _ready(som, X)
+    return X.map_blocks(block_labels, som, drop_axis=1, dtype=np.int32, meta=np.empty(0, np.int32))
+
+
+def lazy_distances(som, X):
+    """:meth:`.estimator.SOFM.transform` of a dask array, as a lazy dask array."""
+    som, X = _ready(som, X)
+    K, dtype = len(som.codebook_), np.float32 if X.dtype == np.float32 else np.float64
+    return X.map_blocks(
+        block_distances, som, dtype, chunks=(X.chunks[0], (K,)), dtype=dtype,
+        meta=np.empty((0, K), dtype),
+    )  # fmt: skip
+
+
 class DaskRows(Dense):
     """A dask array of shape (N, D), in blocks of rows.
 
@@ -56,8 +101,7 @@ class DaskRows(Dense):
     def __init__(self, X, weights: NDArray | None = None, cosine: bool = False) -> None:
         import dask
 
-        if X.ndim != 2:
-            raise ValueError(f"expected a dask array of shape (N, D), got {X.ndim} dimensions")
+        check_array(X)
         self._dask = dask
         self.weights = weights
         self.n_features = int(X.shape[1])

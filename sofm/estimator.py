@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import initialization, parameters
 from .batch import threads_for
 from .distances import distance_table
+from .distributed import lazy_distances, lazy_labels
 from .neighborhood import decayed, smooth, updated
 from .online import online_epoch
 from .opening import is_dask, open_samples
@@ -301,7 +302,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         """
         check_is_fitted(self, "codebook_")
         if is_dask(X):
-            return X.map_blocks(self.predict, drop_axis=1, dtype=np.int32, meta=np.empty(0, "i4"))
+            return lazy_labels(self, X)
         nearest = self._nearest(open_samples(self, X, reset=False), 1)[0]
         return np.ascontiguousarray(nearest[:, 0])
 
@@ -336,10 +337,7 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         """
         check_is_fitted(self, "codebook_")
         if is_dask(X):
-            K = len(self.codebook_)
-            return X.map_blocks(
-                self.transform, chunks=(X.chunks[0], (K,)), dtype=X.dtype, meta=np.empty((0, K))
-            )
+            return lazy_distances(self, X)
         samples = open_samples(self, X, reset=False)
         return distance_table(samples, self.codebook_.astype(samples.dtype, copy=False))
 

@@ -87,7 +87,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
             samples: Samples = DaskRows(X, weights, cosine)
         else:
             samples = Blocks(_again(X), weights, cosine)
-        _check_n_features(estimator, samples.n_features, reset)
+        check_n_features(estimator, samples.n_features, reset)
         return samples
     by_block = _is_converted_by_block(estimator, X)
     X = validate_data(
@@ -121,7 +121,7 @@ def _is_converted_by_block(estimator, X) -> bool:
     )
 
 
-def _check_n_features(estimator, n_features: int, reset: bool) -> None:
+def check_n_features(estimator, n_features: int, reset: bool) -> None:
     if reset:
         estimator.n_features_in_ = n_features
     elif n_features != estimator.n_features_in_:

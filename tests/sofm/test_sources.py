@@ -220,6 +220,60 @@ def test_dask_array_equals_local(digits, local):
         SOFM().fit(array.from_array(bad, chunks=(400, 64)))
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "f8"])
+@pytest.mark.parametrize("chunks", [(500, 20), (1797, 64), ((0, 1000, 797), (64,))])
+def test_lazy_labels_and_distances(digits, metric, dtype, chunks):
+    array = pytest.importorskip("dask.array")
+    X = digits[0].astype(dtype)
+    lazy = array.from_array(X, chunks=chunks)
+    som = SOFM((3, 3), metric=metric, n_epochs=3).fit(lazy)
+    same(som, SOFM((3, 3), metric=metric, n_epochs=3).fit(X))
+    labels, table = som.predict(lazy), som.transform(lazy)
+    expected = som.transform(X)
+    assert (labels.dtype, labels.shape) == (np.int32, (1797,))
+    assert (table.dtype, table.shape) == (expected.dtype, (1797, 9))
+    som.fit(X[::-1] + 1)  # what is lazy remains of the map that it was asked of
+    np.testing.assert_array_equal(labels.compute(), expected.argmin(axis=1))
+    computed = table.compute()
+    assert computed.dtype == expected.dtype
+    np.testing.assert_allclose(computed, expected, rtol=1e-6)
+
+
+def test_rows_of_unknown_number(digits):
+    array = pytest.importorskip("dask.array")
+    X = digits[0]
+    lazy = array.from_array(X, chunks=(500, 64))
+    lazy = lazy[lazy[:, 20] > 8]
+    rows = X[X[:, 20] > 8]
+    som = SOFM(3, n_epochs=2).fit(rows)
+    np.testing.assert_array_equal(som.predict(lazy).compute(), som.labels_)
+    np.testing.assert_allclose(som.transform(lazy).compute(), som.transform(rows), rtol=1e-6)
+    same(SOFM(3, n_epochs=2).fit(lazy), som)
+
+
+class DaskFrame:
+    """What of a dask data frame is looked at."""
+
+    def __dask_graph__(self):
+        return {}
+
+
+def test_dask_input_that_cannot_be_used(digits):
+    array = pytest.importorskip("dask.array")
+    X = array.from_array(digits[0], chunks=(500, 64))
+    som = SOFM(3, n_epochs=1).fit(X)
+    for ask in (som.fit, som.predict, som.transform, som.score):
+        with pytest.raises(ValueError, match=r"\.to_dask_array\(lengths=True\)") as caught:
+            ask(DaskFrame())
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ValueError, match="1 dimensions"):
+            ask(X[0])
+    for ask in (som.predict, som.transform, som.score):
+        with pytest.raises(ValueError, match="5 features, but SOFM is expecting 64"):
+            ask(X[:, :5])
+
+
 @pytest.mark.timeout(150)
 def test_dask_cluster_loses_a_worker(digits, local):
     distributed = pytest.importorskip("dask.distributed")
