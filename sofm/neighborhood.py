@@ -40,12 +40,20 @@ Decay = Literal["geometric", "linear", "asymptotic"]
 ROWS_OF_H = 64  # rows of H made at a time: 5 MB at 10,000 nodes
 
 
+def square(d: NDArray, sigma: float) -> NDArray:
+    """``(d / sigma)^2``; infinite for the smallest sigma, where every ``h`` but ``h(0)`` is 0."""
+    with np.errstate(over="ignore", under="ignore"):
+        return (d / sigma) ** 2
+
+
 def gaussian(d: NDArray, sigma: float) -> NDArray:
-    return np.exp(-(d * d) / (2 * sigma * sigma))
+    with np.errstate(under="ignore"):
+        return np.exp(-square(d, sigma) / 2)
 
 
 def exponential(d: NDArray, sigma: float) -> NDArray:
-    return np.exp(-d / sigma)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.exp(-d / sigma)
 
 
 def bubble(d: NDArray, sigma: float) -> NDArray:
@@ -53,7 +61,7 @@ def bubble(d: NDArray, sigma: float) -> NDArray:
 
 
 def epanechnikov(d: NDArray, sigma: float) -> NDArray:
-    return np.maximum(0.0, 1 - (d / sigma) ** 2)
+    return np.maximum(0.0, 1 - square(d, sigma))
 
 
 def cut_gaussian(d: NDArray, sigma: float) -> NDArray:
@@ -61,8 +69,9 @@ def cut_gaussian(d: NDArray, sigma: float) -> NDArray:
 
 
 def mexican_hat(d: NDArray, sigma: float) -> NDArray:
-    ratio = (d / sigma) ** 2
-    return (1 - ratio) * np.exp(-ratio / 2)
+    ratio = np.minimum(square(d, sigma), 2000.0)  # where the exponential is 0
+    with np.errstate(under="ignore"):
+        return (1 - ratio) * np.exp(-ratio / 2)
 
 
 NEIGHBORHOODS = {
@@ -93,10 +102,12 @@ def decayed(start: float, end: float, epoch: int, n_epochs: int, decay: Decay) -
     """
     t = epoch / (n_epochs - 1) if n_epochs > 1 else 1.0
     if decay == "geometric":
-        return float(start * (end / start) ** t)
-    if decay == "linear":
-        return float(start + (end - start) * t)
-    return float(start / (1 + t * (start / end - 1)))
+        value = start * (end / start) ** t
+    elif decay == "linear":
+        value = start + (end - start) * t
+    else:
+        value = start / (1 + t * (start - end) / end)
+    return float(max(value, end))  # no less, where the ratio of start and end is no number
 
 
 def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:

@@ -57,6 +57,31 @@ def test_neighborhood_values(name):
     np.testing.assert_allclose(NEIGHBORHOODS[name](d, 1.5), expected, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", sorted(NEIGHBORHOODS))
+@pytest.mark.parametrize("sigma", [1e-300, 1e-160, 1e-8, 1e8, 1e160, 1e300])
+def test_neighborhood_of_any_width(name, sigma):
+    d = np.array([0.0, 0.5, 1.0, 1e3, 1e5])
+    with np.errstate(all="raise"):
+        h = NEIGHBORHOODS[name](d, sigma)
+    expected = np.ones(5) if sigma > 1 else np.array([1.0, 0, 0, 0, 0])
+    np.testing.assert_allclose(h, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("decay", ["geometric", "linear", "asymptotic"])
+@pytest.mark.parametrize("sigma", [(1e300, 1e-300), (1e-300, 1e-300), (1e300, 1e300)])
+def test_a_schedule_of_any_width(decay, sigma):
+    values = [decayed(*sigma, t, 5, decay) for t in range(5)]
+    assert (values[0], values[-1]) == sigma
+    assert all(a >= b > 0 for a, b in itertools.pairwise(values))
+    X = np.random.default_rng(0).random((30, 2))
+    for name in sorted(NEIGHBORHOODS):
+        rule = "online" if name == "mexican_hat" else "batch"
+        som = SOFM(
+            (2, 3), neighborhood=name, algorithm=rule, sigma=sigma, decay=decay, n_epochs=3
+        ).fit(X)
+        assert np.isfinite(som.codebook_).all()
+
+
 @pytest.mark.parametrize("decay", ["geometric", "linear", "asymptotic"])
 def test_decay_falls_from_start_to_end(decay):
     values = [decayed(9.0, 0.5, t, 12, decay) for t in range(12)]
