@@ -248,6 +248,11 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         if self.algorithm != "batch":
             raise ValueError("partial_fit: expected algorithm='batch', got 'online'")
         known = hasattr(self, "codebook_")
+        if known and grid != self.grid_:
+            raise ValueError(
+                f"partial_fit: expected {self.grid_}, the map that is learned, got {grid}: "
+                "keep the shape, topology and periodic, or make a new map"
+            )
         samples = open_samples(self, X, sample_weight, reset=not known)
         some, weights = samples.some()
         if not known:
@@ -255,11 +260,6 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self.grid_, self.history_ = grid, []
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
-            )
-        if len(self.codebook_) != grid.n_nodes:
-            raise ValueError(
-                f"partial_fit: expected shape={(self.grid_.rows, self.grid_.columns)} of the map "
-                f"that is learned, got {self.shape!r}: make a new map, or keep the shape"
             )
         if fresh:
             self._sums, self._counts, self._calls = np.zeros(()), np.zeros(()), 0

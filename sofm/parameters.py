@@ -129,7 +129,16 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
 
 def initial_array(init: Any, grid: Grid, n_features: int, dtype) -> np.ndarray:
     """A user's codebook of shape (K, D) or (rows, columns, D), copied."""
-    array = np.array(init, dtype=dtype)
+    try:
+        given = np.asarray(init)
+    except ValueError:  # ragged
+        given = np.array(None)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(
+            f"init: expected {', '.join(map(repr, INITS))} or an array of numbers, got a "
+            f"{type(init).__name__} that is neither"
+        )
+    array = given.astype(dtype)
     if array.shape == (grid.rows, grid.columns, n_features):
         array = array.reshape(grid.n_nodes, n_features)
     if array.shape != (grid.n_nodes, n_features):

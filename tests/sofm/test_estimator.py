@@ -96,6 +96,12 @@ BAD = [
     ({"init": "zero"}, "init"),
     ({"init": np.zeros((3, 3))}, "init"),
     ({"init": np.full((8, 4), np.nan)}, "init"),
+    ({"init": None}, "init: expected 'pca'.*got a NoneType"),
+    ({"init": {"pca": 1}}, "init: expected 'pca'.*got a dict"),
+    ({"init": ["pca", "random"]}, "init: expected 'pca'.*got a list"),
+    ({"init": [[1.0], [2.0, 3.0]]}, "init: expected 'pca'.*got a list"),
+    ({"init": np.zeros((8, 4), complex)}, "init: expected 'pca'.*got a ndarray"),
+    ({"init": b"pca"}, "init: expected 'pca'.*got a bytes"),
     ({"n_epochs": 0}, "n_epochs"),
     ({"algorithm": "fast"}, "algorithm"),
     ({"metric": "manhattan"}, "metric"),
@@ -183,8 +189,13 @@ def test_partial_fit_learns(digits):
     np.testing.assert_array_equal(again.codebook_, settled.codebook_)
     with pytest.raises(ValueError, match="online"):
         SOFM(algorithm="online").partial_fit(X)
-    with pytest.raises(ValueError, match="keep the shape"):
-        SOFM(5, n_epochs=2).partial_fit(X).set_params(shape=6).partial_fit(X)
+    for change in ({"shape": 6}, {"shape": (2, 2)}, {"topology": "hexagonal"}, {"periodic": True}):
+        som = SOFM((1, 4), n_epochs=2).partial_fit(X)
+        before = som.codebook_
+        with pytest.raises(ValueError, match="keep the shape"):
+            som.set_params(**change).partial_fit(X)
+        assert som.codebook_ is before
+    SOFM((1, 4)).partial_fit(X).set_params(shape=4).partial_fit(X)  # the same map
 
 
 @pytest.mark.parametrize(
