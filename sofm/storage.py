@@ -15,7 +15,6 @@ A ``callback`` and a ``RandomState`` object are not data and are left out (None 
 from __future__ import annotations
 
 import json
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ ARRAYS = ("codebook_", "labels_", "_sums", "_counts", "feature_names_in_")
 NUMBERS = (
     "quantization_error_", "topographic_error_", "n_iter_", "n_features_in_", "history_", "_calls",
 )  # fmt: skip
+OPTIONAL = {"_sums", "_counts", "_calls", "feature_names_in_"}
 
 
 def _plain(value):
@@ -66,21 +66,43 @@ def save(estimator, path) -> None:
 
 
 def load(cls, path):
-    """A fitted ``cls`` from a file of :func:`save`."""
+    """A fitted ``cls`` from a file of :func:`save`.
+
+    Raises
+    ------
+    ValueError
+        The file is none of ours, damaged, or of a later version.
+    OSError
+        There is no such file, or it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                content = {name: archive[name] for name in archive.files}
+        except Exception as error:  # a flipped bit can end in any error of zipfile, zlib or numpy
+            raise _unreadable(path, error) from None
+    if str(content.get("format")) != FORMAT:
+        raise ValueError(f"expected a map of SOFM.save, got something else in {path}")
+    try:
+        version = int(content["version"])
+        if version <= VERSION:
+            return _restored(cls, content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(path, error) from None
+    raise ValueError(
+        f"expected format version {VERSION} or older, got {version} in {path}: update rejuvenet"
+    )
+
+
+def _unreadable(path, error: Exception) -> ValueError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return ValueError(f"expected a map of SOFM.save, cannot read {path}: {reason}")
+
+
+def _restored(cls, content: dict):
+    """The estimator of a file's arrays."""
     from .parameters import grid_of
 
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"expected a map of SOFM.save, cannot read {path}: {error}") from None
-    if str(content.get("format")) != FORMAT:
-        raise ValueError(f"expected a map saved by SOFM.save, got something else in {path}")
-    if int(content["version"]) > VERSION:
-        raise ValueError(
-            f"expected format version {VERSION} or older, got {int(content['version'])} in {path}: "
-            "update rejuvenet"
-        )
     parameters = json.loads(str(content["parameters"]))
     for name in ("shape", "sigma", "learning_rate"):
         if isinstance(parameters[name], list):
@@ -95,5 +117,12 @@ def load(cls, path):
             value = content[name]
             setattr(estimator, name, value.astype(object) if value.dtype.kind == "U" else value)
     estimator.grid_ = grid_of(estimator)
+    expected = estimator.grid_.n_nodes, estimator.n_features_in_
+    if estimator.codebook_.shape != expected:
+        raise ValueError(f"codebook_: expected shape {expected}, got {estimator.codebook_.shape}")
+    learned = set(ARRAYS + NUMBERS) - OPTIONAL
+    missing = sorted(name for name in learned if not hasattr(estimator, name))
+    if missing:
+        raise KeyError(", ".join(missing))
     estimator._n_features_out = len(estimator.codebook_)
     return estimator

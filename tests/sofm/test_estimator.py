@@ -198,52 +198,6 @@ def test_partial_fit_learns(digits):
     SOFM((1, 4)).partial_fit(X).set_params(shape=4).partial_fit(X)  # the same map
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"shape": (4, 5), "topology": "hexagonal", "periodic": True, "sigma": (2.0, 0.7)},
-        {"shape": 6, "random_state": np.random.RandomState(0), "init": "sample"},
-        {"shape": np.int64(3), "callback": lambda som, record: None},
-    ],
-)
-def test_save_and_load(parameters, digits, tmp_path):
-    X, _ = digits
-    som = SOFM(n_epochs=3, **parameters).fit(X)
-    path = tmp_path / "digits.map"
-    som.save(path)
-    again = SOFM.load(path)
-    assert again.codebook_.tobytes() == som.codebook_.tobytes()
-    assert again.history_ == som.history_
-    assert again.quantization_error_ == som.quantization_error_
-    np.testing.assert_array_equal(again.predict(X), som.labels_)
-    assert again.get_params()["shape"] == som.shape
-    again.partial_fit(X)
-    assert [p.name for p in tmp_path.iterdir()] == ["digits.map"]
-
-
-def test_loading_refuses_what_is_not_a_map(tmp_path, digits):
-    wrong = tmp_path / "wrong"
-    wrong.write_bytes(b"not a map at all")
-    with pytest.raises(ValueError, match="expected a map"):
-        SOFM.load(wrong)
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="something else"):
-        SOFM.load(tmp_path / "other.npz")
-    som = SOFM(3, n_epochs=1, init=digits[0][:3]).fit(digits[0])
-    som.save(tmp_path / "map.npz")
-    np.testing.assert_array_equal(SOFM.load(tmp_path / "map.npz").init, digits[0][:3])
-    with np.load(tmp_path / "map.npz") as file:
-        content = dict(file)
-    content["version"] = np.array(99)
-    np.savez(tmp_path / "later.npz", **content)
-    with pytest.raises(ValueError, match="update"):
-        SOFM.load(tmp_path / "later.npz")
-    truncated = (tmp_path / "map.npz").read_bytes()[:500]
-    wrong.write_bytes(truncated)
-    with pytest.raises(ValueError, match="expected a map"):
-        SOFM.load(wrong)
-
-
 def test_nothing_heavy_is_imported():
     code = (
         "import sys, rejuvenet.sofm; "
