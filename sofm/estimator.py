@@ -1,31 +1,25 @@
-"""The estimator :class:`SOFM`: parameters, the loop over epochs, and what is learned."""
+"""The estimator :class:`SOFM`: parameters, the loop over epochs, and what is learned.
+
+What a learned map is asked is in :mod:`.inference`.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    ClusterMixin,
-    TransformerMixin,
-)
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from . import initialization, parameters
 from .batch import threads_for
-from .distances import distance_table
-from .distributed import lazy_distances, lazy_labels
+from .inference import Inference
 from .neighborhood import decayed, smooth, updated
 from .online import online_epoch
-from .opening import is_dask, open_samples
+from .opening import open_samples
 from .samples import Samples
-from .storage import load, save
 
 
-class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class SOFM(Inference):
     r"""Self-organizing feature map (Kohonen 1982), trained by the batch rule.
 
     Every epoch finds the best matching unit of every sample (eq. 5) and then moves each node to the
@@ -173,6 +167,8 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         ------
         ValueError
             A parameter is wrong, or a row of X holds NaN or infinity; the message names it.
+        FloatingPointError
+            The online rule let the nodes run away.
 
         Examples
         --------
@@ -241,6 +237,23 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         Returns
         -------
         self : SOFM
+            ``labels_`` and the errors are those of this batch.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit`; or the rule is online, or shape, topology or periodic are no longer
+            those of the map that is learned.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> som = SOFM(shape=2, n_epochs=2)
+        >>> for batch in np.array([[[0.0], [1.0]], [[0.2], [0.8]]]):
+        ...     som = som.partial_fit(batch)
+        >>> som.n_iter_, som.labels_
+        (2, array([0, 1], dtype=int32))
         """
         fresh = not hasattr(self, "_sums")
         grid = parameters.grid_of(self)
@@ -281,96 +294,6 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
             self._finish(samples)
         return self
 
-    def predict(self, X):
-        """Best matching unit of every sample (eq. 5).
-
-        Parameters
-        ----------
-        X : array, CSR matrix, dask array or blocks, of shape (N, D)
-
-        Returns
-        -------
-        labels : int32 array of shape (N,); a lazy dask array for dask input
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from rejuvenet.sofm import SOFM
-        >>> som = SOFM(shape=2).fit(np.array([[0.0], [0.1], [0.9], [1.0]]))
-        >>> som.predict(np.array([[0.8]]))
-        array([1], dtype=int32)
-        """
-        check_is_fitted(self, "codebook_")
-        if is_dask(X):
-            return lazy_labels(self, X)
-        nearest = self._nearest(open_samples(self, X, reset=False), 1)[0]
-        return np.ascontiguousarray(nearest[:, 0])
-
-    def transform(self, X):
-        """Distances from every sample to every node; see :mod:`.distances`.
-
-        With the cosine metric, those between vectors scaled to length 1: ``sqrt(2 - 2 cos)``.  For
-        both metrics ``som.transform(X).min(axis=1).mean()`` is ``som.quantization_error_``.
-
-        Parameters
-        ----------
-        X : array, CSR matrix, dask array or blocks, of shape (N, D)
-
-        Returns
-        -------
-        distances : array of shape (N, K)
-            Of X's type (float32 or float64); a lazy dask array for dask input.
-
-        Raises
-        ------
-        ValueError
-            X has another number of features than the map, or values that are not finite.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from rejuvenet.sofm import SOFM
-        >>> X = np.array([[0.0], [1.0]])
-        >>> SOFM(shape=2, init=X, n_epochs=1, sigma=0.01).fit(X).transform(X + 0.25)
-        array([[0.25, 0.75],
-               [1.25, 0.25]])
-        """
-        check_is_fitted(self, "codebook_")
-        if is_dask(X):
-            return lazy_distances(self, X)
-        samples = open_samples(self, X, reset=False)
-        return distance_table(samples, self.codebook_.astype(samples.dtype, copy=False))
-
-    def score(self, X, y=None, sample_weight=None):
-        """Negative quantization error: greater is better, as scikit-learn's searches expect.
-
-        Returns
-        -------
-        score : float
-        """
-        check_is_fitted(self, "codebook_")
-        samples = open_samples(self, X, sample_weight, reset=False)
-        return -float(self._nearest(samples, 1)[1] / samples.total_weight)
-
-    def save(self, path) -> None:
-        """Write parameters and learned attributes to an ``.npz`` file, without pickle.
-
-        See :mod:`.storage` for the format.
-        """
-        check_is_fitted(self, "codebook_")
-        save(self, path)
-
-    @classmethod
-    def load(cls, path) -> SOFM:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        ValueError
-            The file is none of ours, or of a later version.
-        """
-        return load(cls, path)
-
     def _set_codebook(self, codebook) -> None:
         if self.metric == "cosine":
             lengths = np.linalg.norm(codebook, axis=1, keepdims=True)
@@ -390,13 +313,6 @@ class SOFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Base
         self.n_iter_ = len(self.history_)
         self.quantization_error_ = float(error / samples.total_weight)
         self.topographic_error_ = self.grid_.share_apart(nearest, samples.weights)
-
-    def _nearest(self, samples: Samples, n: int):
-        """The ``n`` nearest nodes of new samples, searched in the samples' type."""
-        codebook = self.codebook_.astype(samples.dtype, copy=False)
-        with threads_for(self.n_jobs, samples, len(codebook)) as threads:
-            samples.begin(codebook, threads)
-            return samples.nearest(codebook, n)
 
     def _progress(self):
         if not self.verbose:

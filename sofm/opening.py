@@ -12,8 +12,9 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from .blocks import Blocks
 from .missing import WithMissing
-from .samples import Blocks, InMemory, Samples, unit_rows
+from .samples import InMemory, Samples, unit_rows
 from .sparse import SparseRows
 
 COPY_BYTES = 16 << 20  # up to this size samples are converted at once, else block by block

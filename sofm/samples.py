@@ -2,7 +2,7 @@
 
 ==============================  =======================================================
 :class:`InMemory`               a dense array, memory maps included (never copied)
-:class:`Blocks`                 dense blocks that come one after the other (out of core)
+:class:`.blocks.Blocks`         dense blocks that come one after the other (out of core)
 :class:`.sparse.SparseRows`     a CSR matrix
 :class:`.missing.WithMissing`   a dense array where NaN means "not observed"
 :class:`.distributed.DaskRows`  a dask array
@@ -15,12 +15,12 @@ forms.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Threads, add, batch_sums, nearest_nodes
+from .batch import Threads, batch_sums, nearest_nodes
 from .companions import Companions
 from .distances import PIECE_BYTES, DistancesTo
 from .prepared import Frame, Preparation
@@ -169,97 +169,6 @@ class InMemory(Dense):
 
     def pieces(self):
         yield self.X, self.weights
-
-
-class Blocks(Dense):
-    """Dense blocks that can be gone through again and again, of which one is in memory at a time.
-
-    Parameters
-    ----------
-    blocks : callable
-        Returns an iterator of arrays of shape (n, D), the same each time.
-    weights : float64 array of shape (N,), or None
-    cosine : bool
-        Whether rows are scaled to length 1.
-    """
-
-    def __init__(
-        self, blocks: Callable[[], Iterable[NDArray]], weights=None, cosine: bool = False
-    ) -> None:
-        self.blocks, self.weights, self.cosine = blocks, weights, cosine
-        seen: Range | None = None
-        for block in self._dense():
-            if seen is None:
-                self.dtype, self.n_features = block.dtype, block.shape[1]
-                seen = Range.empty(self.n_features, self.dtype)
-            if block.shape[1] != self.n_features or block.dtype != self.dtype:
-                raise ValueError(
-                    f"expected blocks of {self.n_features} features of {self.dtype}, got "
-                    f"{block.shape[1]} of {block.dtype} after row {seen.n_rows}: make all alike"
-                )
-            seen.add(block)
-        if seen is None or not seen.n_rows:
-            raise ValueError("expected at least one block of samples, got none")
-        self.range = seen
-        check_length(weights, seen.n_rows)
-
-    def _dense(self) -> Iterator[NDArray]:
-        first = 0
-        for block in self.blocks():
-            block = np.asarray(block)
-            if block.ndim != 2:
-                raise ValueError(f"expected blocks of shape (n, D), got shape {block.shape}")
-            block = as_floats(block)
-            yield unit_rows(block, first) if self.cosine else block
-            first += len(block)
-
-    def _rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:
-        """All blocks once more, which must be those of the first pass."""
-        first = 0
-        for block in self._dense():
-            rows = slice(first, first + len(block))
-            first = rows.stop
-            if block.shape[1] != self.n_features or block.dtype != self.dtype:
-                raise self._changed(f"{block.shape[1]} of {block.dtype} after row {rows.start}")
-            if first > self.n_rows:
-                raise self._changed("more rows")
-            yield rows, block, None if self.weights is None else self.weights[rows]
-        if first < self.n_rows:
-            raise self._changed(f"{first} rows")
-
-    def _changed(self, got: str) -> ValueError:
-        return ValueError(
-            f"expected blocks with the same {self.n_rows} rows of {self.n_features} features of "
-            f"{self.dtype} in every pass, got {got}: begin each pass anew with the same data"
-        )
-
-    def take(self, rows: NDArray) -> NDArray:
-        out = np.empty((len(rows), self.n_features), self.dtype)
-        for span, block, _ in self._rows():
-            mine = (rows >= span.start) & (rows < span.stop)
-            out[mine] = block[rows[mine] - span.start]
-        return out
-
-    def epoch(self, codebook: NDArray) -> list:
-        prepared = self.prepare(codebook)
-        total = None
-        for _, block, weights in self._rows():
-            part = batch_sums(block, weights, prepared, self.threads)
-            total = part if total is None else add([total, part])
-        assert total is not None
-        return total
-
-    def nearest(self, codebook: NDArray, n: int):
-        prepared = self.prepare(codebook)
-        nearest, error = np.empty((self.n_rows, n), np.int32), 0.0
-        for rows, block, weights in self._rows():
-            nearest[rows], e = nearest_nodes(block, weights, prepared, self.threads, n)
-            error += e
-        return nearest, error
-
-    def pieces(self):
-        for _, block, weights in self._rows():
-            yield block, weights
 
 
 def as_floats(block: NDArray) -> NDArray:

@@ -4,8 +4,9 @@ import naive
 import numpy as np
 import pytest
 from rejuvenet.sofm import SOFM, distances, samples, sparse
+from rejuvenet.sofm.blocks import Blocks
 from rejuvenet.sofm.missing import WithMissing
-from rejuvenet.sofm.samples import Blocks, InMemory
+from rejuvenet.sofm.samples import InMemory
 from rejuvenet.sofm.sparse import SparseRows
 from scipy.sparse import csr_matrix
 
