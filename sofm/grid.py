@@ -30,7 +30,8 @@ class Grid:
         One row is a 1-D map.
     topology : {"rectangular", "hexagonal"}
     periodic : bool
-        Whether the borders are joined (a ring, or a torus).
+        Whether the borders are joined (a ring, or a torus).  On a hexagonal map that takes an even
+        number of rows.
 
     Examples
     --------
@@ -68,7 +69,24 @@ class Grid:
         return np.stack([row * ROW_STEP[self.topology], column + shift], axis=1)
 
     def distances(self, nodes=slice(None), others=slice(None)) -> NDArray[np.float64]:
-        """Distances ``|v_b - v_k|`` from some nodes to others, all to all unless told."""
+        """Distances ``|v_b - v_k|`` from some nodes to others.
+
+        Parameters
+        ----------
+        nodes, others : int arrays of shapes (n,) and (m,), or slices
+            All unless given.
+
+        Returns
+        -------
+        distances : float64 array of shape (n, m)
+            Neighbours in a row are 1 apart.
+
+        Examples
+        --------
+        >>> from rejuvenet.sofm import Grid
+        >>> Grid(2, 3).distances([0], [1, 5])
+        array([[1.        , 2.23606798]])
+        """
         v = self.coordinates
         apart = np.abs(v[nodes, None, :] - v[None, others, :])
         if self.periodic:
@@ -77,7 +95,25 @@ class Grid:
         return np.hypot(apart[..., 0], apart[..., 1])
 
     def share_apart(self, nearest: NDArray, weights: NDArray | None = None) -> float:
-        """Weighted share of the pairs (N, 2) of nodes that do not touch: the topographic error."""
+        """Share of pairs of nodes that do not touch: the topographic error.
+
+        Parameters
+        ----------
+        nearest : int array of shape (N, 2)
+        weights : array of shape (N,), optional
+
+        Returns
+        -------
+        share : float
+            0 on a map of one node.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import Grid
+        >>> Grid(1, 3).share_apart(np.array([[0, 1], [2, 0]]), np.array([1.0, 3.0]))
+        0.75
+        """
         if self.n_nodes == 1:
             return 0.0
         step = 1 << 16  # coordinates of all pairs would take 64 bytes for each
@@ -94,6 +130,23 @@ class Grid:
 
         Six neighbours on a hexagonal map, eight on a rectangular one (diagonals touch, as in
         MiniSom), two on a line.
+
+        Parameters
+        ----------
+        a, b : int arrays
+            Of one shape, or of two that numpy broadcasts.
+
+        Returns
+        -------
+        touch : bool array
+            True for a node and itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import Grid
+        >>> Grid(2, 3).adjacent(np.array([0, 0]), np.array([4, 2]))
+        array([ True, False])
         """
         apart = np.abs(self.coordinates[a] - self.coordinates[b])
         if self.periodic:
