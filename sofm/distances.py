@@ -95,25 +95,30 @@ class DistancesTo:
         self.centre = mean - np.fmod(mean, np.ldexp(0.25, -exponent))
         self.scale = np.ldexp(1.0, exponent)
         self.w = (w - self.centre) * self.scale
+        self.minus_twice_w = -2 * self.w
 
     def __call__(self, X: NDArray) -> NDArray[np.float64]:
         """Distances of shape (n, K) of samples (n, D)."""
-        x, w = (X.astype(np.float64) - self.centre) * self.scale, self.w
+        x, w = X - self.centre, self.w
+        x *= self.scale
         x_there, w_there = ~np.isnan(x), ~np.isnan(w)
         complete = x_there.all() and w_there.all()
         if complete:
             both = np.einsum("nd,nd->n", x, x)[:, None] + np.einsum("kd,kd->k", w, w)
-            squares = both - 2 * (x @ w.T)
+            squares = x @ self.minus_twice_w.T
         else:
             m, n = x_there.astype(np.float64), w_there.astype(np.float64)
             x0, w0 = np.where(x_there, x, 0), np.where(w_there, w, 0)
             both = (x0 * x0) @ n.T + m @ (w0 * w0).T
-            squares = both - 2 * (x0 @ w0.T)
+            squares = x0 @ (-2 * w0).T
+        squares += both
         refine(x, w, both, squares)
         if not complete:
             with np.errstate(invalid="ignore", divide="ignore"):
                 squares *= x.shape[1] / (m @ n.T)
-        return np.sqrt(squares, out=squares) / self.scale
+        np.sqrt(squares, out=squares)
+        squares /= self.scale
+        return squares
 
 
 def between(codebook: NDArray, a: NDArray, b: NDArray) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from .blocks import Blocks
 from .missing import WithMissing
 from .samples import InMemory, Samples, unit_rows
-from .sparse import SparseRows
+from .sparse import SparseRows, unit_csr
 
 COPY_BYTES = 16 << 20  # up to this size samples are converted at once, else block by block
 
@@ -97,14 +97,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     )  # fmt: skip
     weights = checked_weights(sample_weight, X)
     if sparse.issparse(X):
-        if cosine:
-            empty = np.flatnonzero(np.diff(X.indptr) == 0)
-            if len(empty):
-                unit_rows(np.zeros((1, 1)), int(empty[0]))
-            from sklearn.preprocessing import normalize
-
-            X = normalize(X)
-        return SparseRows(X, weights)
+        return SparseRows(unit_csr(X) if cosine else X, weights)
     if estimator.missing == "ignore":
         return WithMissing(X, weights, every_column=reset)
     if by_block:

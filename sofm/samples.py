@@ -185,13 +185,26 @@ def unit_rows(X: NDArray, first_row: int = 0) -> NDArray:
     ValueError
         Names a row that is zero; ``first_row`` is the number of the first.
     """
-    norms = np.linalg.norm(X, axis=1)
-    if not norms.all():
-        row = first_row + int(np.argmin(norms != 0))
-        raise ValueError(
-            f"metric='cosine': row {row} of X is all zeros and has no direction: remove the row"
-        )
+    with np.errstate(over="ignore", under="ignore"):
+        norms = np.linalg.norm(X, axis=1)
+    limits = np.finfo(X.dtype)
+    least = np.sqrt(limits.tiny) / limits.eps
+    extreme = np.flatnonzero(~((norms > least) & (norms < np.inf)))  # squares have lost digits
+    if len(extreme):
+        largest = np.abs(X[extreme]).max(axis=1)
+        if not largest.all():
+            raise no_direction(first_row + int(extreme[np.argmin(largest != 0)]))
+        with np.errstate(invalid="ignore"):  # infinity: NaN, which is refused with its row
+            rows = X[extreme] / largest[:, None]
+        X = X.copy()
+        X[extreme], norms[extreme] = rows, np.linalg.norm(rows, axis=1)
     return X / norms[:, None]
+
+
+def no_direction(row: int) -> ValueError:
+    return ValueError(
+        f"metric='cosine': row {row} of X is all zeros and has no direction: remove the row"
+    )
 
 
 def check_length(weights: NDArray | None, n_rows: int) -> None:

@@ -17,6 +17,7 @@ from sklearn.utils.extmath import row_norms
 
 from .by_feature import ByFeature, two_smallest
 from .distances import LOST, PIECE_BYTES, power_of_two
+from .samples import no_direction
 from .scan import Range
 
 
@@ -83,6 +84,28 @@ def refine_csr(data, indices, indptr, w, both, squares):
         x[indices[indptr[i] : indptr[i + 1]]] = 0.0
 
 
+def canonical(X):
+    """CSR without entries that occur twice, which would be squared one by one."""
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def unit_csr(X):
+    """:func:`.samples.unit_rows` for a CSR matrix."""
+    X = canonical(X)
+    n = np.diff(X.indptr)
+    largest = abs(X).max(axis=1).toarray().ravel()
+    if not largest.all():
+        raise no_direction(int(np.argmin(largest != 0)))
+    X = X.copy()
+    with np.errstate(invalid="ignore"):  # infinity: NaN, which is refused with its row
+        X.data /= np.repeat(largest, n)  # whose squares then neither overflow nor vanish
+    X.data /= np.repeat(row_norms(X), n)
+    return X
+
+
 class SparseRows(ByFeature):
     """A CSR matrix; implicit entries are zeros.
 
@@ -93,9 +116,7 @@ class SparseRows(ByFeature):
     """
 
     def __init__(self, X, weights: NDArray | None = None) -> None:
-        if not X.has_canonical_format:  # entries that occur twice would be squared one by one
-            X = X.copy()
-            X.sum_duplicates()
+        X = canonical(X)
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
         bad = np.flatnonzero(~np.isfinite(X.data))

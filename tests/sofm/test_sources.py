@@ -120,6 +120,39 @@ def test_csr_entries_that_occur_twice_are_added(digits):
     assert halves.nnz == 2 * whole.nnz  # the user's matrix is as it was
 
 
+def test_cosine_of_csr_entries_that_occur_twice_or_are_zero(digits):
+    whole = sparse.csr_matrix(digits[0])
+    halves = sparse.csr_matrix(
+        (np.repeat(whole.data / 2, 2), np.repeat(whole.indices, 2), 2 * whole.indptr), whole.shape
+    )
+    options = dict(shape=5, metric="cosine", n_epochs=3)
+    same(SOFM(**options).fit(halves), SOFM(**options).fit(whole))
+    whole.data[whole.indptr[41] : whole.indptr[42]] = 0
+    with pytest.raises(ValueError, match="row 41 of X is all zeros"):
+        SOFM(**options).fit(whole)
+    whole.data[whole.indptr[41]] = np.inf
+    with pytest.raises(ValueError, match="row 41"):
+        SOFM(**options).fit(whole)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("f8", 1e-170), ("f8", 1e170), ("f8", 1e-300), ("f8", 1e307),
+     ("f4", 1e-25), ("f4", 1e25), ("f4", 1e37)]
+)  # fmt: skip
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, lambda X: [X[:200], X[200:]]])
+def test_cosine_of_any_size(digits, dtype, size, form):
+    X = digits[0][:300].astype("f8") + 0.1
+    options = dict(shape=5, metric="cosine", n_epochs=3)
+    som = SOFM(**options).fit(X)
+    sized = SOFM(**options).fit(form((X * size).astype(dtype)))
+    atol = 1e-12 if dtype == "f8" else 1e-5
+    np.testing.assert_allclose(sized.codebook_, som.codebook_, atol=atol)
+    expected = som.transform(X)
+    np.testing.assert_allclose(
+        sized.transform(form((X * size).astype(dtype))), expected, atol=1e-7 + atol
+    )
+
+
 def test_wide_sparse_rows_are_never_made_dense():
     rng = np.random.default_rng(0)
     places = rng.integers(3000, size=6000), rng.integers(200_000, size=6000)
