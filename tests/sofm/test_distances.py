@@ -131,6 +131,8 @@ def test_one_sample_with_missing_values_is_enough(digits):
     np.testing.assert_allclose(som.transform(row), expected, rtol=1e-9)
     assert som.predict(row)[0] == expected.argmin()
     assert -som.score(row) == pytest.approx(expected.min())
+    som.partial_fit(np.tile(row, (3, 1)))
+    assert np.isfinite(som.codebook_).all()
 
 
 def test_between():

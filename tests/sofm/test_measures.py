@@ -200,6 +200,28 @@ def test_wrong_arguments_are_one_sentence(call, message, digits):
     assert "\n" not in str(caught.value)
 
 
+def test_nearest_samples_looks_at_one_node(digits, monkeypatch):
+    X = digits[0][:50]
+    som = SOFM(9, n_epochs=2).fit(X)
+    shapes, distances = [], samples.Samples.distances
+    monkeypatch.setattr(
+        samples.Samples, "distances", lambda s, W: shapes.append(W.shape) or distances(s, W)
+    )
+    assert len(sofm.nearest_samples(som, X, 3, n=80)) == 50
+    assert shapes == [(1, 64)]
+
+
+def test_topographic_product_needs_little_memory(monkeypatch):
+    X = np.random.default_rng(0).random((2000, 3))
+    som = SOFM((40, 50), init=X, sigma=0.1, n_epochs=1).fit(X)
+    monkeypatch.setattr(order, "PIECE_BYTES", 1 << 20)
+    tracemalloc.start()
+    sofm.topographic_product(som)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6  # one array of K x K takes 32 MB, and there were eight
+
+
 def test_large_maps_need_little_memory():
     som = SOFM((100, 100), init=np.random.default_rng(0).random((10_000, 4)), n_epochs=1)
     som.set_params(sigma=0.1).fit(np.zeros((5, 4)))
