@@ -6,8 +6,6 @@ JIT (where one thread works alone).  Words are int64.
 
 from __future__ import annotations
 
-import platform
-
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -15,7 +13,6 @@ from numba.extending import intrinsic
 from .vectors import JIT
 
 WORD = ir.IntType(64)
-X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _word(builder, at, offset):
@@ -63,11 +60,7 @@ def _emit_replace(typingctx, at, offset, old, new):
 @intrinsic
 def _emit_wait(typingctx):
     def codegen(context, builder, signature, arguments):
-        if X86:
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
-        else:
-            builder.fence("seq_cst")
+        builder.fence("seq_cst")
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -97,7 +90,11 @@ def replace(at, offset, old, new):
 
 @njit(nogil=True, cache=True)
 def wait():
-    """Let the other thread of the core go on for a moment."""
+    """Stand still for some dozen cycles, at a fence.
+
+    The processor's instruction for it (pause on x86) ends in a hypervisor's taking the processor
+    away, if it comes often.
+    """
     _emit_wait()  # type: ignore[call-arg]
 
 

@@ -2,7 +2,9 @@
 
 Threads are Python threads around kernels that release the global interpreter lock: they need no
 threading layer (forked processes and other libraries' thread pools are safe), and the caller works
-too.  While they run, BLAS has nothing to do, so its threads do not spin beside them.
+too.  They stay when a fit ends, asleep: a new thread begins its life on its parent's processor, and
+may have to wait there for 3 ms.  While they work, BLAS has nothing to do, so that its threads do
+not spin beside them.
 """
 
 from __future__ import annotations
@@ -42,11 +44,20 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+@cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "rejuvenet")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @dataclass(frozen=True)
 class Threads:
     """``count`` threads: the caller's and those of a pool.
 
-    What is put on the stack ``at_end`` is called before the pool is closed.
+    What is put on the stack ``at_end`` is called when the work is over.
     """
 
     count: int = 1
@@ -54,17 +65,20 @@ class Threads:
     at_end: ExitStack = field(default_factory=ExitStack)
 
     def together(self, work: Callable[[], object]) -> list:
-        """``work()`` in every thread."""
+        """``work()`` in every thread that is free: it takes what is left to do."""
         others = [self.pool.submit(work) for _ in range(self.count - 1)] if self.pool else []
-        return [work(), *(other.result() for other in others)]
+        return [work(), *(other.result() for other in others if not other.cancel())]
 
     def share(self, n_rows: int, work: Callable[[int, int], object]) -> list:
         """``work(first, last)`` for one range of rows per thread, the first in the caller's."""
         if self.pool is None:
             return [work(0, n_rows)]
-        edges = np.linspace(0, n_rows, self.count + 1).astype(int).tolist()
-        others = [self.pool.submit(work, *ends) for ends in pairwise(edges[1:])]
-        return [work(edges[0], edges[1]), *(other.result() for other in others)]
+        first, *rest = pairwise(np.linspace(0, n_rows, self.count + 1).astype(int).tolist())
+        others = [(self.pool.submit(work, *ends), ends) for ends in rest]
+        results = [work(*first)]
+        for other, ends in others:  # one that nobody has begun is cancelled, and done here
+            results.append(work(*ends) if other.cancel() else other.result())
+        return results
 
 
 ALONE = Threads()
@@ -83,9 +97,7 @@ def threads_for(n_jobs: int | None, samples, n_nodes: int):
             yield ALONE
             return
         with ExitStack() as at_end:
-            pool = ThreadPoolExecutor(count - 1)
-            at_end.callback(pool.shutdown, wait=False)  # nothing is under way; threads end alone
-            yield Threads(count, pool, at_end)
+            yield Threads(count, _pool(count - 1), at_end)
 
 
 def add(parts: list) -> list:

@@ -10,6 +10,10 @@ of a slow callback) a companion goes back to the pool, and is sent for again.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from collections.abc import Iterable
 from concurrent.futures import Future
 
 import numpy as np
@@ -23,10 +27,11 @@ from .search import search_rows
 from .vectors import address
 
 OPEN, JOINED, DONE, CLOSED = range(4)  # of turn t, as the word 4 t + state
-LEAVE = -1
+LEAVE, ABSENT = -1, -2
 SUMS, NEAREST = range(2)  # kinds of turns
 LINE = 8  # words of a companion on the board: a cache line
-PATIENCE = 50_000
+PATIENCE = 500_000  # looks; 1 to 2 ms
+WELCOME = 100_000  # looks at who is there before the first turn
 
 
 @njit(nogil=True, cache=True)
@@ -61,6 +66,7 @@ def accompany(board, place, X, weights, nearest, sums, counts, error, *arguments
         The others of :func:`.search.search_rows`, whose arrays change between turns.
     """
     at = address(board)
+    replace(at, place, ABSENT, CLOSED)
     looks = 0
     while looks < PATIENCE:
         word = read(at, place)
@@ -89,6 +95,39 @@ def lead(board, turn, X, weights, nearest, sums, counts, *arguments):
     return error
 
 
+def processor() -> int:
+    """Number of the processor that this thread is on; -1 where the system does not tell."""
+    return ctypes.CDLL(None).sched_getcpu() if sys.platform == "linux" else -1
+
+
+def step_aside(caller: int) -> None:
+    """Go to another processor than the caller's, and then wherever the scheduler likes.
+
+    A thread is often woken on the processor of the one that wakes it, and there they take turns
+    until the scheduler looks at the others, 4 ms later.
+    """
+    if caller < 0:
+        return
+    allowed = os.sched_getaffinity(0)
+    others = allowed - {caller}
+    if others:
+        os.sched_setaffinity(0, others)
+        os.sched_setaffinity(0, allowed)
+
+
+@njit(nogil=True, cache=True)
+def welcome(board):
+    """Wait until all companions are there, but not long."""
+    at = address(board)
+    for _ in range(WELCOME):
+        absent = 0
+        for place in range(LINE, board.shape[0], LINE):
+            absent += read(at, place) == ABSENT
+        if absent == 0:
+            break
+        wait()
+
+
 class Companions:
     """The companions of the caller's thread in one fit.
 
@@ -99,7 +138,7 @@ class Companions:
     prepared : Prepared
         Filled with one codebook after the other, to be searched in all features.
     threads : Threads
-        Its pool lends the threads, until it ends.
+        Its pool lends the threads, until the work is over.
     """
 
     def __init__(
@@ -108,22 +147,29 @@ class Companions:
         self.prepared, self.threads = prepared, threads
         self.given = X, np.empty(0) if weights is None else weights, np.empty((len(X), 2), np.int32)
         self.rest = prepared.arguments()
-        self.board = np.full(LINE * threads.count, CLOSED, np.int64)
+        self.board = np.zeros(LINE * threads.count, np.int64)
         self.sums = [self._empty() for _ in range(threads.count - 1)]
         self.turn = 0
-        self.futures = [self._send(i) for i in range(len(self.sums))]
+        self.futures: list[Future] = []
+        self._send(range(len(self.sums)))
         threads.at_end.callback(self._dismiss)
 
     def _empty(self) -> tuple[NDArray, NDArray, NDArray]:
         shape = self.prepared.codebook.shape
         return np.empty(shape), np.empty(shape[0]), np.empty(1)
 
-    def _send(self, i: int) -> Future:
+    def _send(self, some: Iterable[int]) -> None:
+        """Ask the pool for companions, and see them in: until then they need Python's lock."""
         assert self.threads.pool is not None
-        place = LINE * (1 + i)
-        return self.threads.pool.submit(
-            accompany, self.board, place, *self.given, *self.sums[i], *self.rest
-        )
+        here = processor()
+        for i in some:
+            self.board[LINE * (1 + i)] = ABSENT
+            self.futures[i : i + 1] = [self.threads.pool.submit(self._accompany, i, here)]
+        welcome(self.board)
+
+    def _accompany(self, i: int, caller: int) -> None:
+        step_aside(caller)
+        accompany(self.board, LINE * (1 + i), *self.given, *self.sums[i], *self.rest)
 
     def _dismiss(self) -> None:
         self.board[LINE::LINE] = LEAVE
@@ -132,10 +178,9 @@ class Companions:
         """Sums, counts and error of one turn over all rows."""
         self.turn += 1
         self.board[:2] = 0, kind
-        for i, future in enumerate(self.futures):
-            if future.done():
-                future.result()
-                self.futures[i] = self._send(i)
+        gone = [i for i, future in enumerate(self.futures) if future.done()]
+        if gone:
+            self._send(gone)
         sums, counts, error = self._empty()
         error[0] = lead(self.board, self.turn, *self.given, sums, counts, *self.rest)
         words = self.board[LINE::LINE] == 4 * self.turn + DONE
