@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .atomic import read, replace, wait, write
-from .batch import Threads, add
+from .batch import Threads
 from .prepared import Prepared
 from .search import search_rows
 from .vectors import address
@@ -82,17 +82,27 @@ def accompany(board, place, X, weights, nearest, sums, counts, error, *arguments
 
 
 @njit(nogil=True, cache=True)
-def lead(board, turn, X, weights, nearest, sums, counts, *arguments):
-    """Open a turn to all companions, work, and wait for those that joined; the error."""
+def lead(board, kind, turn, X, weights, nearest, sums, counts, errors, *arguments):
+    """Open a turn to all companions, work, and wait for those that joined.
+
+    Parameters
+    ----------
+    sums, counts, errors : float64 arrays of shapes (n, K, D), (n, K) and (n, 1)
+        Of the caller and each companion; the first are then the sums of all.
+    """
     at = address(board)
+    board[0], board[1] = 0, kind
     for place in range(LINE, board.shape[0], LINE):
         write(at, place, 4 * turn + OPEN)
-    error = share_of(board, X, weights, nearest, sums, counts, *arguments)
-    for place in range(LINE, board.shape[0], LINE):
-        if not replace(at, place, 4 * turn + OPEN, 4 * turn + CLOSED):
-            while read(at, place) != 4 * turn + DONE:
+    errors[0, 0] = share_of(board, X, weights, nearest, sums[0], counts[0], *arguments)
+    for i in range(1, sums.shape[0]):
+        if not replace(at, LINE * i, 4 * turn + OPEN, 4 * turn + CLOSED):
+            while read(at, LINE * i) != 4 * turn + DONE:
                 wait()
-    return error
+            errors[0] += errors[i]
+            if kind == SUMS:
+                sums[0] += sums[i]
+                counts[0] += counts[i]
 
 
 def processor() -> int:
@@ -148,15 +158,12 @@ class Companions:
         self.given = X, np.empty(0) if weights is None else weights, np.empty((len(X), 2), np.int32)
         self.rest = prepared.arguments()
         self.board = np.zeros(LINE * threads.count, np.int64)
-        self.sums = [self._empty() for _ in range(threads.count - 1)]
+        n, (K, D) = threads.count, prepared.codebook.shape
+        self.sums = np.empty((n, K, D)), np.empty((n, K)), np.empty((n, 1))
         self.turn = 0
         self.futures: list[Future] = []
-        self._send(range(len(self.sums)))
+        self._send(range(n - 1))
         threads.at_end.callback(self._dismiss)
-
-    def _empty(self) -> tuple[NDArray, NDArray, NDArray]:
-        shape = self.prepared.codebook.shape
-        return np.empty(shape), np.empty(shape[0]), np.empty(1)
 
     def _send(self, some: Iterable[int]) -> None:
         """Ask the pool for companions, and see them in: until then they need Python's lock."""
@@ -169,24 +176,21 @@ class Companions:
 
     def _accompany(self, i: int, caller: int) -> None:
         step_aside(caller)
-        accompany(self.board, LINE * (1 + i), *self.given, *self.sums[i], *self.rest)
+        mine = [array[1 + i] for array in self.sums]
+        accompany(self.board, LINE * (1 + i), *self.given, *mine, *self.rest)
 
     def _dismiss(self) -> None:
         self.board[LINE::LINE] = LEAVE
 
     def _take_turn(self, kind: int) -> list:
-        """Sums, counts and error of one turn over all rows."""
+        """Sums, counts and error of one turn over all rows; good until the next turn."""
         self.turn += 1
-        self.board[:2] = 0, kind
         gone = [i for i, future in enumerate(self.futures) if future.done()]
         if gone:
             self._send(gone)
-        sums, counts, error = self._empty()
-        error[0] = lead(self.board, self.turn, *self.given, sums, counts, *self.rest)
-        words = self.board[LINE::LINE] == 4 * self.turn + DONE
-        joined = [part for part, word in zip(self.sums, words, strict=True) if word]
-        sums, counts, error = add([(sums, counts, error), *joined])
-        return [sums, counts, float(error[0]) / float(self.prepared.frame.scale)]
+        lead(self.board, kind, self.turn, *self.given, *self.sums, *self.rest)
+        sums, counts, errors = (array[0] for array in self.sums)
+        return [sums, counts, float(errors[0]) / float(self.prepared.frame.scale)]
 
     def epoch(self) -> list:
         """Sums and counts of eq. 8 and the error, of the codebook that was filled in last."""

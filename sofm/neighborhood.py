@@ -138,26 +138,24 @@ def rows_of_h(values_of, row, end_row):
     return H, column
 
 
-def _along(values_of: NDArray, pairs: list, threads: Threads) -> None:
-    """``result[a, k] = sum_b values_of[|k - b|] values[a, b]`` for pairs of values and result.
+@njit(nogil=True, cache=True)
+def smooth_rows(values_of, values, first, last, result):
+    """``result[a, k] = sum_b values_of[|k - b|] values[a, b]``.
 
     Parameters
     ----------
     values_of : float64 array of shape (n,)
         A :func:`profile`.
-    pairs : list of two float64 arrays of shape (A, n, B)
+    values, result : float64 arrays of shape (A, n, B)
+    first, last : int
+        Which pieces of ``ROWS_OF_H`` rows ``k``.
     """
-    n = len(values_of)
-
-    def work(first: int, last: int) -> None:
-        for row in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
-            end = min(row + ROWS_OF_H, n)
-            H, column = rows_of_h(values_of, row, end)
-            for values, result in pairs:
-                some = values[:, column : column + H.shape[1]]
-                np.matmul(H, some, out=result[:, row:end])
-
-    threads.share(-(-n // ROWS_OF_H), work)  # the same pieces, however many threads
+    n = values_of.shape[0]
+    for row in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
+        end = min(row + ROWS_OF_H, n)
+        H, column = rows_of_h(values_of, row, end)
+        for a in range(values.shape[0]):
+            np.dot(H, values[a, column : column + H.shape[1]], result[a, row:end])
 
 
 def smooth(
@@ -181,30 +179,34 @@ def smooth(
     numerator, denominator : float64 arrays of shapes (K, D) and (K, 1) or (K, D)
     """
     h = NEIGHBORHOODS[neighborhood]
-    pairs = [(v, np.empty_like(v)) for v in (sums, counts.reshape(grid.n_nodes, -1))]
     if sums.size * max(grid.rows, grid.columns) < WORTH_WAKING:
         threads = ALONE
-    if grid.is_line:
-        lines = [(v[None], r[None]) for v, r in pairs]
-        _along(profile(grid, 1, h, sigma), lines, threads)
-    elif neighborhood == "gaussian" and grid.is_separable:
-        across, down = [], []
-        for values, result in pairs:
-            half = np.empty_like(values)
-            across.append([a.reshape(grid.rows, grid.columns, -1) for a in (values, half)])
-            down.append([a.reshape(1, grid.rows, -1) for a in (half, result)])
-        values_of = profile(grid, 1, h, sigma)
-        _along(values_of, across, threads)
-        same = grid.rows == grid.columns
-        _along(values_of if same else profile(grid, 0, h, sigma), down, threads)
-    else:
-        occupied = np.flatnonzero(pairs[1][0].any(axis=1))
-        for first in range(0, grid.n_nodes, ROWS_OF_H):
-            rows = slice(first, first + ROWS_OF_H)
-            H = h(grid.distances(rows, occupied), sigma)
-            for values, result in pairs:
-                np.matmul(H, values[occupied], out=result[rows])
-    return pairs[0][1], pairs[1][1]
+    counts = counts.reshape(grid.n_nodes, -1)
+    if grid.is_line or (neighborhood == "gaussian" and grid.is_separable):
+        across = profile(grid, 1, h, sigma)
+        down = across if grid.rows == grid.columns else profile(grid, 0, h, sigma)
+
+        def along(values_of: NDArray, values: NDArray) -> NDArray:
+            result = np.empty_like(values)
+            pieces = -(-len(values_of) // ROWS_OF_H)  # the same, however many threads
+            threads.share(pieces, lambda i, j: smooth_rows(values_of, values, i, j, result))
+            return result
+
+        def smoothed(values: NDArray) -> NDArray:
+            half = along(across, values.reshape(grid.rows, grid.columns, -1))
+            if grid.is_line:
+                return half.reshape(values.shape)
+            return along(down, half.reshape(1, grid.rows, -1)).reshape(values.shape)
+
+        return smoothed(sums), smoothed(counts)
+    occupied = np.flatnonzero(counts.any(axis=1))
+    numerator, denominator = np.empty_like(sums), np.empty_like(counts)
+    for first in range(0, grid.n_nodes, ROWS_OF_H):
+        rows = slice(first, first + ROWS_OF_H)
+        H = h(grid.distances(rows, occupied), sigma)
+        np.matmul(H, sums[occupied], out=numerator[rows])
+        np.matmul(H, counts[occupied], out=denominator[rows])
+    return numerator, denominator
 
 
 @njit(nogil=True, cache=True)

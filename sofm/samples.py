@@ -72,7 +72,10 @@ class Samples(ABC):
 
     @abstractmethod
     def epoch(self, codebook: NDArray) -> list:
-        """Sums, counts and the weighted sum of the distances to the winners (eq. 8)."""
+        """Sums, counts and the weighted sum of the distances to the winners (eq. 8).
+
+        The arrays are good until the next epoch.
+        """
 
     @abstractmethod
     def nearest(self, codebook: NDArray, n: int) -> tuple[NDArray[np.int32], float]:
