@@ -36,8 +36,18 @@ def grid_constant(largest: float, n_terms: int) -> float:
     -------
     float
         ``1.5 * 2**52`` times the grid's spacing.
+
+    Raises
+    ------
+    ValueError
+        The sums can be larger than a float64.
     """
-    if largest == 0 or not np.isfinite(largest):
+    if largest == 0:
         return 0.0
-    exponent = np.frexp(largest)[1] + int(np.ceil(np.log2(max(n_terms, 1)))) + 2
-    return float(np.ldexp(1.5, int(exponent) - 53 + 52))
+    exponent = int(np.frexp(largest)[1]) + int(np.ceil(np.log2(max(n_terms, 1)))) + 2
+    if not np.isfinite(largest) or exponent > np.finfo(np.float64).maxexp:
+        raise ValueError(
+            f"expected samples whose weighted sums fit in a float64, got {n_terms} values of up to "
+            f"{largest:.3g}: scale X or the weights down"
+        )
+    return float(np.ldexp(1.5, exponent - 53 + 52))

@@ -114,7 +114,8 @@ class Dense(Samples):
         low, high = self.range.low, self.range.high
         ends = low, high, codebook.min(axis=0), codebook.max(axis=0)
         reach = float(max(np.abs(e.astype(np.float64) - centre).max() for e in ends))
-        scale = some.dtype.type(np.ldexp(1.0, -int(np.frexp(reach)[1])) if reach > 0 else 1.0)
+        most = np.finfo(some.dtype).maxexp - 2  # of the scale: subnormal numbers stay below 1
+        scale = some.dtype.type(np.ldexp(1.0, int(np.clip(-np.frexp(reach)[1], -most, most))))
         largest = float(max(np.abs(low).max(), np.abs(high).max()))
         diagonal = 4 * np.sqrt(self.n_features)
         few = (few - centre) * float(scale)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import prepared, rounding, tile, vectors
+from rejuvenet.sofm import SOFM, prepared, rounding, tile, vectors
 from rejuvenet.sofm.batch import Threads
 from rejuvenet.sofm.samples import InMemory
 
@@ -156,6 +156,9 @@ def adversarial():
     yield "offset 1e6", base + np.float32(1e6), W + np.float32(1e6)
     yield "huge", base * np.float32(1e25), W * np.float32(1e25)
     yield "tiny", base * np.float32(1e-30), W * np.float32(1e-30)
+    yield "subnormal", base * np.float32(1e-40), W * np.float32(1e-40)
+    yield "float64, huge", np.ldexp(base, 1000, dtype="f8"), np.ldexp(W, 1000, dtype="f8")
+    yield "float64, subnormal", np.ldexp(base, -1040, dtype="f8"), np.ldexp(W, -1040, dtype="f8")
     yield "duplicate nodes", base, np.repeat(W[:30], 3, axis=0)
     yield "nodes one ulp apart", base, np.nextafter(np.repeat(W[:45], 2, axis=0), np.float32(9))
     yield "samples are nodes", np.repeat(W, 3, axis=0), W
@@ -173,8 +176,10 @@ def adversarial():
 def test_winners_are_those_of_float64(name, X, W, q):
     samples = begun(X, W, q)
     labels = samples.nearest(W, 1)[0][:, 0]
-    assert naive.is_winner(X, W, labels)
     two = samples.nearest(W, 2)[0]
+    largest = int(np.frexp(np.abs(X).max())[1])
+    X, W = np.ldexp(X.astype("f8"), -largest), np.ldexp(W.astype("f8"), -largest)
+    assert naive.is_winner(X, W, labels)
     np.testing.assert_array_equal(two[:, 0], labels)
     d = np.sort(naive.squared_distances(X, W), axis=1)[:, 1]
     second = naive.squared_distances(X, W)[np.arange(len(X)), two[:, 1]]
@@ -220,6 +225,14 @@ def test_sums_on_the_grid_do_not_depend_on_order(values, random):
     random.shuffle(rounded)
     assert sum(rounded) == total
     np.testing.assert_allclose(total, sum(values), atol=1e-9 * max(map(abs, values)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_sums_that_overflow_are_refused():
+    X = np.full((300, 2), 1e306)
+    with pytest.raises(ValueError, match="scale X"):
+        SOFM(shape=2).fit(X)
+    assert np.isfinite(SOFM(shape=2).fit(X * 1e-4).codebook_).all()
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -271,7 +284,5 @@ print("fine", som.quantization_error_)
     assert run.returncode == 0, run.stderr
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 5)).astype("f4")
-    from rejuvenet.sofm import SOFM
-
     jitted = SOFM(shape=(2, 3), n_epochs=2, n_jobs=1).fit(X).quantization_error_
     assert float(run.stdout.split()[-1]) == pytest.approx(jitted, rel=1e-6)
