@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 
 import numpy as np
 from numba import njit
@@ -121,8 +122,9 @@ def step_aside(caller: int) -> None:
     allowed = os.sched_getaffinity(0)
     others = allowed - {caller}
     if others:
-        os.sched_setaffinity(0, others)
-        os.sched_setaffinity(0, allowed)
+        with suppress(OSError):  # not permitted: then it has to wait
+            os.sched_setaffinity(0, others)
+            os.sched_setaffinity(0, allowed)
 
 
 @njit(nogil=True, cache=True)
@@ -187,6 +189,8 @@ class Companions:
         self.turn += 1
         gone = [i for i, future in enumerate(self.futures) if future.done()]
         if gone:
+            for i in gone:
+                self.futures[i].result()  # an error, if there was one
             self._send(gone)
         lead(self.board, kind, self.turn, *self.given, *self.sums, *self.rest)
         sums, counts, errors = (array[0] for array in self.sums)

@@ -14,10 +14,25 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Topology = Literal["rectangular", "hexagonal"]
 ROW_STEP = {"rectangular": 1.0, "hexagonal": np.sqrt(3) / 2}
+
+
+@njit(nogil=True, cache=True)
+def touch_of(coordinates, around, reach, a, b):
+    """Whether nodes ``a`` and ``b`` (M,) are within reach, the shortest way ``around`` (2,)."""
+    touch = np.empty(a.shape[0], np.bool_)
+    for i in range(a.shape[0]):
+        total = 0.0
+        for axis in range(2):
+            apart = abs(coordinates[a[i], axis] - coordinates[b[i], axis])
+            apart = min(apart, abs(around[axis] - apart))
+            total += apart * apart
+        touch[i] = total <= (reach + 1e-9) ** 2
+    return touch
 
 
 @dataclass(frozen=True)
@@ -116,13 +131,7 @@ class Grid:
         """
         if self.n_nodes == 1:
             return 0.0
-        step = 1 << 16  # coordinates of all pairs would take 64 bytes for each
-        apart = np.concatenate(
-            [
-                ~self.adjacent(pairs[:, 0], pairs[:, 1])
-                for pairs in (nearest[i : i + step] for i in range(0, len(nearest), step))
-            ]
-        )
+        apart = ~self.adjacent(nearest[:, 0], nearest[:, 1])
         return float(np.average(apart, weights=weights))
 
     def adjacent(self, a: NDArray, b: NDArray) -> NDArray[np.bool_]:
@@ -148,12 +157,16 @@ class Grid:
         >>> Grid(2, 3).adjacent(np.array([0, 0]), np.array([4, 2]))
         array([ True, False])
         """
-        apart = np.abs(self.coordinates[a] - self.coordinates[b])
-        if self.periodic:
-            around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
-            apart = np.minimum(apart, np.abs(around - apart))
-        reach = 1.0 if self.topology == "hexagonal" or self.is_line else np.sqrt(2)
-        return np.hypot(apart[..., 0], apart[..., 1]) <= reach + 1e-9
+        a, b = np.broadcast_arrays(a, b)
+        around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
+        touch = touch_of(
+            self.coordinates,
+            around if self.periodic else np.full(2, np.inf),
+            1.0 if self.topology == "hexagonal" or self.is_line else np.sqrt(2),
+            a.ravel(),
+            b.ravel(),
+        )
+        return touch.reshape(a.shape)
 
     def touching(self) -> NDArray[np.int64]:
         """All pairs of nodes that touch (:meth:`adjacent`), in memory proportional to K.

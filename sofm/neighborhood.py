@@ -132,21 +132,23 @@ def rows_of_h(values_of, row, end_row):
         last -= 1
     column, end_column = max(0, row - last), min(values_of.shape[0], end_row + last)
     H = np.empty((end_row - row, end_column - column))
+    mirrored = np.concatenate((values_of[:0:-1], values_of))
     for k in range(H.shape[0]):
+        zero = values_of.shape[0] - 1 + column - (row + k)
         for b in range(H.shape[1]):
-            H[k, b] = values_of[abs(row + k - column - b)]
+            H[k, b] = mirrored[zero + b]
     return H, column
 
 
 @njit(nogil=True, cache=True)
-def smooth_rows(values_of, values, first, last, result):
-    """``result[a, k] = sum_b values_of[|k - b|] values[a, b]``.
+def smooth_rows(values_of, sums, counts, first, last, new_sums, new_counts):
+    """``new[a, k] = sum_b values_of[|k - b|] old[a, b]`` for sums and for counts.
 
     Parameters
     ----------
     values_of : float64 array of shape (n,)
         A :func:`profile`.
-    values, result : float64 arrays of shape (A, n, B)
+    sums, counts, new_sums, new_counts : float64 arrays of shape (A, n, B)
     first, last : int
         Which pieces of ``ROWS_OF_H`` rows ``k``.
     """
@@ -154,8 +156,10 @@ def smooth_rows(values_of, values, first, last, result):
     for row in range(first * ROWS_OF_H, min(last * ROWS_OF_H, n), ROWS_OF_H):
         end = min(row + ROWS_OF_H, n)
         H, column = rows_of_h(values_of, row, end)
-        for a in range(values.shape[0]):
-            np.dot(H, values[a, column : column + H.shape[1]], result[a, row:end])
+        end_column = column + H.shape[1]
+        for a in range(sums.shape[0]):
+            np.dot(H, sums[a, column:end_column], new_sums[a, row:end])
+            np.dot(H, counts[a, column:end_column], new_counts[a, row:end])
 
 
 def smooth(
@@ -183,22 +187,20 @@ def smooth(
         threads = ALONE
     counts = counts.reshape(grid.n_nodes, -1)
     if grid.is_line or (neighborhood == "gaussian" and grid.is_separable):
-        across = profile(grid, 1, h, sigma)
-        down = across if grid.rows == grid.columns else profile(grid, 0, h, sigma)
 
-        def along(values_of: NDArray, values: NDArray) -> NDArray:
-            result = np.empty_like(values)
+        def along(values_of: NDArray, *shape: int) -> None:
+            nonlocal sums, counts
+            old = sums.reshape(shape), counts.reshape(shape)
+            sums, counts = new = np.empty_like(old[0]), np.empty_like(old[1])
             pieces = -(-len(values_of) // ROWS_OF_H)  # the same, however many threads
-            threads.share(pieces, lambda i, j: smooth_rows(values_of, values, i, j, result))
-            return result
+            threads.share(pieces, lambda i, j: smooth_rows(values_of, *old, i, j, *new))
 
-        def smoothed(values: NDArray) -> NDArray:
-            half = along(across, values.reshape(grid.rows, grid.columns, -1))
-            if grid.is_line:
-                return half.reshape(values.shape)
-            return along(down, half.reshape(1, grid.rows, -1)).reshape(values.shape)
-
-        return smoothed(sums), smoothed(counts)
+        across = profile(grid, 1, h, sigma)
+        along(across, grid.rows, grid.columns, -1)
+        if not grid.is_line:
+            down = across if grid.rows == grid.columns else profile(grid, 0, h, sigma)
+            along(down, 1, grid.rows, -1)
+        return sums.reshape(grid.n_nodes, -1), counts.reshape(grid.n_nodes, -1)
     occupied = np.flatnonzero(counts.any(axis=1))
     numerator, denominator = np.empty_like(sums), np.empty_like(counts)
     for first in range(0, grid.n_nodes, ROWS_OF_H):

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+WIDE = 1024  # features beside each other that make numpy's reduction fast
 CHUNK_BYTES = 256 << 10  # looked at several times while they are in the cache
+
+
+def _reduced(ufunc: np.ufunc, X: NDArray) -> NDArray:
+    """``ufunc.reduce`` over the rows, several of which are laid side by side: each costs a call."""
+    n, D = X.shape
+    beside = max(1, WIDE // D)
+    whole = n // beside * beside
+    rest = X[whole:]
+    if whole:
+        wide = ufunc.reduce(X[:whole].reshape(-1, beside * D), axis=0)
+        rest = np.concatenate([wide.reshape(beside, D), rest])
+    return ufunc.reduce(rest, axis=0)
 
 
 @dataclass
@@ -51,7 +64,7 @@ class Range:
             self.n_rows += len(chunk)
 
     def _add_finite(self, chunk: NDArray) -> None:
-        low, high = np.minimum.reduce(chunk, axis=0), np.maximum.reduce(chunk, axis=0)
+        low, high = _reduced(np.minimum, chunk), _reduced(np.maximum, chunk)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN spreads to both
             row = self.n_rows + int(np.argmin(np.isfinite(chunk).all(axis=1)))
             raise ValueError(
@@ -68,8 +81,8 @@ class Range:
                 f"expected a finite value in every row, got infinity (inf) or only NaN in "
                 f"row {row} of X: remove the row"
             )
-        self.low = np.fmin(self.low, np.fmin.reduce(chunk, axis=0))
-        self.high = np.fmax(self.high, np.fmax.reduce(chunk, axis=0))
+        self.low = np.fmin(self.low, _reduced(np.fmin, chunk))
+        self.high = np.fmax(self.high, _reduced(np.fmax, chunk))
 
     def merge(self, other: Range) -> None:
         """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""

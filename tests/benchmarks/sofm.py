@@ -21,7 +21,7 @@ does not measure stay in the JSON and the plot.
 
 The peers come from PyPI: fastersom, scikit-learn, faiss-cpu, xpysom, torchsom, minisom, somoclu
 (1.7.6 installs without its compiled part where its setup fails: then build its six C++ files with
-``g++ -O3 -fPIC -shared -fopenmp`` into ``_somoclu_wrap.so`` beside them).
+``g++ -O3 -fPIC -shared -fopenmp`` into ``_somoclu_wrap.so`` beside the package).
 """
 
 from __future__ import annotations

@@ -40,6 +40,20 @@ def test_turns_give_the_same_bits(problem, count):
             assert list(turns(X, codebooks * 20, threads)) == alone
 
 
+def test_companions_take_part(problem):
+    X, codebooks = problem
+    samples = InMemory(X)
+    with threads_for(2, samples, len(codebooks[0])) as threads:
+        samples.begin(codebooks[0], threads)
+        end = time.monotonic() + 30
+        joined = False
+        while not joined and time.monotonic() < end:
+            samples.epoch(codebooks[0])
+            board = samples.companions.board
+            joined = bool((board[companions.LINE :: companions.LINE] % 4 == companions.DONE).any())
+    assert joined
+
+
 def test_companions_that_went_away_are_sent_for_again(problem, monkeypatch):
     X, codebooks = problem
     sent = []
