@@ -22,13 +22,17 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from .prepared import Prepared
+from .turns import SUMS
+from .vectors import JIT
 
 WORTH_WAKING = 2e7  # multiply-adds under which waking a thread costs more than it brings
 WORTH_THREAD = 2e6  # multiply-adds that a thread should have to do in an epoch
 
 
 def n_threads(n_jobs: int | None) -> int:
-    """Threads to use: all that the process may run on for ``None`` or -1."""
+    """Threads to use: all that the process may run on for ``None`` or -1; without the JIT one."""
+    if not JIT:
+        return 1
     try:
         available = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -126,29 +130,30 @@ def batch_sums(
     prepared : Prepared
     threads : Threads
     """
-    m = np.empty(0) if weights is None else weights
-    nothing = np.empty((0, 1), np.int32)
-
-    todo = np.zeros(1, np.int64)
+    K, D = prepared.codebook.shape
+    nearest = np.empty((0, 1), np.int32)
+    board = np.array([0, SUMS])
 
     def work():
-        sums, counts = np.zeros(prepared.codebook.shape), np.zeros(len(prepared.codebook))
-        error, _ = prepared.search(todo, X, m, nothing, sums, counts)
-        return sums, counts, error
+        mine = np.empty((K, D)), np.empty(K), np.empty(1)
+        prepared.search(board, 0, X, weights, nearest, *mine)
+        return mine
 
-    return add(_worth(threads, X, prepared).together(work))
+    sums, counts, error = add(_worth(threads, X, prepared).together(work))
+    return [sums, counts, float(error[0]) / float(prepared.frame.scale)]
 
 
 def nearest_nodes(
     X: NDArray, weights: NDArray | None, prepared: Prepared, threads: Threads, n: int
 ) -> tuple[NDArray[np.int32], float]:
     """The ``n`` (1 or 2) nearest nodes of every row, and the weighted sum of the distances."""
-    m = np.empty(0) if weights is None else weights
-    nearest = np.full((len(X), n), -1, np.int32)
-    nothing = np.empty((0, 0)), np.empty(0)
-    todo = np.zeros(1, np.int64)
+    nearest = np.empty((len(X), n), np.int32)
+    board = np.array([0, n])
 
     def work():
-        return prepared.search(todo, X, m, nearest, *nothing)[:1]
+        error = np.empty(1)
+        prepared.search(board, 0, X, weights, nearest, np.empty((0, 0)), np.empty(0), error)
+        return [error]
 
-    return nearest, add(_worth(threads, X, prepared).together(work))[0]
+    [error] = add(_worth(threads, X, prepared).together(work))
+    return nearest, float(error[0]) / float(prepared.frame.scale)

@@ -1,11 +1,11 @@
 """Threads that wait for the next epoch without sleeping.
 
 To wake a thread takes about as long as an epoch over a thousand samples.  A companion therefore
-stays in machine code, without Python's global lock, and watches a word of a board: the turn that
-is open.  It joins a turn if it comes in time, and takes blocks of rows from the same list as the
-caller, who never waits for one that has not joined: where a processor is busy with something
-else, the caller does all the work.  After ``PATIENCE`` looks without a turn (some milliseconds, as
-of a slow callback) a companion goes back to the pool, and is sent for again.
+stays in machine code, without Python's global lock, and watches a board (:mod:`.turns`).  It joins
+a turn if it comes in time, and takes blocks of rows from the same list as the caller, who never
+waits for one that has not joined: where a processor is busy with something else, the caller does
+all the work.  After some milliseconds without a turn, as of a slow callback, a companion goes back
+to the pool, and is sent for again.
 """
 
 from __future__ import annotations
@@ -18,92 +18,11 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from .atomic import read, replace, wait, write
 from .batch import Threads
 from .prepared import Prepared
-from .search import search_rows
-from .vectors import address
-
-OPEN, JOINED, DONE, CLOSED = range(4)  # of turn t, as the word 4 t + state
-LEAVE, ABSENT = -1, -2
-SUMS, NEAREST = range(2)  # kinds of turns
-LINE = 8  # words of a companion on the board: a cache line
-PATIENCE = 500_000  # looks; 1 to 2 ms
-WELCOME = 100_000  # looks at who is there before the first turn
-
-
-@njit(nogil=True, cache=True)
-def share_of(board, X, weights, nearest, sums, counts, *arguments):
-    """Take part in the turn that is open: one of the two kinds of search; the error."""
-    if board[1] == NEAREST:
-        return search_rows(  # type: ignore[call-arg]  # of the star
-            board, X, weights, *arguments, nearest, sums[:0, :0], counts[:0]
-        )[0]
-    sums[:] = 0.0
-    counts[:] = 0.0
-    return search_rows(  # type: ignore[call-arg]  # of the star
-        board, X, weights, *arguments, nearest[:0, :1], sums, counts
-    )[0]
-
-
-@njit(nogil=True, cache=True)
-def accompany(board, place, X, weights, nearest, sums, counts, error, *arguments):
-    """Join turns until told to leave, or until none has been opened for a while.
-
-    Parameters
-    ----------
-    board : int64 array
-        Its first word is ``todo`` of :func:`.search.search_rows`, its second ``SUMS`` or
-        ``NEAREST``.
-    place : int
-        Of this companion's word.
-    nearest : int32 array of shape (N, 2)
-    sums, counts, error : float64 arrays of shapes (K, D), (K,) and (1,)
-        What the turn's rows of this companion add up to.
-    arguments
-        The others of :func:`.search.search_rows`, whose arrays change between turns.
-    """
-    at = address(board)
-    replace(at, place, ABSENT, CLOSED)
-    looks = 0
-    while looks < PATIENCE:
-        word = read(at, place)
-        if word == LEAVE:
-            break
-        if word % 4 == OPEN and replace(at, place, word, word + JOINED):
-            error[0] = share_of(board, X, weights, nearest, sums, counts, *arguments)
-            write(at, place, word + DONE)
-            looks = 0
-        else:
-            wait()
-            looks += 1
-
-
-@njit(nogil=True, cache=True)
-def lead(board, kind, turn, X, weights, nearest, sums, counts, errors, *arguments):
-    """Open a turn to all companions, work, and wait for those that joined.
-
-    Parameters
-    ----------
-    sums, counts, errors : float64 arrays of shapes (n, K, D), (n, K) and (n, 1)
-        Of the caller and each companion; the first are then the sums of all.
-    """
-    at = address(board)
-    board[0], board[1] = 0, kind
-    for place in range(LINE, board.shape[0], LINE):
-        write(at, place, 4 * turn + OPEN)
-    errors[0, 0] = share_of(board, X, weights, nearest, sums[0], counts[0], *arguments)
-    for i in range(1, sums.shape[0]):
-        if not replace(at, LINE * i, 4 * turn + OPEN, 4 * turn + CLOSED):
-            while read(at, LINE * i) != 4 * turn + DONE:
-                wait()
-            errors[0] += errors[i]
-            if kind == SUMS:
-                sums[0] += sums[i]
-                counts[0] += counts[i]
+from .turns import ABSENT, CLOSED, LEAVE, LINE, SUMS, close_turn, open_turn, welcome
 
 
 def processor() -> int:
@@ -127,19 +46,6 @@ def step_aside(caller: int) -> None:
             os.sched_setaffinity(0, allowed)
 
 
-@njit(nogil=True, cache=True)
-def welcome(board):
-    """Wait until all companions are there, but not long."""
-    at = address(board)
-    for _ in range(WELCOME):
-        absent = 0
-        for place in range(LINE, board.shape[0], LINE):
-            absent += read(at, place) == ABSENT
-        if absent == 0:
-            break
-        wait()
-
-
 class Companions:
     """The companions of the caller's thread in one fit.
 
@@ -157,11 +63,11 @@ class Companions:
         self, X: NDArray, weights: NDArray | None, prepared: Prepared, threads: Threads
     ) -> None:
         self.prepared, self.threads = prepared, threads
-        self.given = X, np.empty(0) if weights is None else weights, np.empty((len(X), 2), np.int32)
-        self.rest = prepared.arguments()
-        self.board = np.zeros(LINE * threads.count, np.int64)
+        self.X, self.weights = X, weights
+        self.nearest_two = np.empty((len(X), 2), np.int32)
         n, (K, D) = threads.count, prepared.codebook.shape
         self.sums = np.empty((n, K, D)), np.empty((n, K)), np.empty((n, 1))
+        self.board = np.full(LINE * n, CLOSED, np.int64)
         self.turn = 0
         self.futures: list[Future] = []
         self._send(range(n - 1))
@@ -173,34 +79,44 @@ class Companions:
         here = processor()
         for i in some:
             self.board[LINE * (1 + i)] = ABSENT
-            self.futures[i : i + 1] = [self.threads.pool.submit(self._accompany, i, here)]
+            self.futures[i : i + 1] = [self.threads.pool.submit(self._accompany, 1 + i, here)]
         welcome(self.board)
 
     def _accompany(self, i: int, caller: int) -> None:
         step_aside(caller)
-        mine = [array[1 + i] for array in self.sums]
-        accompany(self.board, LINE * (1 + i), *self.given, *mine, *self.rest)
+        self._work(i)
+
+    def _work(self, i: int) -> None:
+        """What is left of the caller's turn (0), or all turns until a companion leaves."""
+        mine = [array[i] for array in self.sums]
+        place = LINE * i
+        self.prepared.search(self.board, place, self.X, self.weights, self.nearest_two, *mine)
 
     def _dismiss(self) -> None:
         self.board[LINE::LINE] = LEAVE
 
-    def _take_turn(self, kind: int) -> list:
-        """Sums, counts and error of one turn over all rows; good until the next turn."""
+    def _take_turn(self, wanted: int) -> float:
+        """One turn over all rows; the weighted sum of the distances."""
         self.turn += 1
         gone = [i for i, future in enumerate(self.futures) if future.done()]
         if gone:
             for i in gone:
                 self.futures[i].result()  # an error, if there was one
             self._send(gone)
-        lead(self.board, kind, self.turn, *self.given, *self.sums, *self.rest)
-        sums, counts, errors = (array[0] for array in self.sums)
-        return [sums, counts, float(errors[0]) / float(self.prepared.frame.scale)]
+        open_turn(self.board, self.turn, wanted)
+        self._work(0)
+        close_turn(self.board, self.turn, *self.sums)
+        return float(self.sums[2][0, 0]) / float(self.prepared.frame.scale)
 
     def epoch(self) -> list:
-        """Sums and counts of eq. 8 and the error, of the codebook that was filled in last."""
-        return self._take_turn(SUMS)
+        """Sums and counts of eq. 8 and the error, of the codebook that was filled in last.
+
+        The arrays are good until the next epoch.
+        """
+        error = self._take_turn(SUMS)
+        return [self.sums[0][0], self.sums[1][0], error]
 
     def nearest(self) -> tuple[NDArray[np.int32], float]:
         """The two nearest nodes (N, 2), and the weighted sum of the distances."""
-        error = self._take_turn(NEAREST)[2]
-        return self.given[2], error
+        error = self._take_turn(2)
+        return self.nearest_two, error

@@ -228,7 +228,11 @@ def updated(codebook, numerator, denominator):
     codebook : array of shape (K, D)
         A new one.
     """
-    least = denominator.max() * 2.0**-1000
+    largest = 0.0
+    for k in range(denominator.shape[0]):
+        for d in range(denominator.shape[1]):
+            largest = max(largest, denominator[k, d])
+    least = largest * 2.0**-1000
     new = codebook.copy()
     for k in range(codebook.shape[0]):
         if denominator.shape[1] == 1:

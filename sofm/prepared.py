@@ -81,7 +81,9 @@ def centre_nodes(codebook, centre, scale, w, nodes, squares):
 @njit(nogil=True, cache=True)
 def lower(squares, mean_square, G, halves):
     """Lowered biases (K,), and the sample's margin; see the top of this module."""
-    typical = squares.sum() / squares.shape[0]
+    typical = 0.0
+    for square in squares:
+        typical += square / squares.shape[0]
     t = np.sqrt(mean_square / typical) if mean_square * typical > 0 else 1.0
     t = min(max(t, 2.0**-8), 2.0**8)
     for k in range(squares.shape[0]):
@@ -178,20 +180,14 @@ class Prepared:
         self.directions = packed(-directions, np.zeros(q, np.float32))
         self.panels = packed(np.column_stack([p, r]), halves)
 
-    def arguments(self) -> tuple:
-        """What :func:`.search.search_rows` wants between the weights and ``nearest``."""
+    def search(self, board, place, X, weights, nearest, sums, counts, error) -> int:
+        """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         frame = self.frame
-        return (
-            frame.centre, frame.scale, self.codebook, self.nodes, self.halves, self.panels,
-            self.directions, self.q, self.bounds, self.block_rows, *frame.grids,
+        return search_rows(
+            board, place, X, np.empty(0) if weights is None else weights, frame.centre, frame.scale,
+            self.codebook, self.nodes, self.halves, self.panels, self.directions, self.q,
+            self.bounds, self.block_rows, *frame.grids, nearest, sums, counts, error,
         )  # fmt: skip
-
-    def search(self, todo, X, weights, nearest, sums, counts) -> tuple[float, int]:
-        """:func:`.search.search_rows` with this codebook; the error in the samples' units."""
-        error, evaluated = search_rows(  # type: ignore[call-arg]  # of the star
-            todo, X, weights, *self.arguments(), nearest, sums, counts
-        )
-        return error / float(self.frame.scale), evaluated
 
 
 class Preparation:
@@ -232,12 +228,13 @@ class Preparation:
         prepared = self.prepared
         K, D = codebook.shape
         best, least = 0, float(K * D)
-        nothing = np.empty((0, 1), np.int32), np.empty((0, 0)), np.empty(0)
         if levels:
+            winners = np.empty((len(self.pilot), 1), np.int32)
+            nothing = np.empty((0, 0)), np.empty(0), np.empty(1)
             self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
         for q in levels:
             prepared.in_directions(self.directions[:q], p[:, :q])
-            _, n = prepared.search(np.zeros(1, np.int64), self.pilot, np.empty(0), *nothing)
+            n = prepared.search(np.array([0, 1]), 0, self.pilot, None, winners, *nothing)
             cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
             if cost < least:
                 best, least = q, cost

@@ -23,6 +23,7 @@ from numba import njit
 
 from .atomic import claim
 from .tile import GROUP, n_groups, score_block
+from .turns import SUMS, done, join
 from .vectors import (
     GROUP_NODES,
     PANEL,
@@ -119,17 +120,19 @@ def load_block(X, first, n, centre, scale, block):
 
 @njit(nogil=True, cache=True)
 def search_rows(
-    todo, X, weights, centre, scale, codebook, nodes, halves, panels, directions, q, bounds,
-    block_rows, big, big_weight, big_error, nearest, sums, counts,
+    board, place, X, weights, centre, scale, codebook, nodes, halves, panels, directions, q,
+    bounds, block_rows, big, big_weight, big_error, nearest, sums, counts, error,
 ):  # fmt: skip
-    """Nearest nodes of rows that nobody has looked at, and what these add to sums and counts.
+    """Nearest nodes of rows that nobody has looked at, or what these add to sums and counts.
 
-    Threads that share ``todo`` share the rows, a block at a time.
+    Threads with the same board share the rows, a block at a time.
 
     Parameters
     ----------
-    todo : int64 array
-        Its first word is the first row that is left.
+    board : int64 array
+        See :mod:`.turns`.
+    place : int
+        Of a companion on the board, which stays for all turns; 0 for the caller and one turn.
     X : array of shape (N, D), float32 or float64
     weights : float64 array of shape (N,) or (0,)
         Sample weights; empty means one each.
@@ -152,16 +155,16 @@ def search_rows(
         A multiple of ``TILE_ROWS``.
     big, big_weight, big_error : float
         From :func:`.rounding.grid_constant` for sums, counts and errors.
-    nearest : int32 array of shape (N, 1), (N, 2) or (0, 1)
-        The nearest node of every row, and the second nearest (-1: there is none); empty: not kept.
-    sums : float64 array of shape (K, D) or (0, 0)
-        Empty: only nearest nodes are wanted.
-    counts : float64 array of shape (K,)
+    nearest : int32 array of shape (N, 1) or (N, 2)
+        The nearest node of every row, and the second nearest (-1: there is none), where the board
+        wants one or two.
+    sums, counts : float64 arrays of shapes (K, D) and (K,)
+        Where the board wants sums: what this thread's rows add up to.
+    error : float64 array of shape (1,)
+        Weighted sum of the distances to the winners (in scaled units, on its grid).
 
     Returns
     -------
-    error : float
-        Weighted sum of the distances to the winners (in scaled units, on its grid).
     evaluated : int
         Number of nodes whose score or distance was computed in all features.
     """
@@ -169,9 +172,7 @@ def search_rows(
     n_nodes = codebook.shape[0]
     n_panels = panels.shape[0]
     groups = n_groups(n_panels)
-    wanted = min(nearest.shape[1], n_nodes)
     scale64 = np.float64(scale)
-    slack, margin, full_margin = bounds[0], bounds[1], bounds[2]
 
     block = np.zeros((block_rows, -(-n_features // LANES) * LANES), np.float32)
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
@@ -183,84 +184,96 @@ def search_rows(
     candidates = np.empty(n_panels * PANEL + 1, np.int64)
     under = np.empty(n_panels * PANEL, np.int64)
     at, low, n_vectors = address(scores), address(minima), minima.shape[1] // WIDTH
-    wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is looked at first
-    error = 0.0
     evaluated = 0
-
-    while True:
-        start = claim(address(todo), 0, block_rows)
-        if start >= X.shape[0]:
-            break
-        n = min(block_rows, X.shape[0] - start)
-        load_block(X, start, n, centre, scale, block)
-        for r in range(n):
-            squares[r] = _squared_norm(block, r, n_features)
-        if q == 0:
-            score_block(block, n, panels, n_features, scores, minima)
-        else:
-            score_block(block, n, directions, n_features, coordinates, unused)
+    while join(board, place):
+        kept = board[1]
+        wanted = min(max(kept, 1), n_nodes)
+        slack, margin, full_margin = bounds[0], bounds[1], bounds[2]
+        wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is seen first
+        total_error = 0.0
+        if kept == SUMS:
+            for k in range(n_nodes):
+                counts[k] = 0.0
+                for d in range(n_features):
+                    sums[k, d] = 0.0
+        while True:
+            start = claim(address(board), 0, block_rows)
+            if start >= X.shape[0]:
+                break
+            n = min(block_rows, X.shape[0] - start)
+            load_block(X, start, n, centre, scale, block)
             for r in range(n):
-                rest = squares[r] - _squared_norm(coordinates, r, q)
-                coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack * squares[r])
-            score_block(coordinates, n, panels, q + 1, scores, minima)
+                squares[r] = _squared_norm(block, r, n_features)
+            if q == 0:
+                score_block(block, n, panels, n_features, scores, minima)
+            else:
+                score_block(block, n, directions, n_features, coordinates, unused)
+                for r in range(n):
+                    rest = squares[r] - _squared_norm(coordinates, r, q)
+                    coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack * squares[r])
+                score_block(coordinates, n, panels, q + 1, scores, minima)
 
-        for r in range(n):
-            i = start + r
-            row, low_row = r * scores.shape[1], r * minima.shape[1]
-            least = smallest(low, low_row, n_vectors)
-            seen = np.float32(least + wider * squares[r])
-            n_under = _under(at, row, groups, low, low_row, seen, under)
-            candidates[0] = under[0]
-            for j in range(1, n_under):
-                if scores[r, under[j]] < scores[r, candidates[0]]:
-                    candidates[0] = under[j]
-            if wanted == 2:
-                seen = _smallest_but(scores, minima, r, n_panels, candidates[0])
+            for r in range(n):
+                i = start + r
+                row, low_row = r * scores.shape[1], r * minima.shape[1]
+                least = smallest(low, low_row, n_vectors)
+                seen = np.float32(least + wider * squares[r])
                 n_under = _under(at, row, groups, low, low_row, seen, under)
-                for j in range(n_under):
-                    if under[j] != candidates[0]:
-                        candidates[1] = under[j]
-            found = wanted
-            winner, second = -1, -1
-            d_winner, d_second = np.inf, np.inf
-            limit = np.inf
-            c = 0
-            while c < found:
-                k = candidates[c]
-                if c >= wanted:
-                    threshold = np.float32(limit + full_margin * squares[r]) + TINY
-                    if _score(halves, block, r, nodes, k) > threshold:
-                        c += 1
-                        continue
-                total = _squared_distance(X, i, codebook, k, scale64)
-                if total < d_winner or (total == d_winner and k < winner):
-                    second, d_second = winner, d_winner
-                    winner, d_winner = k, total
-                elif total < d_second or (total == d_second and k < second):
-                    second, d_second = k, total
-                c += 1
-                limit = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
-                if c == wanted:
-                    threshold = np.float32(limit + margin * squares[r]) + TINY
-                    if threshold > seen:
-                        n_under = _under(at, row, groups, low, low_row, threshold, under)
+                candidates[0] = under[0]
+                for j in range(1, n_under):
+                    if scores[r, under[j]] < scores[r, candidates[0]]:
+                        candidates[0] = under[j]
+                if wanted == 2:
+                    seen = _smallest_but(scores, minima, r, n_panels, candidates[0])
+                    n_under = _under(at, row, groups, low, low_row, seen, under)
                     for j in range(n_under):
-                        k = under[j]
-                        known = k == candidates[0] or (wanted == 2 and k == candidates[1])
-                        if scores[r, k] <= threshold and not known:
-                            candidates[found] = k
-                            found += 1
-            evaluated += found
-            if nearest.shape[0] > 0:
-                nearest[i, 0] = winner
-                if nearest.shape[1] == 2:
+                        if under[j] != candidates[0]:
+                            candidates[1] = under[j]
+                found = wanted
+                winner, second = -1, -1
+                d_winner, d_second = np.inf, np.inf
+                limit = np.inf
+                c = 0
+                while c < found:
+                    k = candidates[c]
+                    if c >= wanted:
+                        threshold = np.float32(limit + full_margin * squares[r]) + TINY
+                        if _score(halves, block, r, nodes, k) > threshold:
+                            c += 1
+                            continue
+                    total = _squared_distance(X, i, codebook, k, scale64)
+                    if total < d_winner or (total == d_winner and k < winner):
+                        second, d_second = winner, d_winner
+                        winner, d_winner = k, total
+                    elif total < d_second or (total == d_second and k < second):
+                        second, d_second = k, total
+                    c += 1
+                    limit = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
+                    if c == wanted:
+                        threshold = np.float32(limit + margin * squares[r]) + TINY
+                        if threshold > seen:
+                            n_under = _under(at, row, groups, low, low_row, threshold, under)
+                        for j in range(n_under):
+                            k = under[j]
+                            known = k == candidates[0] or (wanted == 2 and k == candidates[1])
+                            if scores[r, k] <= threshold and not known:
+                                candidates[found] = k
+                                found += 1
+                evaluated += found
+                if kept > 0:
+                    nearest[i, 0] = winner
+                if kept == 2:
                     nearest[i, 1] = second
 
-            distance = np.sqrt(d_winner)
-            weight = weights[i] if weights.shape[0] > 0 else 1.0
-            error += (distance * weight + big_error) - big_error
-            if sums.shape[0] > 0:
-                counts[winner] += (weight + big_weight) - big_weight
-                for d in range(n_features):
-                    sums[winner, d] += (np.float64(X[i, d]) * weight + big) - big
-    return error, evaluated
+                distance = np.sqrt(d_winner)
+                weight = weights[i] if weights.shape[0] > 0 else 1.0
+                total_error += (distance * weight + big_error) - big_error
+                if kept == SUMS:
+                    counts[winner] += (weight + big_weight) - big_weight
+                    for d in range(n_features):
+                        sums[winner, d] += (np.float64(X[i, d]) * weight + big) - big
+        error[0] = total_error
+        if place == 0:
+            break
+        done(board, place)
+    return evaluated

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from rejuvenet.sofm import SOFM, atomic, companions
+from rejuvenet.sofm import turns as words
 from rejuvenet.sofm.batch import Threads, threads_for
 from rejuvenet.sofm.samples import InMemory
 from rejuvenet.sofm.vectors import address
@@ -50,7 +51,7 @@ def test_companions_take_part(problem):
         while not joined and time.monotonic() < end:
             samples.epoch(codebooks[0])
             board = samples.companions.board
-            joined = bool((board[companions.LINE :: companions.LINE] % 4 == companions.DONE).any())
+            joined = bool((board[words.LINE :: words.LINE] % 4 == words.DONE).any())
     assert joined
 
 
