@@ -39,7 +39,8 @@ from .vectors import PANEL, TILE_ROWS
 LEVELS = (7, 15, 31)  # directions to search in; with the norm of the rest 8, 16 and 32 numbers
 WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
 PILOT_SHARE, PILOT_ROWS = 512, (32, 512)  # one row in 512 chooses the level, so many at least, most
-BLOCK_BYTES = 384 << 10  # samples of a block and their scores, to stay in a second-level cache
+PANEL_BYTES = 256 << 10  # panels that stay in a second-level cache
+BLOCK_BYTES = 384 << 10  # samples of a large block and their scores, to stay there
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,6 @@ class Prepared:
         self.squares, self.halves = np.empty(K), np.empty(K, np.float32)
         self.bounds = np.zeros(3)
         self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
-        fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
-        self.block_rows = TILE_ROWS * min(max(fits, 12 // TILE_ROWS), 96 // TILE_ROWS)
         self.fill(codebook)
 
     def fill(self, codebook: NDArray) -> None:
@@ -179,6 +178,20 @@ class Prepared:
         r = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
         self.directions = packed(-directions, np.zeros(q, np.float32))
         self.panels = packed(np.column_stack([p, r]), halves)
+
+    @property
+    def block_rows(self) -> int:
+        """Samples that are searched together, a multiple of ``TILE_ROWS``.
+
+        Few, whose scores stay in the first-level cache; but where the panels do not stay in the
+        second, every block has to read them again.
+        """
+        K, D = self.codebook.shape
+        few = 18 // TILE_ROWS
+        if self.panels.nbytes + self.directions.nbytes <= PANEL_BYTES:
+            return TILE_ROWS * few
+        fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
+        return TILE_ROWS * min(max(fits, few), 96 // TILE_ROWS)
 
     def search(self, board, place, X, weights, nearest, sums, counts, error) -> int:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
