@@ -1,7 +1,7 @@
-"""Words in memory that several threads change, which Numba does not offer: four instructions.
+"""Atomic operations on int64 words, which Numba does not offer; all are sequentially consistent.
 
-As in :mod:`.vectors`, all work at an address, and have a portable twin for interpreters without the
-JIT (where one thread works alone).  Words are int64.
+As in :mod:`.vectors`, all work at an address.  Without the JIT one thread works alone, which needs
+:func:`fetch_add` only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _word(builder, at, offset):
 
 
 @intrinsic
-def _emit_claim(typingctx, at, offset, amount):
+def _emit_fetch_add(typingctx, at, offset, amount):
     def codegen(context, builder, signature, arguments):
         place = _word(builder, *arguments[:2])
         return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
@@ -30,7 +30,7 @@ def _emit_claim(typingctx, at, offset, amount):
 
 
 @intrinsic
-def _emit_read(typingctx, at, offset):
+def _emit_load(typingctx, at, offset):
     def codegen(context, builder, signature, arguments):
         return builder.load_atomic(_word(builder, *arguments), "seq_cst", align=8)
 
@@ -38,7 +38,7 @@ def _emit_read(typingctx, at, offset):
 
 
 @intrinsic
-def _emit_write(typingctx, at, offset, value):
+def _emit_store(typingctx, at, offset, value):
     def codegen(context, builder, signature, arguments):
         place = _word(builder, *arguments[:2])
         builder.store_atomic(arguments[2], place, "seq_cst", align=8)
@@ -48,7 +48,7 @@ def _emit_write(typingctx, at, offset, value):
 
 
 @intrinsic
-def _emit_replace(typingctx, at, offset, old, new):
+def _emit_compare_exchange(typingctx, at, offset, old, new):
     def codegen(context, builder, signature, arguments):
         place = _word(builder, *arguments[:2])
         result = builder.cmpxchg(place, *arguments[2:], "seq_cst", "seq_cst")
@@ -58,7 +58,7 @@ def _emit_replace(typingctx, at, offset, old, new):
 
 
 @intrinsic
-def _emit_wait(typingctx):
+def _emit_fence(typingctx):
     def codegen(context, builder, signature, arguments):
         builder.fence("seq_cst")
         return context.get_dummy_value()
@@ -67,40 +67,40 @@ def _emit_wait(typingctx):
 
 
 @njit(nogil=True, cache=True)
-def claim_atomic(at, offset, amount):
+def fetch_add_atomic(at, offset, amount):
     """Add to a word; its value before."""
-    return _emit_claim(at, offset, amount)  # type: ignore[call-arg]
+    return _emit_fetch_add(at, offset, amount)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
-def read(at, offset):
-    return _emit_read(at, offset)  # type: ignore[call-arg]
+def load(at, offset):
+    return _emit_load(at, offset)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
-def write(at, offset, value):
-    _emit_write(at, offset, value)  # type: ignore[call-arg]
+def store(at, offset, value):
+    _emit_store(at, offset, value)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
-def replace(at, offset, old, new):
+def compare_exchange(at, offset, old, new):
     """Write ``new`` where a word is ``old``; whether it was."""
-    return _emit_replace(at, offset, old, new)  # type: ignore[call-arg]
+    return _emit_compare_exchange(at, offset, old, new)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
-def wait():
-    """Stand still for some dozen cycles, at a fence.
+def fence():
+    """What a loop that waits does between two looks.
 
-    The processor's instruction for it (pause on x86) ends in a hypervisor's taking the processor
-    away, if it comes often.
+    Not the processor's instruction for it (pause on x86): a hypervisor takes the processor away
+    where it comes often.
     """
-    _emit_wait()  # type: ignore[call-arg]
+    _emit_fence()  # type: ignore[call-arg]
 
 
-def claim_portable(at, offset, amount):
+def fetch_add_portable(at, offset, amount):
     at[offset] += amount
     return at[offset] - amount
 
 
-claim = claim_atomic if JIT else claim_portable
+fetch_add = fetch_add_atomic if JIT else fetch_add_portable

@@ -3,8 +3,8 @@
 Threads are Python threads around kernels that release the global interpreter lock: they need no
 threading layer (forked processes and other libraries' thread pools are safe), and the caller works
 too.  They stay when a fit ends, asleep: a new thread begins its life on its parent's processor, and
-may have to wait there for 3 ms.  While they work, BLAS has nothing to do, so that its threads do
-not spin beside them.
+may have to wait there while the parent works.  While they work, BLAS has nothing to do, so that its
+threads do not spin beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from .prepared import Prepared
-from .turns import SUMS
+from .turns import SUMS, board_of
 from .vectors import JIT
 
 WORTH_WAKING = 2e7  # multiply-adds under which waking a thread costs more than it brings
@@ -132,7 +132,7 @@ def batch_sums(
     """
     K, D = prepared.codebook.shape
     nearest = np.empty((0, 1), np.int32)
-    board = np.array([0, SUMS])
+    board = board_of(SUMS)
 
     def work():
         mine = np.empty((K, D)), np.empty(K), np.empty(1)
@@ -148,7 +148,7 @@ def nearest_nodes(
 ) -> tuple[NDArray[np.int32], float]:
     """The ``n`` (1 or 2) nearest nodes of every row, and the weighted sum of the distances."""
     nearest = np.empty((len(X), n), np.int32)
-    board = np.array([0, n])
+    board = board_of(n)
 
     def work():
         error = np.empty(1)

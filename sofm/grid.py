@@ -83,6 +83,12 @@ class Grid:
         shift = 0.5 * (row % 2) if self.topology == "hexagonal" else 0.0
         return np.stack([row * ROW_STEP[self.topology], column + shift], axis=1)
 
+    @cached_property
+    def around(self) -> NDArray[np.float64]:
+        """Length of both axes (2,), the way round; infinite on a map with borders."""
+        lengths = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
+        return lengths if self.periodic else np.full(2, np.inf)
+
     def distances(self, nodes=slice(None), others=slice(None)) -> NDArray[np.float64]:
         """Distances ``|v_b - v_k|`` from some nodes to others.
 
@@ -104,9 +110,7 @@ class Grid:
         """
         v = self.coordinates
         apart = np.abs(v[nodes, None, :] - v[None, others, :])
-        if self.periodic:
-            around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
-            apart = np.minimum(apart, np.abs(around - apart))
+        apart = np.minimum(apart, np.abs(self.around - apart))
         return np.hypot(apart[..., 0], apart[..., 1])
 
     def share_apart(self, nearest: NDArray, weights: NDArray | None = None) -> float:
@@ -158,10 +162,9 @@ class Grid:
         array([ True, False])
         """
         a, b = np.broadcast_arrays(a, b)
-        around = np.array([self.rows * ROW_STEP[self.topology], float(self.columns)])
         touch = touch_of(
             self.coordinates,
-            around if self.periodic else np.full(2, np.inf),
+            self.around,
             1.0 if self.topology == "hexagonal" or self.is_line else np.sqrt(2),
             a.ravel(),
             b.ravel(),

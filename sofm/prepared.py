@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from .rounding import UNIT, gamma
 from .search import ANY_ORDER, LANES, search_rows
 from .tile import pack_panels
+from .turns import board_of
 from .vectors import PANEL, TILE_ROWS
 
 LEVELS = (7, 15, 31)  # directions to search in; with the norm of the rest 8, 16 and 32 numbers
@@ -247,7 +248,7 @@ class Preparation:
             self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
         for q in levels:
             prepared.in_directions(self.directions[:q], p[:, :q])
-            n = prepared.search(np.array([0, 1]), 0, self.pilot, None, winners, *nothing)
+            n = prepared.search(board_of(1), 0, self.pilot, None, winners, *nothing)
             cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
             if cost < least:
                 best, least = q, cost

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batch import Threads, batch_sums, nearest_nodes
-from .companions import Companions
 from .distances import PIECE_BYTES, DistancesTo
 from .prepared import Frame, Preparation
 from .rounding import grid_constant
 from .scan import Range, spread
+from .workers import Workers
 
 
 class Samples(ABC):
@@ -143,7 +143,7 @@ class InMemory(Dense):
         self.dtype, self.n_features = X.dtype, X.shape[1]
         self.range = Range.empty(X.shape[1], X.dtype)
         self.range.add(X)
-        self.companions: Companions | None = None
+        self.workers: Workers | None = None
 
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows]
@@ -155,20 +155,20 @@ class InMemory(Dense):
 
     def begin(self, codebook, threads, some=None) -> None:
         super().begin(codebook, threads, some)
-        self.companions = None
+        self.workers = None
 
     def epoch(self, codebook: NDArray) -> list:
         prepared = self.prepare(codebook)
         if self.threads.pool is None or self.prepare.levels:
             return batch_sums(self.X, self.weights, prepared, self.threads)
-        if self.companions is None:
-            self.companions = Companions(self.X, self.weights, prepared, self.threads)
-        return self.companions.epoch()
+        if self.workers is None:
+            self.workers = Workers(self.X, self.weights, prepared, self.threads)
+        return self.workers.epoch()
 
     def nearest(self, codebook: NDArray, n: int):
-        if self.companions is not None and n == 2:
+        if self.workers is not None and n == 2:
             self.prepare(codebook)
-            return self.companions.nearest()
+            return self.workers.nearest()
         return nearest_nodes(self.X, self.weights, self.prepare(codebook), self.threads, n)
 
     def pieces(self):

@@ -44,6 +44,15 @@ class Range:
 
     @classmethod
     def empty(cls, n_features: int, dtype) -> Range:
+        """Of no rows yet.
+
+        Raises
+        ------
+        ValueError
+            There are no features.
+        """
+        if n_features == 0:
+            raise ValueError("expected samples with at least one feature, got 0 features")
         return cls(np.full(n_features, np.inf, dtype), np.full(n_features, -np.inf, dtype))
 
     def add(self, X: NDArray, missing: bool = False) -> None:

@@ -21,9 +21,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .atomic import claim
+from .atomic import fetch_add
 from .tile import GROUP, n_groups, score_block
-from .turns import SUMS, done, join
+from .turns import SUMS, finish, join
 from .vectors import (
     GROUP_NODES,
     PANEL,
@@ -132,7 +132,7 @@ def search_rows(
     board : int64 array
         See :mod:`.turns`.
     place : int
-        Of a companion on the board, which stays for all turns; 0 for the caller and one turn.
+        Of a worker on the board, which stays for all turns; 0 for the caller and one turn.
     X : array of shape (N, D), float32 or float64
     weights : float64 array of shape (N,) or (0,)
         Sample weights; empty means one each.
@@ -197,7 +197,7 @@ def search_rows(
                 for d in range(n_features):
                     sums[k, d] = 0.0
         while True:
-            start = claim(address(board), 0, block_rows)
+            start = fetch_add(address(board), 0, block_rows)
             if start >= X.shape[0]:
                 break
             n = min(block_rows, X.shape[0] - start)
@@ -275,5 +275,5 @@ def search_rows(
         error[0] = total_error
         if place == 0:
             break
-        done(board, place)
+        finish(board, place)
     return evaluated

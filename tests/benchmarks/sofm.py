@@ -3,6 +3,7 @@
     python tests/benchmarks/sofm.py                     # workloads a to d, all peers found
     python tests/benchmarks/sofm.py --workloads d --peers rejuvenet kmeans
     python tests/benchmarks/sofm.py --large             # 2,048,000 x 49, K = 1,024: time and memory
+    python tests/benchmarks/sofm.py --start             # compilation, and threads on digits
     python tests/benchmarks/sofm.py --table             # the table of the README, from the JSON
 
 Workloads: ``a`` 51,200 x 16 and ``b`` 200,000 x 49, made by :func:`activations`, lines of 256 and
@@ -322,6 +323,38 @@ def large() -> dict:
     }
 
 
+def fit_digits(n_jobs: int = THREADS) -> float:
+    """Seconds of one fit of workload ``d``."""
+    from rejuvenet.sofm import SOFM
+
+    X = digits()
+    begun = time.perf_counter()
+    SOFM((10, 10), n_jobs=n_jobs).fit(X)
+    return time.perf_counter() - begun
+
+
+def starts() -> dict:
+    """Workload ``d``: before and after its code is compiled, and in one and two threads."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, __file__, "--once"]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        first, second = (
+            float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+            for _ in range(2)
+        )
+    fit_digits()
+    times: dict[int, list[float]] = {1: [], THREADS: []}
+    for _ in range(20):
+        for n_jobs, row in times.items():
+            time.sleep(0.1)
+            row.append(fit_digits(n_jobs))
+    return {
+        "first_process_seconds": first,
+        "second_process_seconds": second,
+        "milliseconds_per_epoch": {n: 50 * statistics.median(row) for n, row in times.items()},
+    }
+
+
 def set_ratios(rows: dict) -> None:
     """Every tool's time in units, the unit being the median of all processes'."""
     unit = statistics.median(row["unit_seconds"] for row in rows.values())
@@ -370,18 +403,23 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="2,048,000 x 49, K = 1,024")
+    parser.add_argument("--start", action="store_true", help="compilation, and threads on digits")
     parser.add_argument("--table", action="store_true", help="print the JSON as Markdown")
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="where to write the JSON")
     options = parser.parse_args()
     if options.one:
         options.output.write_text(json.dumps(one(*options.one, options.repeats)))
         return
+    if options.once:
+        print(fit_digits())
+        return
     RESULTS.mkdir(exist_ok=True)
-    if options.large:
-        result = large()
-        text = json.dumps(result, indent=1)
-        (options.output or RESULTS / "sofm_large.json").write_text(text + "\n")
+    if options.large or options.start:
+        text = json.dumps(large() if options.large else starts(), indent=1)
+        name = "sofm_large.json" if options.large else "sofm_start.json"
+        (options.output or RESULTS / name).write_text(text + "\n")
         print(text)
         return
     output = options.output or RESULTS / "sofm.json"

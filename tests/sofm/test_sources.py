@@ -49,6 +49,8 @@ def test_blocks_that_cannot_be_used(digits):
         SOFM().fit(b for b in [X])
     with pytest.raises(ValueError, match="all alike"):
         SOFM().fit([X, X[:, :3]])
+    with pytest.raises(ValueError, match="at least one feature"):
+        SOFM().fit([X[:, :0]])
     with pytest.raises(ValueError, match="at least one"):
         SOFM().fit(lambda: iter([]))
     with pytest.raises(ValueError, match="shape"):

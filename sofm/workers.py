@@ -1,11 +1,11 @@
 """Threads that wait for the next epoch without sleeping.
 
-To wake a thread takes about as long as an epoch over a thousand samples.  A companion therefore
-stays in machine code, without Python's global lock, and watches a board (:mod:`.turns`).  It joins
-a turn if it comes in time, and takes blocks of rows from the same list as the caller, who never
-waits for one that has not joined: where a processor is busy with something else, the caller does
-all the work.  After some milliseconds without a turn, as of a slow callback, a companion goes back
-to the pool, and is sent for again.
+To wake a thread can take as long as an epoch over a thousand samples.  A worker therefore stays in
+machine code, without Python's global lock, and watches a board (:mod:`.turns`).  It joins a turn if
+it comes in time, and takes blocks of rows from the same list as the caller, who never waits for one
+that has not joined: where a processor is busy with something else, the caller does all the work.
+After some milliseconds without a turn, as of a slow callback, a worker goes back to the pool, and
+is sent for again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .batch import Threads
 from .prepared import Prepared
-from .turns import ABSENT, CLOSED, LEAVE, LINE, SUMS, close_turn, open_turn, welcome
+from .turns import ABSENT, CLOSED, LEAVE, LINE, SUMS, await_arrival, close_turn, open_turn
 
 
 def processor() -> int:
@@ -33,8 +33,8 @@ def processor() -> int:
 def step_aside(caller: int) -> None:
     """Go to another processor than the caller's, and then wherever the scheduler likes.
 
-    A thread is often woken on the processor of the one that wakes it, and there they take turns
-    until the scheduler looks at the others, 4 ms later.
+    A thread is often woken on the processor of the one that wakes it, and there both take turns
+    until the scheduler next looks for a free one.
     """
     if caller < 0:
         return
@@ -46,8 +46,8 @@ def step_aside(caller: int) -> None:
             os.sched_setaffinity(0, allowed)
 
 
-class Companions:
-    """The companions of the caller's thread in one fit.
+class Workers:
+    """The workers of the caller's thread in one fit.
 
     Parameters
     ----------
@@ -74,20 +74,20 @@ class Companions:
         threads.at_end.callback(self._dismiss)
 
     def _send(self, some: Iterable[int]) -> None:
-        """Ask the pool for companions, and see them in: until then they need Python's lock."""
+        """Ask the pool for workers, and see them in: until then they need Python's lock."""
         assert self.threads.pool is not None
         here = processor()
         for i in some:
             self.board[LINE * (1 + i)] = ABSENT
-            self.futures[i : i + 1] = [self.threads.pool.submit(self._accompany, 1 + i, here)]
-        welcome(self.board)
+            self.futures[i : i + 1] = [self.threads.pool.submit(self._serve, 1 + i, here)]
+        await_arrival(self.board)
 
-    def _accompany(self, i: int, caller: int) -> None:
+    def _serve(self, i: int, caller: int) -> None:
         step_aside(caller)
         self._work(i)
 
     def _work(self, i: int) -> None:
-        """What is left of the caller's turn (0), or all turns until a companion leaves."""
+        """What is left of the caller's turn (0), or all turns until a worker leaves."""
         mine = [array[i] for array in self.sums]
         place = LINE * i
         self.prepared.search(self.board, place, self.X, self.weights, self.nearest_two, *mine)

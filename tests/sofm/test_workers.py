@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from rejuvenet.sofm import SOFM, atomic, companions
-from rejuvenet.sofm import turns as words
+from rejuvenet.sofm import SOFM, atomic, turns, workers
 from rejuvenet.sofm.batch import Threads, threads_for
 from rejuvenet.sofm.samples import InMemory
 from rejuvenet.sofm.vectors import address
@@ -22,7 +21,7 @@ def problem(digits):
     return X, [X[i : i + 100] for i in range(0, 600, 100)]
 
 
-def turns(X, codebooks, threads, before=lambda turn: None):
+def epochs(X, codebooks, threads, before=lambda turn: None):
     samples = InMemory(X)
     samples.begin(codebooks[0], threads)
     for turn, codebook in enumerate(codebooks):
@@ -34,14 +33,14 @@ def turns(X, codebooks, threads, before=lambda turn: None):
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_turns_give_the_same_bits(problem, count):
     X, codebooks = problem
-    alone = list(turns(X, codebooks * 20, Threads()))
+    alone = list(epochs(X, codebooks * 20, Threads()))
     with ThreadPoolExecutor(count - 1) as pool:
         threads = Threads(count, pool)
         with threads.at_end:
-            assert list(turns(X, codebooks * 20, threads)) == alone
+            assert list(epochs(X, codebooks * 20, threads)) == alone
 
 
-def test_companions_take_part(problem):
+def test_workers_take_part(problem):
     X, codebooks = problem
     samples = InMemory(X)
     with threads_for(2, samples, len(codebooks[0])) as threads:
@@ -50,24 +49,24 @@ def test_companions_take_part(problem):
         joined = False
         while not joined and time.monotonic() < end:
             samples.epoch(codebooks[0])
-            board = samples.companions.board
-            joined = bool((board[words.LINE :: words.LINE] % 4 == words.DONE).any())
+            board = samples.workers.board
+            joined = bool((board[turns.LINE :: turns.LINE] % 4 == turns.DONE).any())
     assert joined
 
 
-def test_companions_that_went_away_are_sent_for_again(problem, monkeypatch):
+def test_workers_that_went_away_are_sent_for_again(problem, monkeypatch):
     X, codebooks = problem
     sent = []
-    send = companions.Companions._send
+    send = workers.Workers._send
     monkeypatch.setattr(
-        companions.Companions, "_send", lambda self, i: (sent.append(i), send(self, i))[1]
+        workers.Workers, "_send", lambda self, i: (sent.append(i), send(self, i))[1]
     )
     pauses = lambda turn: time.sleep(0.5 if turn == 3 else 0)  # noqa: E731
     with ThreadPoolExecutor(1) as pool:
         threads = Threads(2, pool)
         with threads.at_end:
-            together = list(turns(X, codebooks, threads, pauses))
-    assert together == list(turns(X, codebooks, Threads()))
+            together = list(epochs(X, codebooks, threads, pauses))
+    assert together == list(epochs(X, codebooks, Threads()))
     assert len(sent) >= 2
 
 
@@ -126,14 +125,14 @@ def test_words_change_at_once():
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as pool:
-            seen = list(pool.map(lambda _: atomic.claim(at, 1, 3), range(2000)))
+            seen = list(pool.map(lambda _: atomic.fetch_add(at, 1, 3), range(2000)))
     finally:
         sys.setswitchinterval(interval)
     assert sorted(seen) == list(range(0, 6000, 3))
-    assert atomic.read(at, 1) == words[1] == 6000
-    assert atomic.replace(at, 1, 6000, 5)
-    assert not atomic.replace(at, 1, 6000, 7)
-    atomic.write(at, 3, 9)
+    assert atomic.load(at, 1) == words[1] == 6000
+    assert atomic.compare_exchange(at, 1, 6000, 5)
+    assert not atomic.compare_exchange(at, 1, 6000, 7)
+    atomic.store(at, 3, 9)
     assert words.tolist() == [0, 5, 0, 9]
     portable = np.zeros(4, np.int64)
-    assert [atomic.claim_portable(portable, 2, 4) for _ in range(3)] == [0, 4, 8]
+    assert [atomic.fetch_add_portable(portable, 2, 4) for _ in range(3)] == [0, 4, 8]
