@@ -205,7 +205,8 @@ class ClassSums:
                 for row, label in zip(flat, self._labels.tolist(), strict=True):
                     sums[label].add_(row)
             else:
-                sums.index_add_(0, self._labels, flat.to(exact))
+                # Not index_add_, which adds rows of one class in any order on a GPU.
+                sums.index_put_((self._labels,), flat.to(exact), accumulate=True)
             self.magnitudes[group.name] += magnitude
 
     def share(self, processes: Processes) -> None:

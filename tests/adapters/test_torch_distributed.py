@@ -68,7 +68,7 @@ def in_processes(world, tasks, folder):
 
 
 def state(model):
-    return {name: value.clone().numpy() for name, value in model.state_dict().items()}
+    return {name: value.clone().cpu().numpy() for name, value in model.state_dict().items()}
 
 
 def shares(batches, world, uneven=True):
@@ -84,15 +84,17 @@ def shares(batches, world, uneven=True):
     return parts
 
 
-def reorganize_share(rank, world, model, parts, options):
+def reorganize_share(rank, world, model, parts, options, device="cpu"):
+    model = model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     for parameter in model.parameters():
         generator = torch.Generator().manual_seed(parameter.numel())
-        momentum = torch.randn(parameter.shape, generator=generator)
+        momentum = torch.randn(parameter.shape, generator=generator).to(device)
         optimizer.state[parameter]["momentum_buffer"] = momentum
     report = reorganize(model, parts[rank], optimizer=optimizer, **options)
     momenta = {
-        name: optimizer.state[p]["momentum_buffer"].numpy() for name, p in model.named_parameters()
+        name: optimizer.state[parameter]["momentum_buffer"].cpu().numpy()
+        for name, parameter in model.named_parameters()
     }
     return state(model), momenta, report.to_dict()
 
@@ -229,7 +231,20 @@ def four(_trained, torch_batches, tmp_path_factory):
     return in_processes(4, tasks, tmp_path_factory.mktemp("four"))
 
 
-@pytest.mark.parametrize("world", ["two", "four"])
+@pytest.fixture(scope="module")
+def two_on_gpu(_trained, torch_batches, tmp_path_factory):
+    """What two processes did on one GPU."""
+    arguments = (_trained, shares(torch_batches, 2), OPTIONS, "cuda")
+    tasks = {"reorganize": (reorganize_share, arguments)}
+    return in_processes(2, tasks, tmp_path_factory.mktemp("two_on_gpu"))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize(
+    "world", ["two", "four", pytest.param("two_on_gpu", marks=[pytest.mark.gpu, needs_gpu])]
+)
 def test_all_processes_end_with_the_weights_of_one_that_had_all_data(
     trained_network, torch_batches, request, world
 ):
