@@ -31,11 +31,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .balls import Balls
 from .rounding import UNIT, gamma
-from .search import ANY_ORDER, LANES, search_rows
+from .search import LANES, search_rows
 from .tile import pack_panels
 from .turns import board_of
-from .vectors import PANEL, TILE_ROWS
+from .vectors import ANY_ORDER, PANEL, TILE_ROWS
 
 LEVELS = (7, 15, 31)  # directions to search in; with the norm of the rest 8, 16 and 32 numbers
 WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
@@ -147,8 +148,10 @@ class Prepared:
         self.w = np.empty((K, D))
         self.nodes = np.zeros((K, -(-D // LANES) * LANES), np.float32)
         self.squares, self.halves = np.empty(K), np.empty(K, np.float32)
-        self.bounds = np.zeros(3)
+        self.bounds = np.zeros(4)
         self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
+        self.balls_of_all = Balls(K, D)
+        self.q = 0
         self.fill(codebook)
 
     def fill(self, codebook: NDArray) -> None:
@@ -157,28 +160,34 @@ class Prepared:
         self.codebook[:] = codebook
         centre_nodes(codebook, frame.centre, frame.scale, self.w, self.nodes, self.squares)
         self.bounds[2] = self._lowered(gamma(codebook.shape[1]), self.halves)
+        self.balls_of_all.enclose(self.w)
 
     def _lowered(self, G: float, halves: NDArray[np.float32]) -> float:
         return lower(self.squares, self.frame.mean_square, G, halves)
 
     def in_all_features(self) -> None:
         D = self.codebook.shape[1]
-        self.q, self.bounds[0], self.bounds[1] = 0, 0.0, self.bounds[2]
+        G, self.q = gamma(D), 0
+        self.bounds[:] = 0.0, self.bounds[2], self.bounds[2], G
         self.directions = np.empty((0, 1 + D, PANEL), np.float32)
-        self.panels = self.panels_of_all
+        self.panels, self.balls = self.panels_of_all, self.balls_of_all
         pack_panels(self.w, self.halves, self.panels)
+        self.balls.prepare(self.balls.extents, 0, G)
 
     def in_directions(self, directions: NDArray, p: NDArray) -> None:
         """Search in orthonormal directions (q, D), in which the nodes are ``p`` (K, q)."""
         self.q = q = len(directions)
         eps = np.sqrt(q) * gamma(self.codebook.shape[1])
         halves = np.empty_like(self.halves)
-        margin = self._lowered(eps + gamma(q + 1), halves)
-        self.bounds[:2] = 2.2 * eps, margin
+        G = eps + gamma(q + 1)
+        self.bounds[:2], self.bounds[3] = (2.2 * eps, self._lowered(G, halves)), G
         rest = self.squares - np.einsum("kq,kq->k", p, p)
         r = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
         self.directions = packed(-directions, np.zeros(q, np.float32))
-        self.panels = packed(np.column_stack([p, r]), halves)
+        numbers = np.column_stack([p, r])
+        self.panels, self.balls = packed(numbers, halves), Balls(*numbers.shape)
+        self.balls.enclose(numbers)
+        self.balls.prepare(self.balls_of_all.extents, q, G)
 
     @property
     def block_rows(self) -> int:
@@ -188,19 +197,20 @@ class Prepared:
         second, every block has to read them again.
         """
         K, D = self.codebook.shape
-        few = 18 // TILE_ROWS
+        few = (96 if len(self.balls.panels) else 18) // TILE_ROWS
         if self.panels.nbytes + self.directions.nbytes <= PANEL_BYTES:
             return TILE_ROWS * few
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
         return TILE_ROWS * min(max(fits, few), 96 // TILE_ROWS)
 
-    def search(self, board, place, X, weights, nearest, sums, counts, error) -> int:
+    def search(self, board, place, X, weights, nearest, sums, counts, error) -> tuple[int, int]:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         frame = self.frame
         return search_rows(
             board, place, X, np.empty(0) if weights is None else weights, frame.centre, frame.scale,
-            self.codebook, self.nodes, self.halves, self.panels, self.directions, self.q,
-            self.bounds, self.block_rows, *frame.grids, nearest, sums, counts, error,
+            self.codebook, self.nodes, self.halves, self.panels, self.balls.panels,
+            self.balls.known, self.directions, self.q, self.bounds, self.block_rows, *frame.grids,
+            nearest, sums, counts, error,
         )  # fmt: skip
 
 
@@ -231,30 +241,36 @@ class Preparation:
     def __call__(self, codebook: NDArray) -> Prepared:
         """The codebook, ready until the next one comes.
 
-        The level is chosen by how many nodes the pilot has to compute: each costs about twice its
-        multiply-adds in the micro-kernel, and 100 (measured with AVX2).
+        The level is chosen by what the pilot costs, in multiply-adds of the micro-kernel: a node
+        that is left to compute costs as much as 700 and 4 for every feature (measured with AVX2).
         """
-        levels = [q for q in self.levels if q <= self.most]
         if self.prepared is None:
             self.prepared = Prepared(self.frame, codebook)
         else:
             self.prepared.fill(codebook)
-        prepared = self.prepared
-        K, D = codebook.shape
-        best, least = 0, float(K * D)
+        prepared, D = self.prepared, codebook.shape[1]
+        levels = [q for q in self.levels if q <= self.most]
         if levels:
+            self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
+
+        def prepare(q: int) -> None:
+            if q == 0:
+                prepared.in_all_features()
+            else:
+                prepared.in_directions(self.directions[:q], p[:, :q])
+
+        costs = {}
+        for q in levels:
+            prepare(q)
             winners = np.empty((len(self.pilot), 1), np.int32)
             nothing = np.empty((0, 0)), np.empty(0), np.empty(1)
-            self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
-        for q in levels:
-            prepared.in_directions(self.directions[:q], p[:, :q])
-            n = prepared.search(board_of(1), 0, self.pilot, None, winners, *nothing)
-            cost = K * (q + 1) + -(-q // PANEL) * PANEL * D + (2 * D + 100) * n / len(self.pilot)
-            if cost < least:
-                best, least = q, cost
+            scored, n = prepared.search(board_of(1), 0, self.pilot, None, winners, *nothing)
+            panels = scored / len(self.pilot) + len(prepared.balls.panels)
+            costs[0] = panels * PANEL * D + (4 * D + 700)
+            costs[q] = panels * PANEL * (q + 1) + len(prepared.directions) * PANEL * D
+            costs[q] += (4 * D + 700) * n / len(self.pilot)
+        best = min(costs, key=costs.__getitem__, default=0)
         self.most = 2 * best + 1 if best else LEVELS[-1]
-        if best == 0:
-            prepared.in_all_features()
-        elif best < prepared.q:
-            prepared.in_directions(self.directions[:best], p[:, :best])
+        if not levels or best != prepared.q:
+            prepare(best)
         return prepared

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 UNIT = 2.0**-24
+TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 
 
 def gamma(n: int) -> float:

@@ -14,6 +14,9 @@ not above the same ``T`` with the smaller margin of such scores, float64 distanc
 lowest index on ties.  So the winner is that of a float64 search over all nodes.  For the two
 nearest nodes ``T`` comes from the second smallest.  What a sample adds to the sums ``S_b``, the
 counts ``n_b`` and the error is added at once; scores are never kept.
+
+Where neighbours on the map are alike, most scores need not be computed: panels that :mod:`.balls`
+rules out are left out.  Each turn begins so, and goes on with all panels if that leaves too many.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ import numpy as np
 from numba import njit
 
 from .atomic import fetch_add
+from .balls import ROW, choose_panels, score_pairs
+from .rounding import TINY
 from .tile import GROUP, n_groups, score_block
 from .turns import SUMS, finish, join
 from .vectors import (
+    ANY_ORDER,
     GROUP_NODES,
     PANEL,
+    TILE_ROWS,
     WIDTH,
     address,
     lanes_under,
@@ -35,9 +42,10 @@ from .vectors import (
     smallest,
 )
 
-TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 LANES = 16  # rows are padded to a multiple of the widest vector
-ANY_ORDER = {"reassoc", "contract", "nsz"}  # lets LLVM sum in vectors: any order is within gamma
+WORTH_CHOOSING = 0.5  # share of panels up to which it pays to choose them for every row
+CHOSEN_ROWS = 96  # of a block then, a multiple of TILE_ROWS: several go to every panel
+PANELS = GROUP_NODES // PANEL  # whose scores are compared at once
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
@@ -68,8 +76,10 @@ def _squared_norm(x, r, n):
 
 
 @njit(nogil=True, cache=True)
-def _under(scores, row, n_groups, low, low_row, limit, found):
+def _under(scores, row, n_groups, low, low_row, limit, found, places):
     """Nodes whose score is at most ``limit``, into ``found``; how many.
+
+    ``places`` tells where their scores are.
 
     Parameters
     ----------
@@ -91,8 +101,26 @@ def _under(scores, row, n_groups, low, low_row, limit, found):
             nodes = nodes_under(scores, row + node, limit)
             while nodes != 0:
                 found[n] = node + lowest(nodes)
+                places[n] = row + found[n]
                 n += 1
                 nodes &= nodes - 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _under_chosen(scores, pairs, first, last, limit, found, places):
+    """As :func:`_under`, of the panels of the pairs from ``first`` to ``last``."""
+    n = 0
+    for pair in range(first, last, PANELS):
+        nodes = nodes_under(scores, pair * PANEL, limit)
+        if last - pair < PANELS:  # what is beyond are scores of other rows
+            nodes &= (1 << int(last - pair) * PANEL) - 1
+        while nodes != 0:
+            place = pair * PANEL + lowest(nodes)
+            found[n] = (pairs[place // PANEL] & (ROW - 1)) * PANEL + place % PANEL
+            places[n] = place
+            n += 1
+            nodes &= nodes - 1
     return n
 
 
@@ -111,6 +139,16 @@ def _smallest_but(scores, minima, r, n_panels, node):
 
 
 @njit(nogil=True, cache=True)
+def _smallest_chosen_but(flat, first, last, place):
+    """The smallest score of the pairs from ``first`` to ``last`` but that at ``place``."""
+    score = flat[place]
+    flat[place] = np.inf
+    second = smallest(address(flat), first * PANEL, (last - first) * (PANEL // WIDTH))
+    flat[place] = score
+    return second
+
+
+@njit(nogil=True, cache=True)
 def load_block(X, first, n, centre, scale, block):
     """``(x - centre) * scale`` of ``n`` rows in float32; a power of two rounds nothing."""
     for r in range(n):
@@ -120,8 +158,8 @@ def load_block(X, first, n, centre, scale, block):
 
 @njit(nogil=True, cache=True)
 def search_rows(
-    board, place, X, weights, centre, scale, codebook, nodes, halves, panels, directions, q,
-    bounds, block_rows, big, big_weight, big_error, nearest, sums, counts, error,
+    board, place, X, weights, centre, scale, codebook, nodes, halves, panels, means, balls,
+    directions, q, bounds, block_rows, big, big_weight, big_error, nearest, sums, counts, error,
 ):  # fmt: skip
     """Nearest nodes of rows that nobody has looked at, or what these add to sums and counts.
 
@@ -145,14 +183,19 @@ def search_rows(
         Its lowered biases, of scores in all features.
     panels : float32 array of shape (n_panels, 1 + D or 2 + q, PANEL)
         Packed nodes with lowered biases, of all features or on the directions.
+    means : float32 array of shape (n_words, 1 + D or 2 + q, PANEL)
+        The middles of the panels' balls, packed as nodes are; none (0 words): all panels count.
+    balls : float32 array of shape (5, n_words * PANEL)
+        See :mod:`.balls`.
     directions : float32 array of shape (n, 1 + D, PANEL)
         Packed and negated; empty with ``q`` = 0.
     q : int
         Directions to search in; 0 searches in all features.
-    bounds : float64 array of shape (3,)
-        ``slack``, ``margin`` and the margin in all features, of :class:`.prepared.Prepared`.
+    bounds : float64 array of shape (4,)
+        ``slack``, ``margin``, the margin in all features and ``G``, of
+        :class:`.prepared.Prepared`.
     block_rows : int
-        A multiple of ``TILE_ROWS``.
+        Rows of a block where all panels count, a multiple of ``TILE_ROWS``.
     big, big_weight, big_error : float
         From :func:`.rounding.grid_constant` for sums, counts and errors.
     nearest : int32 array of shape (N, 1) or (N, 2)
@@ -165,6 +208,8 @@ def search_rows(
 
     Returns
     -------
+    scored : int
+        Number of panels whose scores were computed.
     evaluated : int
         Number of nodes whose score or distance was computed in all features.
     """
@@ -173,22 +218,32 @@ def search_rows(
     n_panels = panels.shape[0]
     groups = n_groups(n_panels)
     scale64 = np.float64(scale)
+    most_rows = max(block_rows, CHOSEN_ROWS) if means.shape[0] > 0 else block_rows
 
-    block = np.zeros((block_rows, -(-n_features // LANES) * LANES), np.float32)
+    block = np.zeros((most_rows, -(-n_features // LANES) * LANES), np.float32)
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
-    scores = np.full((block_rows, groups * GROUP_NODES + PANEL), np.float32(np.inf))
-    minima = np.empty((block_rows, groups * WIDTH), np.float32)
-    squares = np.empty(block_rows)
-    coordinates = np.empty((block_rows, directions.shape[0] * PANEL), np.float32)
-    unused = np.empty((block_rows, n_groups(directions.shape[0]) * WIDTH), np.float32)
-    candidates = np.empty(n_panels * PANEL + 1, np.int64)
-    under = np.empty(n_panels * PANEL, np.int64)
+    scores = np.full((most_rows, groups * GROUP_NODES + PANEL), np.float32(np.inf))
+    minima = np.empty((most_rows, groups * WIDTH), np.float32)
+    squares = np.empty(most_rows)
+    coordinates = np.empty((most_rows, directions.shape[0] * PANEL), np.float32)
+    unused = np.empty((most_rows, n_groups(directions.shape[0]) * WIDTH), np.float32)
+    ball_scores = np.empty((most_rows, means.shape[0] * PANEL), np.float32)
+    ball_minima = np.empty((most_rows, n_groups(means.shape[0]) * WIDTH), np.float32)
+    listed = most_rows + TILE_ROWS if means.shape[0] > 0 else 0
+    rows, places = np.empty((n_panels, listed), np.int64), np.empty((n_panels, listed), np.int64)
+    n_listed, firsts = np.empty(n_panels, np.int64), np.empty(most_rows + 1, np.int64)
+    pairs = np.empty(most_rows * n_panels + 8, np.int64)
+    reaches, limits = np.empty(most_rows, np.float32), np.empty(most_rows, np.float32)
+    under, spots = np.empty(n_panels * PANEL, np.int64), np.empty(n_panels * PANEL, np.int64)
+    flat = scores.reshape(-1)
     at, low, n_vectors = address(scores), address(minima), minima.shape[1] // WIDTH
-    evaluated = 0
+    scored, evaluated = 0, 0
     while join(board, place):
         kept = board[1]
         wanted = min(max(kept, 1), n_nodes)
         slack, margin, full_margin = bounds[0], bounds[1], bounds[2]
+        G = bounds[3]
+        choosing = means.shape[0] > 0
         wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is seen first
         total_error = 0.0
         if kept == SUMS:
@@ -197,69 +252,91 @@ def search_rows(
                 for d in range(n_features):
                     sums[k, d] = 0.0
         while True:
-            start = fetch_add(address(board), 0, block_rows)
+            size = CHOSEN_ROWS if choosing else block_rows
+            start = fetch_add(address(board), 0, size)
             if start >= X.shape[0]:
                 break
-            n = min(block_rows, X.shape[0] - start)
+            n = min(size, X.shape[0] - start)
             load_block(X, start, n, centre, scale, block)
             for r in range(n):
                 squares[r] = _squared_norm(block, r, n_features)
-            if q == 0:
-                score_block(block, n, panels, n_features, scores, minima)
-            else:
+            searched, n_numbers = block, n_features
+            if q > 0:
                 score_block(block, n, directions, n_features, coordinates, unused)
                 for r in range(n):
                     rest = squares[r] - _squared_norm(coordinates, r, q)
                     coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack * squares[r])
-                score_block(coordinates, n, panels, q + 1, scores, minima)
+                searched, n_numbers = coordinates, q + 1
+            if choosing:
+                score_block(searched, n, means, n_numbers, ball_scores, ball_minima)
+                choose_panels(
+                    n, ball_scores, balls, wanted, G, squares, searched, q, reaches, limits, pairs,
+                    firsts,
+                )  # fmt: skip
+                some = firsts[n]
+                score_pairs(
+                    searched, pairs, some, panels, n_numbers, flat, minima, rows, places, n_listed
+                )
+            else:
+                score_block(searched, n, panels, n_numbers, scores, minima)
+                some = n * n_panels
+            scored += some
 
             for r in range(n):
-                i = start + r
-                row, low_row = r * scores.shape[1], r * minima.shape[1]
-                least = smallest(low, low_row, n_vectors)
+                i, row, low_row = start + r, r * scores.shape[1], r * minima.shape[1]
+                first, last = (firsts[r], firsts[r + 1]) if choosing else (0, 0)
+                least = smallest(low, low_row, 1 if choosing else n_vectors)
                 seen = np.float32(least + wider * squares[r])
-                n_under = _under(at, row, groups, low, low_row, seen, under)
-                candidates[0] = under[0]
+                if choosing:
+                    n_under = _under_chosen(at, pairs, first, last, seen, under, spots)
+                else:
+                    n_under = _under(at, row, groups, low, low_row, seen, under, spots)
+                best = 0
                 for j in range(1, n_under):
-                    if scores[r, under[j]] < scores[r, candidates[0]]:
-                        candidates[0] = under[j]
+                    if flat[spots[j]] < flat[spots[best]]:
+                        best = j
+                one, other = under[best], np.int64(-1)
                 if wanted == 2:
-                    seen = _smallest_but(scores, minima, r, n_panels, candidates[0])
-                    n_under = _under(at, row, groups, low, low_row, seen, under)
+                    if choosing:
+                        seen = _smallest_chosen_but(flat, first, last, spots[best])
+                        n_under = _under_chosen(at, pairs, first, last, seen, under, spots)
+                    else:
+                        seen = _smallest_but(scores, minima, r, n_panels, one)
+                        n_under = _under(at, row, groups, low, low_row, seen, under, spots)
                     for j in range(n_under):
-                        if under[j] != candidates[0]:
-                            candidates[1] = under[j]
-                found = wanted
-                winner, second = -1, -1
-                d_winner, d_second = np.inf, np.inf
-                limit = np.inf
-                c = 0
-                while c < found:
-                    k = candidates[c]
-                    if c >= wanted:
-                        threshold = np.float32(limit + full_margin * squares[r]) + TINY
-                        if _score(halves, block, r, nodes, k) > threshold:
-                            c += 1
-                            continue
+                        if under[j] != one:
+                            other = under[j]
+
+                winner, second = one, other
+                d_winner, d_second = _squared_distance(X, i, codebook, one, scale64), np.inf
+                if wanted == 2:
+                    d_second = _squared_distance(X, i, codebook, other, scale64)
+                    if d_second < d_winner or (d_second == d_winner and other < one):
+                        winner, d_winner, second, d_second = other, d_second, one, d_winner
+                half = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
+                threshold = np.float32(half + margin * squares[r]) + TINY
+                if threshold > seen:
+                    if choosing:
+                        n_under = _under_chosen(at, pairs, first, last, threshold, under, spots)
+                    else:
+                        n_under = _under(at, row, groups, low, low_row, threshold, under, spots)
+                evaluated += wanted
+                for j in range(n_under):
+                    k = under[j]
+                    if k in (one, other) or flat[spots[j]] > threshold:
+                        continue
+                    evaluated += 1
+                    half = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
+                    if _score(halves, block, r, nodes, k) > (
+                        np.float32(half + full_margin * squares[r]) + TINY
+                    ):
+                        continue
                     total = _squared_distance(X, i, codebook, k, scale64)
                     if total < d_winner or (total == d_winner and k < winner):
                         second, d_second = winner, d_winner
                         winner, d_winner = k, total
                     elif total < d_second or (total == d_second and k < second):
                         second, d_second = k, total
-                    c += 1
-                    limit = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
-                    if c == wanted:
-                        threshold = np.float32(limit + margin * squares[r]) + TINY
-                        if threshold > seen:
-                            n_under = _under(at, row, groups, low, low_row, threshold, under)
-                        for j in range(n_under):
-                            k = under[j]
-                            known = k == candidates[0] or (wanted == 2 and k == candidates[1])
-                            if scores[r, k] <= threshold and not known:
-                                candidates[found] = k
-                                found += 1
-                evaluated += found
                 if kept > 0:
                     nearest[i, 0] = winner
                 if kept == 2:
@@ -272,8 +349,11 @@ def search_rows(
                     counts[winner] += (weight + big_weight) - big_weight
                     for d in range(n_features):
                         sums[winner, d] += (np.float64(X[i, d]) * weight + big) - big
+            if choosing and some > WORTH_CHOOSING * n * n_panels:
+                choosing = False
+                scores[:] = np.inf  # also beyond the last panel
         error[0] = total_error
         if place == 0:
             break
         finish(board, place)
-    return evaluated
+    return scored, evaluated

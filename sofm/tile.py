@@ -40,75 +40,96 @@ from .vectors import (
 GROUP = GROUP_NODES // PANEL  # panels under one set of minima
 
 
-@intrinsic
-def _emit_tile(typingctx, x, x_stride, panel, n_features, out, out_stride, low, low_stride):
-    """Emit the tile for the addresses of ``x``, ``panel``, ``out`` and minima ``low``.
+def _emit_tile(gathered: bool):
+    """An intrinsic for the tile of the addresses of ``x``, ``panel``, ``out`` and minima ``low``.
 
-    Strides are in elements.
+    Strides are in elements.  If its rows are ``gathered``, ``rows`` and ``places`` are addresses of
+    int64 numbers: which rows of ``x`` and ``low``, and where in ``out``; else they follow one
+    another, and these are not looked at.
     """
-    signature = types.void(*[types.intp] * 8)
 
-    def codegen(context, builder, signature, arguments):
-        x, x_stride, panel, n_features, out, out_stride, low, low_stride = arguments
-        word = x.type
-        f32 = ir.FloatType()
-        n_vectors = PANEL // WIDTH
-        module = builder.module
-        name = f"llvm.fmuladd.v{WIDTH}f32"
-        fma = module.globals.get(name) or ir.Function(
-            module, ir.FunctionType(VECTOR, [VECTOR] * 3), name
-        )
+    @intrinsic
+    def emit(
+        typingctx, rows, places, x, x_stride, panel, n_features, out, out_stride, low, low_stride
+    ):
+        signature = types.void(*[types.intp] * 10)
 
-        def const(value):
-            return ir.Constant(word, value)
+        def codegen(context, builder, signature, arguments):
+            rows, places, x, x_stride, panel, n_features, out, out_stride, low, low_stride = (
+                arguments
+            )
+            word = x.type
+            f32 = ir.FloatType()
+            n_vectors = PANEL // WIDTH
+            module = builder.module
+            name = f"llvm.fmuladd.v{WIDTH}f32"
+            fma = module.globals.get(name) or ir.Function(
+                module, ir.FunctionType(VECTOR, [VECTOR] * 3), name
+            )
 
-        def beyond(base, elements):
-            return builder.add(base, builder.mul(elements, const(4)))
+            def const(value):
+                return ir.Constant(word, value)
 
-        def store(vector, at):
-            builder.store(vector, builder.inttoptr(at, VECTOR.as_pointer()), align=4)
+            def beyond(base, elements):
+                return builder.add(base, builder.mul(elements, const(4)))
 
-        rows = [x]
-        for _ in range(1, TILE_ROWS):
-            rows.append(beyond(rows[-1], x_stride))
-        bias = [load(builder, beyond(panel, const(v * WIDTH))) for v in range(n_vectors)]
-        weights = beyond(panel, const(PANEL))
+            def store(vector, at):
+                builder.store(vector, builder.inttoptr(at, VECTOR.as_pointer()), align=4)
 
-        before = builder.block
-        loop = builder.append_basic_block("tile.feature")
-        after = builder.append_basic_block("tile.done")
-        builder.branch(loop)
+            def number(at, r):
+                at = builder.add(at, const(8 * r))
+                return builder.load(builder.inttoptr(at, word.as_pointer()), align=8)
 
-        builder.position_at_end(loop)
-        d = builder.phi(word)
-        d.add_incoming(const(0), before)
-        sums = [[builder.phi(VECTOR) for _ in range(n_vectors)] for _ in range(TILE_ROWS)]
-        here = beyond(weights, builder.mul(d, const(PANEL)))
-        w = [load(builder, beyond(here, const(v * WIDTH))) for v in range(n_vectors)]
-        result = []
-        for r in range(TILE_ROWS):
-            where = builder.inttoptr(beyond(rows[r], d), f32.as_pointer())
-            spread = broadcast(builder, builder.load(where, align=4))
-            result.append([builder.call(fma, [spread, w[v], sums[r][v]]) for v in range(n_vectors)])
-        for r in range(TILE_ROWS):
-            for v in range(n_vectors):
-                sums[r][v].add_incoming(bias[v], before)
-                sums[r][v].add_incoming(result[r][v], loop)
-        following = builder.add(d, const(1))
-        d.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, n_features), loop, after)
+            def row_of(base, stride, r):
+                which = number(rows, r) if gathered else const(r)
+                return beyond(base, builder.mul(stride, which))
 
-        builder.position_at_end(after)
-        for r in range(TILE_ROWS):
-            least = load(builder, low)
-            for v in range(n_vectors):
-                store(result[r][v], beyond(out, const(v * WIDTH)))
-                least = smaller(builder, result[r][v], least)
-            store(least, low)
-            out, low = beyond(out, out_stride), beyond(low, low_stride)
-        return context.get_dummy_value()
+            x_rows = [row_of(x, x_stride, r) for r in range(TILE_ROWS)]
+            bias = [load(builder, beyond(panel, const(v * WIDTH))) for v in range(n_vectors)]
+            weights = beyond(panel, const(PANEL))
 
-    return signature, codegen
+            before = builder.block
+            loop = builder.append_basic_block("tile.feature")
+            after = builder.append_basic_block("tile.done")
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            d = builder.phi(word)
+            d.add_incoming(const(0), before)
+            sums = [[builder.phi(VECTOR) for _ in range(n_vectors)] for _ in range(TILE_ROWS)]
+            here = beyond(weights, builder.mul(d, const(PANEL)))
+            w = [load(builder, beyond(here, const(v * WIDTH))) for v in range(n_vectors)]
+            result = []
+            for r in range(TILE_ROWS):
+                where = builder.inttoptr(beyond(x_rows[r], d), f32.as_pointer())
+                spread = broadcast(builder, builder.load(where, align=4))
+                row = [builder.call(fma, [spread, w[v], sums[r][v]]) for v in range(n_vectors)]
+                result.append(row)
+            for r in range(TILE_ROWS):
+                for v in range(n_vectors):
+                    sums[r][v].add_incoming(bias[v], before)
+                    sums[r][v].add_incoming(result[r][v], loop)
+            following = builder.add(d, const(1))
+            d.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_signed("<", following, n_features), loop, after)
+
+            builder.position_at_end(after)
+            for r in range(TILE_ROWS):
+                place = number(places, r) if gathered else builder.mul(out_stride, const(r))
+                out_row, low_row = beyond(out, place), row_of(low, low_stride, r)
+                least = load(builder, low_row)
+                for v in range(n_vectors):
+                    store(result[r][v], beyond(out_row, const(v * WIDTH)))
+                    least = smaller(builder, result[r][v], least)
+                store(least, low_row)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return emit
+
+
+_emit_block_tile, _emit_gathered_tile = _emit_tile(False), _emit_tile(True)
 
 
 @njit(nogil=True, cache=True)
@@ -127,10 +148,35 @@ def score_tile_vector(
     n_features : int
         At least one.
     """
-    _emit_tile(  # type: ignore[call-arg]  # Numba passes the typing context
-        x + 4 * x_at, x_stride, panels + 4 * panel_at, n_features,
+    _emit_block_tile(  # type: ignore[call-arg]  # Numba passes the typing context
+        0, 0, x + 4 * x_at, x_stride, panels + 4 * panel_at, n_features,
         out + 4 * out_at, out_stride, low + 4 * low_at, low_stride,
     )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def score_gathered_vector(
+    rows, places, at, x, x_stride, panels, panel_at, n_features, out, low, low_stride
+):
+    """As :func:`score_tile_vector`, of rows from anywhere, to anywhere.
+
+    ``rows`` and ``places`` are addresses of int64 numbers, of which those from ``at`` on count:
+    rows of ``x`` and ``low``, and elements of ``out``.
+    """
+    _emit_gathered_tile(  # type: ignore[call-arg]
+        rows + 8 * at, places + 8 * at, x, x_stride, panels + 4 * panel_at, n_features, out, 0, low,
+        low_stride,
+    )  # fmt: skip
+
+
+def _score_portable(x, x_at, panels, panel_at, n_features, out, out_at, low, low_at):
+    panel = panels[panel_at : panel_at + (1 + n_features) * PANEL].reshape(-1, PANEL)
+    scores = panel[0].copy()
+    for d in range(n_features):
+        scores += x[x_at + d] * panel[1 + d]
+    out[out_at : out_at + PANEL] = scores
+    minima = low[low_at : low_at + WIDTH]
+    minima[:] = np.minimum(minima, scores.reshape(-1, WIDTH).min(axis=0))
 
 
 def score_tile_portable(
@@ -138,17 +184,26 @@ def score_tile_portable(
     out, out_at, out_stride, low, low_at, low_stride,
 ):  # fmt: skip
     """Twin of :func:`score_tile_vector` in plain loops, for interpreters without the JIT."""
-    panel = panels[panel_at : panel_at + (1 + n_features) * PANEL].reshape(-1, PANEL)
     for r in range(TILE_ROWS):
-        scores = panel[0].copy()
-        for d in range(n_features):
-            scores += x[x_at + r * x_stride + d] * panel[1 + d]
-        out[out_at + r * out_stride :][:PANEL] = scores
-        minima = low[low_at + r * low_stride :][:WIDTH]
-        minima[:] = np.minimum(minima, scores.reshape(-1, WIDTH).min(axis=0))
+        _score_portable(
+            x, x_at + r * x_stride, panels, panel_at, n_features,
+            out, out_at + r * out_stride, low, low_at + r * low_stride,
+        )  # fmt: skip
+
+
+def score_gathered_portable(
+    rows, places, at, x, x_stride, panels, panel_at, n_features, out, low, low_stride
+):
+    """Twin of :func:`score_gathered_vector`."""
+    for j in range(at, at + TILE_ROWS):
+        _score_portable(
+            x, rows[j] * x_stride, panels, panel_at, n_features,
+            out, places[j], low, rows[j] * low_stride,
+        )  # fmt: skip
 
 
 score_tile = score_tile_vector if JIT else score_tile_portable
+score_gathered = score_gathered_vector if JIT else score_gathered_portable
 
 
 @njit(nogil=True, cache=True)

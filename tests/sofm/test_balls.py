@@ -1,0 +1,160 @@
+"""Panels are left out only where they cannot hold a winner, and on a line most are."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rejuvenet.sofm import balls, tile, vectors
+from rejuvenet.sofm.batch import ALONE
+from rejuvenet.sofm.search import CHOSEN_ROWS
+from rejuvenet.sofm.turns import board_of
+from test_kernels import begun
+
+
+def line(rng, n_nodes, n_features, step):
+    """Nodes in a row, each a small random step from the one before."""
+    return np.cumsum(step * rng.standard_normal((n_nodes, n_features)), axis=0)
+
+
+def searched(X, W, q=0, n=1):
+    """The nearest nodes, and the share of scores that were computed."""
+    ready = begun(X, W, q).prepare(W)
+    nearest, nothing = np.empty((len(X), n), np.int32), np.empty(0)
+    board = board_of(n)
+    scored, _ = ready.search(board, 0, X, None, nearest, np.empty((0, 0)), nothing, np.empty(1))
+    return nearest, scored / (len(X) * len(ready.panels))
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.sampled_from([1, 5, 97, 400]),
+    n_features=st.sampled_from([1, 3, 16, 40]),
+    n_nodes=st.sampled_from([128, 130, 257, 300]),
+    step=st.sampled_from([1e-4, 0.03, 1.0]),
+    noise=st.sampled_from([0.0, 1e-3, 0.5]),
+    offset=st.sampled_from([0.0, 1e3]),
+    dtype=st.sampled_from(["f4", "f8"]),
+    directions=st.booleans(),
+)
+def test_winners_on_a_line_are_those_of_float64(
+    seed, n, n_features, n_nodes, step, noise, offset, dtype, directions
+):
+    rng = np.random.default_rng(seed)
+    W = (line(rng, n_nodes, n_features, step) + offset).astype(dtype)
+    picked = rng.integers(0, n_nodes, n)
+    X = (W[picked] + noise * step * rng.standard_normal((n, n_features))).astype(dtype)
+    q = 7 if directions and n_features > 7 else 0
+    labels, _ = searched(X, W, q)
+    assert naive.is_winner(X, W, labels[:, 0])
+    two, _ = searched(X, W, q, 2)
+    d = np.sort(naive.squared_distances(X, W), axis=1)
+    found = naive.squared_distances(X, W)[np.arange(n)[:, None], two]
+    np.testing.assert_array_equal(two[:, 0], labels[:, 0])
+    assert (found[:, 1] <= d[:, 1] * (1 + 1e-13)).all()
+    assert (two[:, 0] != two[:, 1]).all()
+
+
+@pytest.mark.parametrize("q", [0, 7])
+def test_most_panels_of_a_line_are_left_out(q):
+    rng = np.random.default_rng(0)
+    W = line(rng, 512, 40, 0.1).astype("f4")
+    X = W[rng.integers(0, 512, 3000)] + 0.1 * rng.standard_normal((3000, 40)).astype("f4")
+    assert searched(X, W, q)[1] < 0.25
+
+
+def test_where_few_can_be_left_out_all_are_computed():
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((256, 16)).astype("f4")
+    X = rng.standard_normal((50 * CHOSEN_ROWS, 16)).astype("f4")
+    assert searched(X, W)[1] > 0.98
+    assert searched(X, W[: (balls.FEW_PANELS - 1) * vectors.PANEL])[1] == 1
+
+
+def test_balls_hold_their_nodes():
+    rng = np.random.default_rng(1)
+    W = rng.standard_normal((130, 5))
+    made = balls.Balls(*W.shape)
+    made.enclose(W)
+    for p, first in enumerate(range(0, 130, vectors.PANEL)):
+        nodes = W[first : first + vectors.PANEL]
+        distances = np.sort(np.sqrt(((nodes - nodes.mean(axis=0)) ** 2).sum(axis=1)))
+        expected = (nodes.mean(axis=0) ** 2).sum(), distances[-1], *distances[:2]
+        np.testing.assert_allclose(made.means[p], nodes.mean(axis=0))
+        np.testing.assert_allclose(made.extents[p], expected)
+    made.enclose(W[:129])
+    assert np.isinf(made.extents[-1, 3]), "one node has no second"
+
+
+@given(st.integers(0, 10**6))
+def test_vector_instructions_equal_their_twins(seed):
+    rng = np.random.default_rng(seed)
+    P = vectors.PANEL
+    scores = rng.random(2 * P).astype("f4") + np.float32(0.1)  # no root of nearly nothing
+    known = rng.random((5, 2 * P)).astype("f4")
+    square, rest, limit = rng.random(3).astype("f4")
+    at, balls_at = scores.ctypes.data, known.ctypes.data
+    for place in (0, P):
+        for core in (3, 4):
+            arguments = place, 2 * P, core, square, rest
+            found = vectors.reach_vector(at, place, balls_at, *arguments)
+            wanted = vectors.reach_portable(scores, place, known.reshape(-1), *arguments)
+            assert found == pytest.approx(wanted, rel=1e-6)
+        found = vectors.within_vector(at, place, balls_at, place, limit, square)
+        limits = limit + square * known[0, place : place + P].astype("f8")
+        clear = np.abs(scores[place : place + P] - limits) > 1e-6
+        portable = vectors.within_portable(scores, place, known.reshape(-1), place, limit, square)
+        for j in np.flatnonzero(clear):
+            bit = scores[place + j] <= limits[j]
+            assert found >> j & 1 == portable >> j & 1 == bit
+
+
+@pytest.mark.parametrize("byte", [0, 1, 0b10000000, 0b01010110, 255])
+def test_positions_of_bits(byte):
+    bits = [j for j in range(8) if byte >> j & 1]
+    assert vectors.N_BITS[byte] == len(bits)
+    for fast in (True, False):
+        numbers = np.zeros(20, np.int64)
+        if fast:
+            table = vectors.POSITIONS.ctypes.data
+            vectors.positions_vector(numbers.ctypes.data, 3, 1 << 40, byte, table)
+        else:
+            vectors.positions_portable(numbers, 3, 1 << 40, byte, vectors.POSITIONS.reshape(-1))
+        assert (numbers[3 : 3 + len(bits)] - (1 << 40)).tolist() == bits
+        assert not numbers[:3].any()
+        assert not numbers[11:].any()
+
+
+@pytest.mark.parametrize("kernel", [tile.score_gathered_vector, tile.score_gathered_portable])
+def test_gathered_tile_equals_matrix_product(kernel):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((40, 9)).astype("f4")
+    W, bias = rng.standard_normal((vectors.PANEL, 9)).astype("f4"), rng.random(vectors.PANEL)
+    panels = np.empty((1, 10, vectors.PANEL), "f4")
+    tile.pack_panels(W.astype("f8"), bias, panels)
+    out = np.zeros((50, vectors.PANEL), "f4")
+    low = np.full((40, vectors.WIDTH), np.inf, "f4")
+    rows = rng.permutation(40)[: tile.TILE_ROWS]
+    places = rng.permutation(50)[: tile.TILE_ROWS]
+    arrays = np.append(0, rows), np.append(0, places * vectors.PANEL), x, panels, out, low
+    if kernel is tile.score_gathered_vector:
+        at = [array.ctypes.data for array in arrays]
+    else:
+        at = [array.reshape(-1) for array in arrays]
+    kernel(at[0], at[1], 1, at[2], 9, at[3], 0, 9, at[4], at[5], vectors.WIDTH)
+    expected = bias - x[rows] @ W.T
+    np.testing.assert_allclose(out[places], expected, atol=2e-5)
+    np.testing.assert_array_equal(
+        low[rows], out[places].reshape(tile.TILE_ROWS, -1, vectors.WIDTH).min(axis=1)
+    )
+    assert not np.delete(out, places, axis=0).any()
+
+
+def test_epochs_with_and_without_balls_are_the_same(monkeypatch):
+    rng = np.random.default_rng(3)
+    W = line(rng, 300, 16, 0.2).astype("f4")
+    X = W[rng.integers(0, 300, 2000)] + 0.1 * rng.standard_normal((2000, 16)).astype("f4")
+    sums, counts, error = begun(X, W, threads=ALONE).epoch(W)
+    monkeypatch.setattr(balls, "FEW_PANELS", 10**9)
+    s, n, e = begun(X, W, threads=ALONE).epoch(W)
+    assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
