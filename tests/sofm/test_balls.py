@@ -55,6 +55,59 @@ def test_winners_on_a_line_are_those_of_float64(
     assert (two[:, 0] != two[:, 1]).all()
 
 
+def chosen(X, W, q, wanted):
+    """Which panels (n, n_panels) are chosen for every sample."""
+    prepare = begun(X, W, q).prepare
+    ready = prepare(W)
+    n, width = len(X), len(ready.balls.known.T)
+    x = ((X - prepare.frame.centre) * prepare.frame.scale).astype("f4")
+    squares = (x.astype("f8") ** 2).sum(axis=1)
+    if q:
+        axes = ready.directions[:, 1:].transpose(0, 2, 1).reshape(-1, X.shape[1])[:q]
+        p = x @ axes.T
+        rest = np.maximum(squares - (p.astype("f8") ** 2).sum(axis=1), 0)
+        x = np.column_stack([p, np.sqrt(rest + ready.bounds[0] * squares)]).astype("f4")
+    means = ready.balls.panels.transpose(0, 2, 1).reshape(width, -1)
+    scores = np.ascontiguousarray(means[:, 0] + x @ means[:, 1:].T)
+    reaches, limits = np.empty(n, "f4"), np.empty(n, "f4")
+    pairs, firsts = np.empty(n * len(ready.panels) + 8, np.int64), np.empty(n + 1, np.int64)
+    balls.choose_panels(
+        n, scores, ready.balls.known, wanted, ready.bounds[3], squares, x, q, reaches, limits,
+        pairs, firsts,
+    )  # fmt: skip
+    result = np.zeros((n, len(ready.panels)), bool)
+    pairs = pairs[: firsts[n]]
+    result[pairs >> balls.ROW_BITS, pairs & (balls.ROW - 1)] = True
+    assert (np.diff(firsts) == result.sum(axis=1)).all()
+    return result
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n_features=st.sampled_from([1, 2, 3, 12]),
+    n_nodes=st.sampled_from([128, 257, 300]),
+    offset=st.sampled_from([0.0, 1e3]),
+    q=st.sampled_from([0, 1, 3, 7]),
+)
+def test_panels_of_the_nearest_nodes_are_chosen(seed, n_features, n_nodes, offset, q):
+    rng = np.random.default_rng(seed)
+    panel = np.arange(n_nodes) // vectors.PANEL
+    # Balls of very different size, so that one is often reached across the middle of another.
+    places = rng.standard_normal((panel[-1] + 1, n_features))
+    sizes = 10 ** rng.uniform(-4, 0.5, (panel[-1] + 1, 1))
+    W = places[panel] + sizes[panel] * rng.standard_normal((n_nodes, n_features)) + offset
+    X = W[rng.integers(0, n_nodes, 300)] + rng.standard_normal((300, n_features)) * 10 ** (
+        rng.uniform(-4, 0.5, (300, 1))
+    )
+    X, W = X.astype("f4"), W.astype("f4")
+    d = naive.squared_distances(X, W)
+    nearest = np.argsort(d, axis=1, kind="stable")
+    for wanted in (1, 2):
+        found = chosen(X, W, q if q < n_features else 0, wanted)
+        for j in range(wanted):
+            assert found[np.arange(300), panel[nearest[:, j]]].all()
+
+
 @pytest.mark.parametrize("q", [0, 7])
 def test_most_panels_of_a_line_are_left_out(q):
     rng = np.random.default_rng(0)
