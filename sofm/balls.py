@@ -187,12 +187,8 @@ def score_pairs(x, pairs, n_pairs, panels, n_features, scores, minima, rows, pla
         j = n_listed[p]
         rows[p, j], places[p, j] = r, i * PANEL
         n_listed[p] = j + 1
-    rows_at, places_at, x_at, panels_at = (
-        address(rows),
-        address(places),
-        address(x),
-        address(panels),
-    )
+    rows_at, places_at = address(rows), address(places)
+    x_at, panels_at = address(x), address(panels)
     out, low = address(scores), address(minima)
     for p in range(panels.shape[0]):
         n = n_listed[p]

@@ -197,7 +197,7 @@ class Prepared:
         second, every block has to read them again.
         """
         K, D = self.codebook.shape
-        few = (96 if len(self.balls.panels) else 18) // TILE_ROWS
+        few = 18 // TILE_ROWS
         if self.panels.nbytes + self.directions.nbytes <= PANEL_BYTES:
             return TILE_ROWS * few
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
