@@ -267,6 +267,7 @@ def search_rows(
                     rest = squares[r] - _squared_norm(coordinates, r, q)
                     coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack * squares[r])
                 searched, n_numbers = coordinates, q + 1
+            # Scores: of the panels that each row is left with, or of all.
             if choosing:
                 score_block(searched, n, means, n_numbers, ball_scores, ball_minima)
                 choose_panels(
@@ -285,6 +286,8 @@ def search_rows(
             for r in range(n):
                 i, row, low_row = start + r, r * scores.shape[1], r * minima.shape[1]
                 first, last = (firsts[r], firsts[r + 1]) if choosing else (0, 0)
+
+                # The best by their scores.
                 least = smallest(low, low_row, 1 if choosing else n_vectors)
                 seen = np.float32(least + wider * squares[r])
                 if choosing:
@@ -307,6 +310,7 @@ def search_rows(
                         if under[j] != one:
                             other = under[j]
 
+                # The distances to them, and what these leave of the others.
                 winner, second = one, other
                 d_winner, d_second = _squared_distance(X, i, codebook, one, scale64), np.inf
                 if wanted == 2:
@@ -342,6 +346,7 @@ def search_rows(
                 if kept == 2:
                     nearest[i, 1] = second
 
+                # What the row adds.
                 distance = np.sqrt(d_winner)
                 weight = weights[i] if weights.shape[0] > 0 else 1.0
                 total_error += (distance * weight + big_error) - big_error

@@ -84,18 +84,16 @@ class ResNet20(nn.Module):
 
 
 def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
-    """Random flips and crops after padding by ``pad``, one offset for each image.
-
-    They are drawn by the generator's device, so that they are the same wherever ``x`` lies.
-    """
-    flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    """Random flips and crops after padding by ``pad``, one offset for each image."""
+    flip = torch.rand(len(x), generator=generator) < 0.5
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     padded = F.pad(x, (pad, pad, pad, pad))
-    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator).to(x.device)
-    image, channel, row, column = (torch.arange(n, device=x.device) for n in x.shape)
-    rows = (offsets[:, :1] + row)[:, None, :, None]
-    columns = (offsets[:, 1:] + column)[:, None, None, :]
-    return padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator)
+    rows = (offsets[:, :1] + torch.arange(x.shape[2]))[:, None, :, None]
+    columns = (offsets[:, 1:] + torch.arange(x.shape[3]))[:, None, None, :]
+    image = torch.arange(len(x))[:, None, None, None]
+    channel = torch.arange(x.shape[1])[None, :, None, None]
+    return padded[image, channel, rows, columns]
 
 
 @torch.no_grad()

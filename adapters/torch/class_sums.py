@@ -2,11 +2,12 @@
 
     Q[c] = (1 / N_c) * sum of the tap over the samples of class c
 
-Sums are float64 where the device has it, so that neither the order of the batches nor that of a
-GPU's atomic additions shows in a plan.  On a CPU samples are added one by one: the conversion
-then happens on the way and needs no copy, three to six times as fast for large taps as
-``index_add_``, which the other devices use.  Memory is ``8 * C * o * h * w`` bytes a group; the
-extents that fit are known from the traced shapes, before the first batch.
+Sums are float64 where the device has it, so that the order of the batches does not show in a plan.
+On a CPU samples are added one by one: the conversion then happens on the way and needs no copy,
+three to six times as fast for large taps as one call for all.  Other devices get that call,
+``index_put_``, which adds in a fixed order on a GPU as well, where ``index_add_`` does not.  Memory
+is ``8 * C * o * h * w`` bytes a group; the extents that fit are known from the traced shapes,
+before the first batch.
 """
 
 from __future__ import annotations
@@ -205,7 +206,6 @@ class ClassSums:
                 for row, label in zip(flat, self._labels.tolist(), strict=True):
                     sums[label].add_(row)
             else:
-                # Not index_add_, which adds rows of one class in any order on a GPU.
                 sums.index_put_((self._labels,), flat.to(exact), accumulate=True)
             self.magnitudes[group.name] += magnitude
 

@@ -3,20 +3,16 @@
 Run as (one core; every run is a JSON file, and those that exist are not repeated)::
 
     OMP_NUM_THREADS=1 python tutorials/paper/study.py --data DIR --seeds 0:5
-    python tutorials/paper/study.py --data DIR --seeds 0:5 --long --device cuda
     python tutorials/paper/study.py --table
 
 CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16 (10,000 to train on,
 2,000 to test), and a network of three convolutions with many channels in the last one.
 Every arm trains for the same number of epochs from the same weights on the same batches; those
-that reorganize do so to the last convolution, every ``period`` epochs: 20 epochs and every 5, or
-with ``--long`` as long as the paper, 200 epochs and every 20.
+that reorganize do so to the last convolution, every ``PERIOD`` epochs:
 
 - ``step``: the rate starts at 0.1 and falls by a factor of 5 after 30, 60 and 80 % of the epochs,
-  as in the paper (at 60, 120 and 160 of 200);
-- ``cyclic``: cosine from 0.1 to 0 with a restart every ``period`` epochs, right after each event.
-
-Several processes may share the work where each is given other seeds or arms.
+  as in the paper (200 epochs, falls at 60, 120 and 160);
+- ``cyclic``: cosine from 0.1 to 0 with a restart every ``PERIOD`` epochs, right after each event.
 """
 
 from __future__ import annotations
@@ -30,7 +26,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +43,14 @@ from rejuvenet.adapters.torch import Reorganizer, collect, trace  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from rejuvenet.graph.capacity import capacity  # noqa: E402
 
-CLASSES, BATCH, RATE = 20, 125, 0.1
+RUNS = HERE / "runs"
+CLASSES, EPOCHS, PERIOD, BATCH, RATE = 20, 20, 5, 125, 0.1
 WIDTHS = (16, 32, 192)
 CALIBRATION = 2000
 LAYER = "6.weight"
 
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run takes, and where its files are."""
-
-    epochs: int
-    period: int
-    runs: Path
-
-
-SHORT, LONG = Length(20, 5, HERE / "runs"), Length(200, 20, HERE / "runs_long")
-
 # Each arm's recipe.  The paper's goes on until the end, the others until three quarters of the
-# epochs: of 20 epochs, both mean after 5, 10 and 15.  "early" stops after a quarter.
+# epochs: with these lengths both mean after 5, 10 and 15 of 20 epochs.  "early" stops after 5.
 ARMS: dict[str, Callable[[], Recipe] | None] = {
     "plain": None,
     "paper": Recipe.paper,
@@ -82,17 +66,17 @@ ARMS: dict[str, Callable[[], Recipe] | None] = {
 }
 
 
-def rate(schedule: str, length: Length, epoch: int, share: float) -> float:
+def rate(schedule: str, epoch: int, share: float) -> float:
     """Learning rate in ``epoch``, of which ``share`` has passed.
 
-    >>> [round(rate("step", SHORT, e, 0), 4) for e in (0, 6, 15, 16)]
+    >>> [round(rate("step", e, 0), 4) for e in (0, 6, 15, 16)]
     [0.1, 0.02, 0.004, 0.0008]
-    >>> rate("cyclic", SHORT, 5, 0.0)
+    >>> rate("cyclic", 5, 0.0)
     0.1
     """
     if schedule == "step":
-        return RATE * 0.2 ** sum(epoch >= part * length.epochs for part in (0.3, 0.6, 0.8))
-    return RATE / 2 * (1 + math.cos(math.pi * (epoch % length.period + share) / length.period))
+        return RATE * 0.2 ** sum(epoch >= part * EPOCHS for part in (0.3, 0.6, 0.8))
+    return RATE / 2 * (1 + math.cos(math.pi * (epoch % PERIOD + share) / PERIOD))
 
 
 def network(seed: int, widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
@@ -105,11 +89,10 @@ def network(seed: int, widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-def images(data: str, split: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def images(data: str, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of 16 x 16 and labels."""
     x, y = cifar100.load(data, split, CLASSES)
-    x = F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last)
-    return x.to(device), y.to(device)
+    return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
 
 
 def figures(model: nn.Module, calibration: list[Any]) -> dict[str, float]:
@@ -120,37 +103,37 @@ def figures(model: nn.Module, calibration: list[Any]) -> dict[str, float]:
     return capacity(means.Q, activity=means.activity).to_dict()
 
 
-def run(arm: str, schedule: str, seed: int, length: Length, data: dict[str, Any]) -> dict[str, Any]:
+def run(arm: str, schedule: str, seed: int, data: dict[str, Any]) -> dict[str, Any]:
     """One training: accuracies of every epoch and what the events did."""
     start = time.time()
     (x, y), test = data["train"], data["test"]
     picked = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
     calibration = [(x[part], y[part]) for part in picked.split(500)]
     widths = (*WIDTHS[:-1], WIDTHS[-1] // 2) if arm == "narrow" else WIDTHS
-    model = network(seed, widths).to(x.device)
+    model = network(seed, widths)
     optimizer = torch.optim.SGD(
         model.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
     recipe, reorganizer = ARMS[arm], None
     if recipe is not None:
         reorganizer = Reorganizer(
-            model, optimizer, calibration, layers=[LAYER], every=length.period,
-            epochs=length.epochs, recipe=recipe(), seed=seed,
+            model, optimizer, calibration, layers=[LAYER], every=PERIOD, epochs=EPOCHS,
+            recipe=recipe(), seed=seed,
         )  # fmt: skip
     epochs, events = [], []
-    for epoch in range(length.epochs):
+    for epoch in range(EPOCHS):
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        total = 0.0
         batches = torch.randperm(len(x), generator=generator).split(BATCH)
         for number, batch in enumerate(batches):
-            optimizer.param_groups[0]["lr"] = rate(schedule, length, epoch, number / len(batches))
+            optimizer.param_groups[0]["lr"] = rate(schedule, epoch, number / len(batches))
             inputs = cifar100.augment(x[batch], generator, 2)
             loss = F.cross_entropy(model(inputs), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach().double() * len(batch)
-        now = {"loss": total.item() / len(x), "accuracy": cifar100.accuracy(model, *test)}
+            total += loss.item() * len(batch)
+        now = {"loss": total / len(x), "accuracy": cifar100.accuracy(model, *test)}
         report = None if reorganizer is None else reorganizer.step(epoch)
         if report is not None:
             right_after = cifar100.accuracy(model, *test)
@@ -163,16 +146,15 @@ def run(arm: str, schedule: str, seed: int, length: Length, data: dict[str, Any]
         "epochs": epochs, "events": events,
         "recipe": None if recipe is None else recipe().to_dict(),
         "settings": {
-            "classes": CLASSES, "epochs": length.epochs, "period": length.period, "batch": BATCH,
-            "rate": RATE, "widths": widths, "train": len(x), "test": len(test[0]),
-            "calibration": CALIBRATION,
+            "classes": CLASSES, "epochs": EPOCHS, "period": PERIOD, "batch": BATCH, "rate": RATE,
+            "widths": widths, "train": len(x), "test": len(test[0]), "calibration": CALIBRATION,
         },
         "seconds": time.time() - start,
-        "versions": versions(x.device),
+        "versions": versions(),
     }  # fmt: skip
 
 
-def versions(device: torch.device) -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of everything that decides the figures."""
     git = ["git", "-C", str(Path(rejuvenet.__file__).parent), "describe", "--always", "--dirty"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
@@ -181,7 +163,6 @@ def versions(device: torch.device) -> dict[str, str]:
         "rejuvenet": rejuvenet.__version__, "torch": torch.__version__,
         "numpy": np.__version__, "python": platform.python_version(),
         "machine": platform.machine(), "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }  # fmt: skip
 
 
@@ -193,28 +174,24 @@ def main() -> None:
         "--schedules", nargs="+", choices=("step", "cyclic"), default=["step", "cyclic"]
     )
     parser.add_argument("--seeds", default="0:5", help="first and end, as in range()")
-    parser.add_argument("--long", action="store_true", help="200 epochs in place of 20")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=RUNS)
     parser.add_argument("--table", action="store_true", help="write the page from the runs")
     options = parser.parse_args()
     if options.table:
         import table
 
-        return table.write(SHORT.runs, LONG.runs)
+        return table.write(options.output)
     torch.set_num_threads(1)
-    data = {split: images(options.data, split, options.device) for split in ("train", "test")}
-    length = LONG if options.long else SHORT
-    folder = options.output or length.runs
-    folder.mkdir(parents=True, exist_ok=True)
+    data = {split: images(options.data, split) for split in ("train", "test")}
+    options.output.mkdir(parents=True, exist_ok=True)
     # Seeds outermost: after each, all arms are complete.
     for seed in range(*map(int, options.seeds.split(":"))):
         for arm in options.arms:
             for schedule in options.schedules:
-                path = folder / f"{schedule}-{arm}-{seed}.json"
+                path = options.output / f"{schedule}-{arm}-{seed}.json"
                 if path.exists():
                     continue
-                result = run(arm, schedule, seed, length, data)
+                result = run(arm, schedule, seed, data)
                 beside = path.with_suffix(".part")
                 beside.write_text(json.dumps(result, indent=1) + "\n")
                 os.replace(beside, path)
