@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import balls, tile, vectors
+from rejuvenet.sofm import SOFM, balls, tile, vectors
 from rejuvenet.sofm.batch import ALONE
 from rejuvenet.sofm.search import CHOSEN_ROWS
 from rejuvenet.sofm.turns import board_of
@@ -211,3 +211,13 @@ def test_epochs_with_and_without_balls_are_the_same(monkeypatch):
     monkeypatch.setattr(balls, "FEW_PANELS", 10**9)
     s, n, e = begun(X, W, threads=ALONE).epoch(W)
     assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
+
+
+def test_a_line_is_the_same_for_any_number_of_threads():
+    rng = np.random.default_rng(4)
+    X = (line(rng, 20_000, 16, 0.05) + 0.1 * rng.standard_normal((20_000, 16))).astype("f4")
+    first, *others = (SOFM(256, n_epochs=6, n_jobs=n).fit(X) for n in (1, 2, 3))
+    for som in others:
+        np.testing.assert_array_equal(som.codebook_, first.codebook_)
+        np.testing.assert_array_equal(som.labels_, first.labels_)
+    assert naive.is_winner(X[::50], first.codebook_, first.labels_[::50])
