@@ -10,16 +10,18 @@ only if ``|x - c| - rho <= V``, or in scores (:mod:`.tile`)
 .. math::  s_c(x) - \rho^2 / 2 \le (V^2 - |x|^2) / 2 + V \rho .
 
 The left side comes from the micro-kernel, which takes means for nodes and ``|c|^2/2 - rho^2/2``
-for the bias: one score for ``PANEL`` nodes.  On a line a sample is left with one panel in five or
-so; on a sheet, where a panel is a strip of one row, with most of them.
+for the bias: one score for ``PANEL`` nodes.  On a line few panels are left for a sample; on a
+sheet, where a panel is a strip of one row, most of them.
 
 On ``q`` directions (:mod:`.prepared`) scores are half of squared distances as well, of
 ``(p, r)``.  They bound true distances from below, and with the sign of one ``r`` turned from above:
 ``|x - c|^2 <= |x|^2 + 2 s_c(x) + 4 r(x) r(c)``.
 
-What is known of balls is a float32 array of five rows, a column each: radii; what twice a score
-lacks, ``rho^2`` and its rounding; ``4 r(c)``; and ``delta`` for the nearest and the second nearest
-node (infinite: there is none).  Columns after the last panel are zero, and their scores infinite.
+As nodes are packed in panels, balls are packed in words of ``PANEL``; which of them are near is
+then a word of bits.  What is known of balls is a float32 array of five rows, a column each: radii;
+what twice a score lacks, ``rho^2`` and its rounding; ``4 r(c)``; and ``delta`` for the nearest and
+the second nearest node (infinite: there is none).  Columns after the last panel are zero, and their
+scores infinite.
 """
 
 from __future__ import annotations

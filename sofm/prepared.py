@@ -151,7 +151,6 @@ class Prepared:
         self.bounds = np.zeros(4)
         self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
         self.balls_of_all = Balls(K, D)
-        self.q = 0
         self.fill(codebook)
 
     def fill(self, codebook: NDArray) -> None:
@@ -260,10 +259,10 @@ class Preparation:
                 prepared.in_directions(self.directions[:q], p[:, :q])
 
         costs = {}
+        nothing = np.empty((0, 0)), np.empty(0), np.empty(1)
         for q in levels:
             prepare(q)
             winners = np.empty((len(self.pilot), 1), np.int32)
-            nothing = np.empty((0, 0)), np.empty(0), np.empty(1)
             scored, n = prepared.search(board_of(1), 0, self.pilot, None, winners, *nothing)
             panels = scored / len(self.pilot) + len(prepared.balls.panels)
             costs[0] = panels * PANEL * D + (4 * D + 700)

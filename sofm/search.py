@@ -45,7 +45,6 @@ from .vectors import (
 LANES = 16  # rows are padded to a multiple of the widest vector
 WORTH_CHOOSING = 0.5  # share of panels up to which it pays to choose them for every row
 CHOSEN_ROWS = 96  # of a block then, a multiple of TILE_ROWS: several go to every panel
-PANELS = GROUP_NODES // PANEL  # whose scores are compared at once
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
@@ -111,9 +110,9 @@ def _under(scores, row, n_groups, low, low_row, limit, found, places):
 def _under_chosen(scores, pairs, first, last, limit, found, places):
     """As :func:`_under`, of the panels of the pairs from ``first`` to ``last``."""
     n = 0
-    for pair in range(first, last, PANELS):
+    for pair in range(first, last, GROUP):
         nodes = nodes_under(scores, pair * PANEL, limit)
-        if last - pair < PANELS:  # what is beyond are scores of other rows
+        if last - pair < GROUP:  # what is beyond are scores of other rows
             nodes &= (1 << int(last - pair) * PANEL) - 1
         while nodes != 0:
             place = pair * PANEL + lowest(nodes)
@@ -125,25 +124,11 @@ def _under_chosen(scores, pairs, first, last, limit, found, places):
 
 
 @njit(nogil=True, cache=True)
-def _smallest_but(scores, minima, r, n_panels, node):
-    """The smallest score of a row but that of ``node``."""
-    score, entry = scores[r, node], node // PANEL // GROUP * WIDTH + node % WIDTH
-    least = minima[r, entry]
-    scores[r, node], minima[r, entry] = np.inf, np.inf
-    for p in range(entry // WIDTH * GROUP, min((entry // WIDTH + 1) * GROUP, n_panels)):
-        for j in range(p * PANEL + node % WIDTH, (p + 1) * PANEL, WIDTH):
-            minima[r, entry] = min(minima[r, entry], scores[r, j])
-    second = smallest(address(minima), r * minima.shape[1], minima.shape[1] // WIDTH)
-    scores[r, node], minima[r, entry] = score, least
-    return second
-
-
-@njit(nogil=True, cache=True)
-def _smallest_chosen_but(flat, first, last, place):
-    """The smallest score of the pairs from ``first`` to ``last`` but that at ``place``."""
+def _smallest_but(flat, begin, count, place):
+    """The smallest of ``count`` scores from ``begin`` on, but for the one at ``place``."""
     score = flat[place]
     flat[place] = np.inf
-    second = smallest(address(flat), first * PANEL, (last - first) * (PANEL // WIDTH))
+    second = smallest(address(flat), begin, count // WIDTH)
     flat[place] = score
     return second
 
@@ -241,8 +226,7 @@ def search_rows(
     while join(board, place):
         kept = board[1]
         wanted = min(max(kept, 1), n_nodes)
-        slack, margin, full_margin = bounds[0], bounds[1], bounds[2]
-        G = bounds[3]
+        slack, margin, full_margin, G = bounds[0], bounds[1], bounds[2], bounds[3]
         choosing = means.shape[0] > 0
         wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is seen first
         total_error = 0.0
@@ -301,10 +285,11 @@ def search_rows(
                 one, other = under[best], np.int64(-1)
                 if wanted == 2:
                     if choosing:
-                        seen = _smallest_chosen_but(flat, first, last, spots[best])
+                        begin, count = first * PANEL, (last - first) * PANEL
+                        seen = _smallest_but(flat, begin, count, spots[best])
                         n_under = _under_chosen(at, pairs, first, last, seen, under, spots)
                     else:
-                        seen = _smallest_but(scores, minima, r, n_panels, one)
+                        seen = _smallest_but(flat, row, n_panels * PANEL, spots[best])
                         n_under = _under(at, row, groups, low, low_row, seen, under, spots)
                     for j in range(n_under):
                         if under[j] != one:

@@ -1,8 +1,17 @@
-"""What several tests look at: the files of one short run of the demo."""
+"""What several tests share: the files of one short run of the demo, and the marker ``gpu``."""
 
 import json
 
 import pytest
+
+
+def pytest_runtest_setup(item):
+    """Tests that carry the marker ``gpu`` are skipped where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

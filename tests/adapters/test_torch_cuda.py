@@ -11,13 +11,7 @@ from rejuvenet.adapters.torch import Reorganizer, collect, reorganize, trace  # 
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
 from torch import nn  # noqa: E402
 
-needed = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needed])]
-
-
-def gpu(test):
-    """A test that says nothing without a GPU."""
-    return pytest.mark.gpu(needed(test))
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture(params=DEVICES)
@@ -114,7 +108,7 @@ def test_mixed_precision_changes_no_plan(duplicated_network, torch_batches, devi
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_captured_step_goes_on_with_the_new_weights(trained_network, torch_batches):
     model = trained_network.cuda().train()
     model[7].p = 0.0  # a captured step draws other random numbers
@@ -143,7 +137,7 @@ def test_a_captured_step_goes_on_with_the_new_weights(trained_network, torch_bat
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_compiled_model_sees_the_new_weights(trained_network, torch_batches):
     from torch._dynamo.utils import counters
 
@@ -159,7 +153,7 @@ def test_a_compiled_model_sees_the_new_weights(trained_network, torch_batches):
     assert counters["stats"]["unique_graphs"] == graphs > 0
 
 
-@gpu
+@pytest.mark.gpu
 def test_memory_format_and_pinned_batches(trained_network, torch_batches):
     expected = copy.deepcopy(trained_network)
     reference = reorganize(expected, torch_batches)
@@ -172,7 +166,7 @@ def test_memory_format_and_pinned_batches(trained_network, torch_batches):
         torch.testing.assert_close(model.state_dict()[name].cpu(), value, rtol=1e-3, atol=1e-4)
 
 
-@gpu
+@pytest.mark.gpu
 def test_finetuning_uses_the_gpu_and_comes_back(trained_network, torch_digits):
     x, y = torch_digits[0].numpy(), torch_digits[1].numpy()
     seen = set()
@@ -187,7 +181,7 @@ def test_finetuning_uses_the_gpu_and_comes_back(trained_network, torch_digits):
     assert len(losses) == 2
 
 
-@gpu
+@pytest.mark.gpu
 def test_nccl_adds_up_what_lies_on_the_host(tmp_path):
     distributed = torch.distributed
     if not distributed.is_nccl_available():

@@ -239,11 +239,8 @@ def two_on_gpu(_trained, torch_batches, tmp_path_factory):
     return in_processes(2, tasks, tmp_path_factory.mktemp("two_on_gpu"))
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
 @pytest.mark.parametrize(
-    "world", ["two", "four", pytest.param("two_on_gpu", marks=[pytest.mark.gpu, needs_gpu])]
+    "world", ["two", "four", pytest.param("two_on_gpu", marks=pytest.mark.gpu)]
 )
 def test_all_processes_end_with_the_weights_of_one_that_had_all_data(
     trained_network, torch_batches, request, world

@@ -140,7 +140,7 @@ def test_balls_hold_their_nodes():
 
 
 @given(st.integers(0, 10**6))
-def test_vector_instructions_equal_their_twins(seed):
+def test_instructions_for_balls_equal_their_twins(seed):
     rng = np.random.default_rng(seed)
     P = vectors.PANEL
     scores = rng.random(2 * P).astype("f4") + np.float32(0.1)  # no root of nearly nothing
