@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..files import check_writable, write_text
+from ..files import write_text
 from . import terminal
 from .command_options import (
+    READING,
     BatchSize,
     DataPath,
     Json,
@@ -22,6 +23,7 @@ from .command_options import (
     Model,
     OptionalData,
     Output,
+    Overwrite,
     Seed,
     Size,
     Std,
@@ -30,6 +32,7 @@ from .command_options import (
     parse_numbers,
     parse_recipe,
     parse_size,
+    refuse_options,
 )
 from .data import read_data
 from .terminal import guarded, percent, print_json, progress, table
@@ -58,6 +61,7 @@ def version(
 @app.command()
 @guarded
 def inspect(
+    context: typer.Context,
     model: Model,
     data: OptionalData = None,
     size: Size = None,
@@ -71,7 +75,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the channel groups of a model; with --data, how much of its capacity each uses."""
-    check_outputs(model, html, svg)
+    if data is None:
+        refuse_options(context, READING, "without --data")
+    check_outputs({"--html": html, "--svg": svg}, model, data)
     from . import onnx as onnx_adapter
 
     loaded = onnx_adapter.load(model)
@@ -113,8 +119,10 @@ def inspect(
 @app.command()
 @guarded
 def reorganize(
+    context: typer.Context,
     model: Model,
     output: Output,
+    overwrite: Overwrite = False,
     data: OptionalData = None,
     layers: Layers = None,
     arrange: Annotated[
@@ -157,10 +165,12 @@ def reorganize(
     as_json: Json = False,
 ) -> None:
     """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
+    _check_reorganize(context, method)
+    check_outputs(
+        {"-o": output, "--html": html, "--plan": plan}, model, data, overwrite=overwrite
+    )
     from . import onnx as onnx_adapter
 
-    for path in filter(None, (output, html, plan)):
-        check_writable(path)
     if data is None and not (arrange and order == "random" and html is None):
         raise typer.BadParameter("give --data: the map is trained on the activations of images")
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
@@ -191,6 +201,23 @@ def reorganize(
     terminal.say_plainly(f"Wrote {output}")
 
 
+def _check_reorganize(context: typer.Context, method: str) -> None:
+    """Refuse what would be ignored."""
+    from ..graph.recipe import COMPARISONS
+
+    given = context.params
+    if given["data"] is None:
+        refuse_options(context, READING, "without --data")
+    if not given["arrange"]:
+        refuse_options(context, ["order"], "without --arrange")
+        if method in COMPARISONS:
+            refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
+        return
+    refuse_options(context, ["recipe", "method", "ratio", "option"], "with --arrange")
+    if given["order"] == "random" and given["html"] is None:
+        refuse_options(context, ["data"], "with --order random, unless --html shows the images")
+
+
 def _print_report(report: Any) -> None:
     from .report_page import report_rows
 
@@ -208,12 +235,13 @@ def finetune(
     model: Model,
     data: DataPath,
     output: Output,
+    overwrite: Overwrite = False,
     module: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FACTORY",
             help="What makes the PyTorch module that the file came from: package.module:factory "
-            "or file.py:factory.",
+            "or file.py:factory. This runs the code in that file: give only what you trust.",
         ),
     ] = None,
     test: Annotated[
@@ -235,7 +263,9 @@ def finetune(
             "an ONNX file alone cannot be fine-tuned yet; give --module package.module:factory, "
             "which makes the PyTorch module that the file came from"
         )
-    check_writable(output)
+    source = module.rpartition(":")[0]
+    code = Path(source) if source.endswith(".py") else None
+    check_outputs({"-o": output}, model, data, test, code, overwrite=overwrite)
     from .finetuning import finetune_file
 
     batches = open_batches(model, data, size, mean, std, batch_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,9 @@ _DATA = typer.Option(
 DataPath = Annotated[Path, _DATA]
 OptionalData = Annotated[Path | None, _DATA]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Allow --output to be the model that is read.")
+]
 Layers = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,16 +51,115 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
+READING = ("size", "mean", "std", "batch_size")  # what is said about --data
 
-def check_outputs(model: Path, *outputs: Path | None) -> None:
-    """Say before any work whether the files can be written; the model is never one of them."""
-    given = [path for path in outputs if path is not None]
-    for i, path in enumerate(given):
-        target = check_writable(path)
-        if target == model.resolve():
-            raise ValueError(f"Cannot write {path}: it is the model to read; give another name")
-        if any(target == other.resolve() for other in given[:i]):
-            raise ValueError(f"Cannot write {path} twice; give each option a file of its own")
+
+def check_outputs(
+    outputs: Mapping[str, Path | None],
+    model: Path,
+    *others: Path | None,
+    overwrite: bool = False,
+) -> None:
+    """Say before any work whether the files can be written, and that none of them is needed.
+
+    Files are the same whatever their spelling, through symbolic links and hard links.
+
+    Parameters
+    ----------
+    outputs : mapping of option to path or None
+        What is to be written; ``-o`` is a model, whose weights may need ``<name>.data``.
+    model : path
+        The model to read, with the files that hold its weights.
+    *others : path or None
+        What is read besides: folders and files of data, code.
+    overwrite : bool
+        ``-o`` may be the model.
+
+    Raises
+    ------
+    typer.BadParameter
+        An output is a file that is read, or another output.
+    OSError
+        One cannot be written.
+    """
+    written: list[tuple[str, Path]] = []
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path)
+        for file in [path] if option != "-o" else [path, path.with_name(path.name + ".data")]:
+            for other, taken in written:
+                if _same(file, taken):
+                    raise typer.BadParameter(
+                        f"cannot write {file} twice ({other} and {option}); give each option a "
+                        "file of its own"
+                    )
+            written.append((option, file))
+    written = [(option, file) for option, file in written if file.exists()]
+    target = outputs.get("-o")
+    itself = target is not None and _same(target, model)
+    sources = {model: "the model to read", **dict.fromkeys(others, "part of what is to be read")}
+    for source, role in sources.items() if written else ():
+        for needed in _files_read(source, source is model):
+            for option, file in written:
+                in_place = itself and option == "-o" and source is model
+                if _same(file, needed) and not (overwrite and in_place):
+                    allow = ", or --overwrite" if in_place else ""
+                    raise typer.BadParameter(
+                        f"{option} would overwrite {file}: it is {role}; give another name{allow}"
+                    )
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:  # one of them is not there yet
+        return os.path.normcase(os.path.realpath(a)) == os.path.normcase(os.path.realpath(b))
+
+
+def _files_read(source: Path | None, is_model: bool) -> Iterator[Path]:
+    """``source`` itself, what lies in a folder, and the files that hold a model's weights."""
+    if source is None:
+        return
+    if source.is_dir():
+        linked = (entry for entry in source.iterdir() if entry.is_symlink() and entry.is_dir())
+        for top in (source, *linked):
+            for folder, _, names in os.walk(top):
+                yield from (Path(folder, name) for name in names)
+        return
+    yield source
+    if not is_model:
+        return
+    from onnx import load_model
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    from .onnx.storage import tensors_of
+
+    try:
+        tensors = tensors_of(load_model(source, load_external_data=False))
+        outside = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
+    except Exception:  # no model: what reads it will say so
+        return
+    yield from (source.parent / location for location in sorted(outside))
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> None:
+    """Refuse options that the user gave and that would do nothing there.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Knows which options were given.
+    names : iterable of str
+        Names of parameters.
+    where : str
+        Such as ``"without --data"``.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            option = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"{option} does nothing {where}; leave it out")
 
 
 def open_batches(
@@ -112,6 +216,10 @@ def parse_recipe(preset: str, method: str, ratio: str, seed: int, options: list[
         name, equals, value = option.partition("=")
         if not equals:
             raise typer.BadParameter(f"expected --option NAME=VALUE, got {option!r}")
+        if name in ("method", "ratio", "seed"):
+            raise typer.BadParameter(f"--option {name} has an option of its own; give --{name}")
+        if name in changes:
+            raise typer.BadParameter(f"--option {name} is given twice; give it once")
         changes[name] = _value(value)
     make: Any = Recipe.paper if preset == "paper" else Recipe.preserving
     if method in COMPARISONS:  # these merge nothing: survivors keep their weights

@@ -146,6 +146,73 @@ def test_wrong_usage_is_status_2(place, words, said):
     assert said in fails(2, *words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("inspect --html sub/link.onnx", "--html would overwrite sub/link.onnx: it is the model"),
+        ("inspect --svg hard.onnx", "--svg would overwrite hard.onnx: it is the model"),
+        ("inspect --data pictures --html pictures/0/a.png", "part of what is to be read"),
+        ("reorganize -o new.onnx --html original.onnx", "it is the model to read"),
+        ("reorganize -o new.onnx --plan ./sub/../original.onnx", "it is the model to read"),
+        ("reorganize -o original.onnx", "it is the model to read; give another name, or --over"),
+        ("reorganize -o new.onnx --plan digits_train.npz", "part of what is to be read"),
+        ("reorganize -o new.onnx --html ./new.onnx", "cannot write new.onnx twice"),
+        ("reorganize -o new.onnx --plan new.onnx.data", "cannot write new.onnx.data twice"),
+        ("reorganize -o weights.bin --overwrite", "-o would overwrite weights.bin"),
+        ("finetune -o original.onnx --module m.py:f", "it is the model to read"),
+        ("finetune -o m.py --module m.py:f", "part of what is to be read"),
+        ("finetune -o digits_test.npz --module m.py:f --test digits_test.npz", "to be read"),
+    ],
+)
+def test_no_output_is_a_file_that_is_needed(place, words, said):
+    import onnx
+
+    model = onnx.load("original.onnx")
+    onnx.save(model, "original.onnx", save_as_external_data=True, location="weights.bin",
+              size_threshold=0)  # fmt: skip
+    for folder in ("sub", "pictures/0"):
+        (place / folder).mkdir(parents=True)
+    (place / "sub" / "link.onnx").symlink_to("../original.onnx")
+    (place / "hard.onnx").hardlink_to("original.onnx")
+    (place / "m.py").write_text("")
+    (place / "pictures" / "0" / "a.png").write_bytes(b"")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    command, *rest = words.split()
+    data = [] if "--data" in rest or command == "inspect" else ["--data", "digits_train.npz"]
+    assert said in fails(2, command, "original.onnx", *data, *rest)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_overwrite_allows_the_model_itself(place):
+    before = (place / "original.onnx").read_bytes()
+    done = call("reorganize", "original.onnx", "--arrange", "--order", "random",
+                "-o", "original.onnx", "--overwrite")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (place / "original.onnx").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("inspect --size 8", "--size does nothing without --data"),
+        ("inspect --batch-size 8", "--batch-size does nothing without --data"),
+        ("reorganize --arrange --order random --mean 0", "--mean does nothing without --data"),
+        ("reorganize --data digits_train.npz --order random", "--order does nothing without"),
+        ("reorganize --data digits_train.npz --arrange --ratio 0.5", "--ratio does nothing with"),
+        ("reorganize --data digits_train.npz --arrange --method l1", "--method does nothing with"),
+        ("reorganize --data digits_train.npz --arrange --option a=1", "--option does nothing"),
+        ("reorganize --data digits_train.npz --arrange --order random", "--data does nothing"),
+        ("reorganize --data digits_train.npz --method l1 --recipe paper", "--recipe does nothing"),
+        ("reorganize --data digits_train.npz --option seed=1", "give --seed"),
+        ("reorganize --data digits_train.npz --option epochs=1 --option epochs=2", "given twice"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(place, words, said):
+    command, *rest = words.split()
+    output = ["-o", "new.onnx"] if command == "reorganize" else []
+    assert said in fails(2, command, "original.onnx", *output, *rest)
+
+
 def bad_files(place):
     """Write every kind of bad input beside the good ones."""
     import onnx
@@ -227,6 +294,12 @@ def test_errors_of_the_program_itself_are_a_sentence_too():
     assert said.startswith("Unexpected KeyError: 'v12'")
     assert sentence(ValueError("expected x,\n   got y")) == "expected x, got y."
     assert sentence(MemoryError()) == "Not enough memory; give a smaller --batch-size."
+
+
+def test_help_of_finetune_says_that_it_runs_code():
+    assert "runs the code in that file" in " ".join(
+        call("finetune", "--help").stdout.replace("│", " ").split()
+    )
 
 
 def test_runs_as_a_module(tmp_path):

@@ -433,23 +433,23 @@ def test_inspect_writes_page_and_picture(model):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("status", "words", "said"),
     [
-        ("--html no/page.html", "there is no folder"),
-        ("--svg .", "it is a folder"),
-        ("--svg /dev/null", "not a regular file"),
-        ("--html model.onnx", "it is the model to read"),
-        ("--html a.html --svg ./a.html", "give each option a file of its own"),
+        (1, "--html no/page.html", "there is no folder"),
+        (1, "--svg .", "it is a folder"),
+        (1, "--svg /dev/null", "not a regular file"),
+        (2, "--html model.onnx", "it is the model to read"),
+        (2, "--html a.html --svg ./a.html", "give each option a file of its own"),
     ],
 )
-def test_impossible_files_are_refused_before_the_work(model, monkeypatch, words, said):
+def test_impossible_files_are_refused_before_the_work(model, monkeypatch, status, words, said):
     from rejuvenet.adapters import onnx as adapter
 
     monkeypatch.setattr(adapter, "load", lambda *_: pytest.fail("the model was read"))
     content = Path("model.onnx").read_bytes()
     done = call("inspect", "model.onnx", *words.split())
-    assert done.exit_code == 1
-    assert said in " ".join(done.stderr.split())
+    assert done.exit_code == status
+    assert said in " ".join(done.stderr.replace("│", " ").split())
     assert len(done.stderr.strip().split(". ")) == 1
     assert sorted(os.listdir()) == ["model.onnx"]
     assert Path("model.onnx").read_bytes() == content
