@@ -1,0 +1,399 @@
+"""Arms: ways to keep a network able to learn, each a few hooks around an ordinary Adam loop.
+
+====================  ============================================================================
+``before_step``       after the gradients are there, before the optimizer uses them
+``after_step``        after the optimizer's step
+``event``             at the end of a task, where ``occasion`` says so (see :func:`study.occasions`)
+====================  ============================================================================
+
+Hyper-parameters are those that Kumar et al. (2023, arXiv 2308.11958, Tables 3 and 4, Adam) found
+best on the stream in full length, from ``PUBLISHED``; nothing is tuned on the seeds of the table.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from rejuvenet.adapters.torch import reorganize
+from rejuvenet.graph import Recipe
+from torch import nn
+
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "5+1 CIFAR": {
+        "layer-norm": {"rate": 1e-4},
+        "l2": {"strength": 1e-3},
+        "l2-init": {"strength": 1e-2},
+        "shrink-perturb": {"shrink": 1e-4, "noise": 1e-2},
+        "redo": {"threshold": 0.0, "occasion": "round"},
+        "cbp": {"replacement": 1e-4},
+    },
+    "Permuted MNIST": {
+        "layer-norm": {"rate": 1e-3},
+        "l2": {"strength": 1e-2},
+        "l2-init": {"strength": 1e-2},
+        "shrink-perturb": {"shrink": 1e-3, "noise": 1e-2},
+        "redo": {"threshold": 0.0, "occasion": "task"},
+        "cbp": {"replacement": 1e-3},
+    },
+    "Random Label CIFAR": {
+        "layer-norm": {"rate": 1e-3},
+        "l2": {"rate": 1e-4, "strength": 1e-2},
+        "l2-init": {"strength": 1e-2},
+        "shrink-perturb": {"shrink": 1e-4, "noise": 1e-2},
+        "redo": {"rate": 1e-4, "threshold": 0.1, "occasion": "task"},
+        "cbp": {"replacement": 1e-4},
+    },
+}
+
+
+@dataclass
+class Arm:
+    """Plain training: the hooks do nothing."""
+
+    rate: float = 1e-3
+    occasion: str | None = None
+    layer_norm = False
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.parameters = list(model.parameters())
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def before_step(self) -> None: ...
+
+    def after_step(self) -> None: ...
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        """What happens at the end of a task, given images of it; returns the freed units."""
+        raise NotImplementedError
+
+
+@dataclass
+class LayerNorm(Arm):
+    """Plain training of a network with layer normalization."""
+
+    layer_norm = True
+
+
+@dataclass
+class L2(Arm):
+    """Adds ``strength * ||theta||^2`` to the loss."""
+
+    strength: float = 1e-3
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_add_(gradients, self.parameters, alpha=2 * self.strength)
+
+
+@dataclass
+class L2Init(L2):
+    """Adds ``strength * ||theta - theta_0||^2`` to the loss (Kumar et al. 2023)."""
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        self.initial = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        super().before_step()
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_add_(gradients, self.initial, alpha=-2 * self.strength)
+
+
+@dataclass
+class ShrinkPerturb(Arm):
+    """``theta <- (1 - shrink) theta + noise * fresh`` after every step (Ash and Adams 2020).
+
+    ``fresh`` is drawn from the distribution of the initial weights.
+    """
+
+    shrink: float = 1e-4
+    noise: float = 1e-2
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        self.fresh = [
+            (p, torch.empty_like(p), _bound(layer)) for layer in _weighted(model)
+            for p in (layer.weight, layer.bias)
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for p, fresh, bound in self.fresh:
+            fresh.uniform_(-bound, bound, generator=self.generator)
+            p.mul_(1 - self.shrink).add_(fresh, alpha=self.noise)
+
+
+@dataclass
+class FullReset(Arm):
+    """New weights and a new optimizer after every task: the yardstick of plasticity."""
+
+    occasion: str | None = "task"
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        for layer in _weighted(self.model):
+            _draw(layer, slice(None), self.generator)
+        self.optimizer.state.clear()
+        return sum(unit.n for unit in hidden_layers(self.model))
+
+
+@dataclass
+class ReDo(Arm):
+    """Draws again the units whose mean activation is at most ``threshold`` of their layer's.
+
+    Sokar et al. (2023), "The dormant neuron phenomenon in deep reinforcement learning".
+    """
+
+    occasion: str | None = "task"
+    threshold: float = 0.0
+
+    @torch.no_grad()
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        layers = hidden_layers(self.model)
+        for layer in layers:
+            layer.watch()
+        self.model(torch.cat([x for x, _ in batches]))
+        freed = 0
+        for layer in layers:
+            activity = layer.activity()
+            dormant = torch.where(activity <= self.threshold * activity.mean())[0]
+            layer.reset(dormant, self.optimizer, self.generator)
+            layer.forget()
+            freed += len(dormant)
+        return freed
+
+
+@dataclass
+class ContinualBackprop(Arm):
+    """Every step draws again a small share of the mature units, those of the least utility.
+
+    Dohare et al. (2024), "Loss of plasticity in deep continual learning".  With ``h`` the
+    activations of a layer, ``w`` the outgoing weights and ``d`` the decay, utility is the running
+    mean of ``mean|h| mean|w|`` with bias correction; the mean activation of a unit that goes is
+    added to the bias of its consumer.
+    """
+
+    replacement: float = 1e-4
+    maturity: int = 100
+    decay: float = 0.99
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        self.layers = hidden_layers(model)
+        for layer in self.layers:
+            layer.watch()
+        self.utility = [torch.zeros(layer.n) for layer in self.layers]
+        self.mean = [torch.zeros(layer.n) for layer in self.layers]
+        self.age = [torch.zeros(layer.n) for layer in self.layers]
+        self.due = [0.0] * len(self.layers)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for i, layer in enumerate(self.layers):
+            activity, outgoing = layer.activity(), layer.outgoing()
+            self.age[i] += 1
+            importance = activity * outgoing.abs().mean((0, 2))
+            self.utility[i].lerp_(importance, 1 - self.decay)
+            self.mean[i].lerp_(activity, 1 - self.decay)
+            mature = torch.where(self.age[i] > self.maturity)[0]
+            self.due[i] += self.replacement * len(mature)
+            if self.due[i] < 1 or not len(mature):
+                continue
+            count = min(int(self.due[i]), len(mature))
+            self.due[i] -= count
+            corrected = self.utility[i] / (1 - self.decay ** self.age[i])
+            units = mature[corrected[mature].argsort(stable=True)[:count]]
+            mean = self.mean[i][units] / (1 - self.decay ** self.age[i][units])
+            layer.consumer.bias += (outgoing[:, units].sum(2) * mean).sum(1)
+            layer.reset(units, self.optimizer, self.generator)
+            for state in (self.utility[i], self.mean[i], self.age[i]):
+                state[units] = 0
+
+
+@dataclass
+class SelfNormalizedResets(Arm):
+    """Draws again a unit that is silent for longer than it used to be.
+
+    Farias and Jozefiak (2025, arXiv 2410.20098), Algorithm 1: with ``A`` the time between two
+    firings of the unit, reset it after ``a`` silent steps where ``P(A >= a) <= rejection``.  Time
+    is counted in batches, a unit is silent where no image of the batch makes it fire, and ``P`` is
+    the unit's own record since the start, the present silence included.
+    """
+
+    rejection: float = 0.02
+    longest: int = 2000
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        self.layers = hidden_layers(model)
+        for layer in self.layers:
+            layer.watch()
+        self.rows = [torch.arange(layer.n) for layer in self.layers]
+        self.silent = [torch.zeros(layer.n, dtype=torch.long) for layer in self.layers]
+        # How many silences of unit u lasted at least a batches.
+        self.reached = [torch.zeros(layer.n, self.longest + 1) for layer in self.layers]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for i, layer in enumerate(self.layers):
+            silent, rows, reached = self.silent[i], self.rows[i], self.reached[i]
+            silent.add_(1).mul_(layer.activity() <= 0).clamp_(max=self.longest)
+            reached[rows, silent] += 1
+            chance = reached[rows, silent] / reached[:, 0].clamp(min=1)
+            units = torch.where((silent > 0) & (chance <= self.rejection))[0]
+            if len(units):
+                layer.reset(units, self.optimizer, self.generator)
+                silent[units] = 0
+
+
+@dataclass
+class Reorganized(Arm):
+    """Ours: channels that respond alike merge, the places that become free are drawn again."""
+
+    occasion: str | None = "hard"
+    recipe: Recipe = field(default_factory=Recipe.preserving)
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        seed = int(torch.randint(2**31 - 1, (), generator=self.generator))
+        # Class means need samples of every class, so those at hand are numbered anew.
+        seen = torch.cat([y for _, y in batches]).unique()
+        batches = [(x, torch.searchsorted(seen, y)) for x, y in batches]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "nothing was freed")
+            report = reorganize(
+                self.model, batches, layers="all", recipe=replace(self.recipe, seed=seed),
+                optimizer=self.optimizer,
+            )  # fmt: skip
+        return sum(group["new"] for group in report.to_dict()["groups"])
+
+
+# --- units ----------------------------------------------------------------------------------
+
+
+class HiddenLayer:
+    """The units between a producer (convolution or linear layer) and its consumer."""
+
+    def __init__(self, producer: nn.Module, relu: nn.Module, consumer: nn.Module) -> None:
+        self.producer, self.relu, self.consumer = producer, relu, consumer
+        self.n = producer.weight.shape[0]
+        self.output = torch.zeros(1, self.n)
+
+    def watch(self) -> None:
+        """Keep the activations of every forward pass from here on."""
+
+        def keep(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+            if self.producer.training:
+                self.output = output.detach()
+
+        self.hook = self.relu.register_forward_hook(keep)
+
+    def forget(self) -> None:
+        self.hook.remove()
+
+    def activity(self) -> torch.Tensor:
+        """Mean activation ``(n,)`` of the last batch."""
+        return self.output.mean((0, *range(2, self.output.ndim)))
+
+    def outgoing(self) -> torch.Tensor:
+        """The consumer's weights ``(outputs, n, places)``."""
+        weight = self.consumer.weight
+        return weight.unflatten(1, (self.n, -1)).flatten(2)
+
+    @torch.no_grad()
+    def reset(
+        self, units: torch.Tensor, optimizer: torch.optim.Adam, generator: torch.Generator
+    ) -> None:
+        """Initial incoming weights, no bias, no outgoing weights, and no moments for these."""
+        if not len(units):
+            return
+        _draw(self.producer, units, generator)
+        self.producer.bias[units] = 0
+        per_unit = self.consumer.weight.shape[1] // self.n
+        columns = (units[:, None] * per_unit + torch.arange(per_unit)).flatten()
+        self.consumer.weight[:, columns] = 0
+        for name in ("exp_avg", "exp_avg_sq"):
+            for parameter in (self.producer.weight, self.producer.bias):
+                optimizer.state[parameter][name][units] = 0
+            optimizer.state[self.consumer.weight][name][:, columns] = 0
+
+
+def hidden_layers(model: nn.Sequential) -> list[HiddenLayer]:
+    """Each ReLU's layer of a plain sequence of layers."""
+    weighted = _weighted(model)
+    relus = [m for m in model if isinstance(m, nn.ReLU)]
+    return list(map(HiddenLayer, weighted, relus, weighted[1:]))
+
+
+def _weighted(model: nn.Sequential) -> list[Any]:
+    return [m for m in model if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+
+def _bound(layer: Any) -> float:
+    """PyTorch's default: weights and bias uniform up to ``1 / sqrt(fan_in)``."""
+    return 1 / math.sqrt(layer.weight[0].numel())
+
+
+@torch.no_grad()
+def _draw(layer: Any, units: torch.Tensor | slice, generator: torch.Generator) -> None:
+    for parameter in (layer.weight, layer.bias):
+        fresh = torch.empty_like(parameter[units])
+        parameter[units] = fresh.uniform_(-_bound(layer), _bound(layer), generator=generator)
+
+
+# --- the arms of the study ------------------------------------------------------------------
+
+HALF = Recipe.preserving(ratio=0.5)
+
+ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
+    # name: (title, kind, what differs from its defaults beside the published optimum)
+    "plain": ("plain, rate 1e-3", Arm, {}),
+    "plain-slow": ("plain, rate 1e-4", Arm, {"rate": 1e-4}),
+    "l2": ("L2", L2, {}),
+    "l2-init": ("L2-Init", L2Init, {}),
+    "shrink-perturb": ("shrink and perturb", ShrinkPerturb, {}),
+    "redo": ("ReDo", ReDo, {}),
+    "cbp": ("continual backprop", ContinualBackprop, {}),
+    "snr": ("self-normalized resets", SelfNormalizedResets, {}),
+    "layer-norm": ("LayerNorm", LayerNorm, {}),
+    "reset": ("full reset after every task", FullReset, {}),
+    "ours-0.5": ("ours, `ratio=0.5`", Reorganized, {"recipe": HALF}),
+    "ours-0.8": ("ours, `ratio=0.8`", Reorganized, {"recipe": replace(HALF, ratio=0.8)}),
+    "ours-redundant": (
+        'ours, `ratio="redundant"`', Reorganized, {"recipe": replace(HALF, ratio="redundant")},
+    ),
+    "ours-kmeans": (
+        'ours, `method="kmeans"`, 0.5', Reorganized, {"recipe": replace(HALF, method="kmeans")},
+    ),
+    "ours-random": (
+        'ours, `method="random"`, 0.5: no merging, the same refit', Reorganized,
+        {"recipe": replace(HALF, method="random")},
+    ),
+    "ours-0.5-round": (
+        "ours, `ratio=0.5`, after the easy tasks", Reorganized,
+        {"recipe": HALF, "occasion": "round"},
+    ),
+}  # fmt: skip
+
+
+def make(name: str, published: str) -> Arm:
+    """The arm of that name at its optimum on the stream ``published``.
+
+    >>> make("l2", "Permuted MNIST").strength
+    0.01
+    """
+    _, kind, changes = ARMS[name]
+    return kind(**{**PUBLISHED[published].get(name, {}), **changes})
+
+
+def settings(arm: Arm) -> Iterator[tuple[str, Any]]:
+    """What decides an arm, ready for JSON."""
+    for name in arm.__dataclass_fields__:
+        value = getattr(arm, name)
+        yield name, value.to_dict() if isinstance(value, Recipe) else value
