@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from paired import interval
 
 SCHEDULES = {"step": "step decay", "cyclic": "cosine restarts"}
 
@@ -68,17 +68,6 @@ def paired(runs: Runs, schedule: str, arm: str) -> np.ndarray:
     own, plain = runs[schedule, arm], runs[schedule, "plain"]
     seeds = sorted(own.keys() & plain.keys())
     return np.array([100 * (own[s]["accuracy"] - plain[s]["accuracy"]) for s in seeds])
-
-
-def interval(d: np.ndarray) -> float:
-    """Half the width of the 95 % interval of the mean.
-
-    >>> round(interval(np.array([1.0, 2.0, 3.0])), 3)
-    2.484
-    """
-    if len(d) < 2:
-        return float("nan")
-    return float(t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)))
 
 
 def with_interval(d: np.ndarray) -> str:

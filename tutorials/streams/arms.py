@@ -362,6 +362,8 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     "cbp": ("continual backprop", ContinualBackprop, {}),
     "snr": ("self-normalized resets", SelfNormalizedResets, {}),
     "layer-norm": ("LayerNorm", LayerNorm, {}),
+    # Where the stream is shorter than the published one, its small rate is too small.
+    "layer-norm-fast": ("LayerNorm, rate 1e-3", LayerNorm, {"rate": 1e-3}),
     "reset": ("full reset after every task", FullReset, {}),
     "ours-0.5": ("ours, `ratio=0.5`", Reorganized, {"recipe": HALF}),
     "ours-0.8": ("ours, `ratio=0.8`", Reorganized, {"recipe": replace(HALF, ratio=0.8)}),

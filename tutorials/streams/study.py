@@ -1,8 +1,9 @@
-"""Streams x arms x seeds: one JSON for each run.
+"""Streams x arms x seeds: one JSON for each run, and a page of them.
 
 Run as (one core; runs that exist are not repeated, so it goes on after a kill)::
 
     OMP_NUM_THREADS=1 python tutorials/streams/study.py --data DIR --streams 5+1 permuted
+    python tutorials/streams/table.py
 
 ``DIR`` holds ``cifar100/`` (mosaics, see ``tutorials/cifar100.py``) and, unless Debian's package
 is installed, ``fashion-mnist/``.  Every arm of one seed starts from the same weights and sees the
@@ -31,13 +32,13 @@ sys.path.insert(0, str(HERE))
 
 import arms  # noqa: E402
 import rejuvenet  # noqa: E402
-import streams  # noqa: E402
+import tasks  # noqa: E402
 
 RUNS = HERE / "runs"
 CALIBRATION = 500
 
 
-def occasions(stream: streams.Stream, task: streams.Task) -> set[str]:
+def occasions(stream: tasks.Stream, task: tasks.Task) -> set[str]:
     """What the end of a task is an occasion for.
 
     Every task is one, ``"task"``; ``"hard"`` are those that are not easy, and a ``"round"`` ends
@@ -51,7 +52,7 @@ def occasions(stream: streams.Stream, task: streams.Task) -> set[str]:
     return found
 
 
-def batches(n: int, stream: streams.Stream, generator: torch.Generator) -> list[torch.Tensor]:
+def batches(n: int, stream: tasks.Stream, generator: torch.Generator) -> list[torch.Tensor]:
     """Rows of every step of a task: epochs of shuffled images, one after the other."""
     needed = stream.steps * stream.batch
     epochs = [torch.randperm(n, generator=generator) for _ in range(-(-needed // n))]
@@ -59,7 +60,7 @@ def batches(n: int, stream: streams.Stream, generator: torch.Generator) -> list[
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, test: streams.Labelled | None) -> float | None:
+def accuracy(model: nn.Module, test: tasks.Labelled | None) -> float | None:
     """Share of the images that the model gets right."""
     if test is None:
         return None
@@ -73,7 +74,7 @@ def accuracy(model: nn.Module, test: streams.Labelled | None) -> float | None:
 
 
 def calibration(
-    recent: list[streams.Task], generator: torch.Generator
+    recent: list[tasks.Task], generator: torch.Generator
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``CALIBRATION`` images, equally many of each task since the last round."""
     share = CALIBRATION // len(recent)
@@ -85,7 +86,7 @@ def calibration(
     return picked
 
 
-def run(name: str, stream: streams.Stream, arm_name: str, seed: int, data: Any) -> dict[str, Any]:
+def run(name: str, stream: tasks.Stream, arm_name: str, seed: int, data: Any) -> dict[str, Any]:
     """One arm on one stream: accuracies of every task and what the events did."""
     start, cpu = time.time(), time.process_time()
     arm = arms.make(arm_name, stream.published)
@@ -94,10 +95,10 @@ def run(name: str, stream: streams.Stream, arm_name: str, seed: int, data: Any) 
     optimizer = torch.optim.Adam(model.parameters(), arm.rate)
     arm.start(model, optimizer, seed)
     online, tests, easy, events = [], [], [], []
-    recent: list[streams.Task] = []
-    tasks = stream.tasks(data, seed)
+    recent: list[tasks.Task] = []
+    following = stream.tasks(data, seed)
     for number in range(stream.n_tasks):
-        task = next(tasks)
+        task = next(following)
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         rows = batches(len(task.train[1]), stream, generator)
         online.append(learn(model, optimizer, arm, task, rows))
@@ -138,7 +139,7 @@ def learn(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     arm: arms.Arm,
-    task: streams.Task,
+    task: tasks.Task,
     rows: list[torch.Tensor],
 ) -> float:
     """One task; its online accuracy."""
@@ -178,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
     parser.add_argument(
-        "--streams", nargs="+", choices=streams.STREAMS, default=["5+1", "permuted"]
+        "--streams", nargs="+", choices=tasks.STREAMS, default=["5+1", "permuted"]
     )
     parser.add_argument("--arms", nargs="+", choices=arms.ARMS, default=list(arms.ARMS))
     parser.add_argument("--seeds", default="0:5", help="first and end, as in range()")
@@ -190,7 +191,7 @@ def main() -> None:
     # Seeds outermost: after each, all arms are complete.
     for seed in range(*map(int, options.seeds.split(":"))):
         for name in options.streams:
-            stream = streams.STREAMS[name]
+            stream = tasks.STREAMS[name]
             try:
                 data = stream.load(options.data)
             except FileNotFoundError as error:

@@ -228,9 +228,9 @@ STREAMS = {
     ),
     # Kumar et al. take digits, and 500 tasks.
     "permuted": Stream(
-        "Permuted Fashion-MNIST: 100 tasks of 625 steps",
+        "Permuted Fashion-MNIST: 50 tasks of 625 steps",
         fashion, permuted, perceptron(784, 10),
-        100, 625, 16, "Permuted MNIST", last=10,
+        50, 625, 16, "Permuted MNIST", last=10,
     ),
     # Kumar et al. take CIFAR-10, 50 tasks of 30,000 steps of 16, and 32 x 32 images.
     "random-labels": Stream(

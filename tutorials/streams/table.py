@@ -1,0 +1,193 @@
+"""The page of the streams from their runs: one table a stream, a plot, and every run.
+
+Run as ``python tutorials/streams/table.py``.  With ``d_s`` the final accuracy of an arm minus that
+of plain training for the same seed ``s``, the interval is
+``mean(d) +- t(0.975, n - 1) std(d) / sqrt(n)`` (Student's t, n seeds).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from arms import ARMS  # noqa: E402
+from paired import interval  # noqa: E402
+from tasks import STREAMS  # noqa: E402
+
+Run = dict[str, Any]
+Runs = dict[tuple[str, str], dict[int, Run]]
+
+CONCLUSIONS: tuple[str, ...] = ()
+
+
+def read(folder: Path) -> Runs:
+    """Runs by stream and arm, and by seed."""
+    runs: Runs = defaultdict(dict)
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text())
+        runs[run["stream"], run["arm"]][run["seed"]] = run
+    return runs
+
+
+def paired(runs: Runs, stream: str, arm: str, other: str = "plain") -> np.ndarray:
+    """Differences of the final accuracy in points, for the seeds that both have."""
+    own, base = runs[stream, arm], runs[stream, other]
+    seeds = sorted(own.keys() & base.keys())
+    return np.array([100 * (own[s]["final"] - base[s]["final"]) for s in seeds])
+
+
+def with_interval(d: np.ndarray) -> str:
+    """Mean, and the interval where there is more than one seed."""
+    if not len(d):
+        return "-"
+    return f"{d.mean():+.1f}" + (f" ± {interval(d):.1f}" if len(d) > 1 else "")
+
+
+def hard(run: Run, name: str) -> list[float]:
+    """Figures of the tasks that are not easy."""
+    return [v for v, easy in zip(run[name], run["easy"], strict=True) if not easy]
+
+
+def test(found: list[Run]) -> str:
+    """Accuracy on test images at the end of each of the last tasks."""
+    values = [hard(run, "test")[-run["settings"]["last"] :] for run in found]
+    return "-" if None in values[0] else f"{100 * np.mean(values):.1f}"
+
+
+def cost(run: Run) -> float:
+    """Points that an event costs at once, on images of the task before it; mean of all events."""
+    return 100 * float(np.mean([event["after"] - event["before"] for event in run["events"]]))
+
+
+def event_columns(found: list[Run]) -> str:
+    """Freed units an event, the accuracy before it, and what it costs."""
+    events = [event for run in found for event in run["events"]]
+    if not events:
+        return "- | - | -"
+    freed = np.mean([event["freed"] for event in events])
+    before = 100 * np.mean([event["before"] for event in events])
+    return f"{freed:.0f} | {before:.1f} | {np.mean([cost(run) for run in found]):+.1f}"
+
+
+def table(runs: Runs, stream: str) -> list[str]:
+    """One row an arm."""
+    rows = [
+        "| arm | seeds | final online, % | difference to plain, points | mean online, % "
+        "| test, % | units freed an event | accuracy before, % | at once, points | CPU, s |",
+        "| --- |" + " ---: |" * 9,
+    ]
+    for arm, (title, *_) in ARMS.items():
+        found = list(runs[stream, arm].values())
+        if not found:
+            continue
+        final, mean = (100 * np.mean([run[name] for run in found]) for name in ("final", "mean"))
+        difference = "-" if arm == "plain" else with_interval(paired(runs, stream, arm))
+        seconds = np.median([run["cpu_seconds"] for run in found])
+        rows.append(
+            f"| {title} | {len(found)} | {final:.1f} | {difference} | {mean:.1f} "
+            f"| {test(found)} | {event_columns(found)} | {seconds:.0f} |"
+        )
+    return rows
+
+
+def every_run(runs: Runs, stream: str) -> list[str]:
+    """Final accuracy of every run, one column a seed."""
+    seeds = sorted({seed for (name, _), found in runs.items() if name == stream for seed in found})
+    rows = [f"| arm |{''.join(f' seed {s} |' for s in seeds)}", "| --- |" + " ---: |" * len(seeds)]
+    for arm, (title, *_) in ARMS.items():
+        found = runs[stream, arm]
+        if found:
+            values = [f"{100 * found[s]['final']:.1f}" if s in found else "-" for s in seeds]
+            rows.append(f"| {title} | {' | '.join(values)} |")
+    return rows
+
+
+def plot(runs: Runs, names: list[str], path: Path) -> None:
+    """Online accuracy by task; and plasticity against retention for the arms with events."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "streams"  # the same file for the same runs
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        len(names), 2, figsize=(11, 4.2 * len(names)), layout="constrained", squeeze=False
+    )
+    colors = dict(zip(ARMS, pyplot.get_cmap("tab20").colors, strict=False))
+    for (left, right), stream in zip(axes, names, strict=True):
+        for arm, (title, *_) in ARMS.items():
+            found = list(runs[stream, arm].values())
+            if not found:
+                continue
+            name, color = title.replace("`", ""), colors[arm]
+            curve = 100 * np.mean([hard(run, "online") for run in found], axis=0)
+            left.plot(range(1, len(curve) + 1), curve, label=name, color=color, linewidth=1.2)
+            if found[0]["events"]:
+                final = 100 * np.mean([run["final"] for run in found])
+                point = (np.mean([cost(run) for run in found]), final)
+                right.plot(*point, "o", color=color)
+                right.annotate(name, point, xytext=(5, 3), textcoords="offset points", fontsize=7)
+        left.set(title=STREAMS[stream].title, xlabel="task", ylabel="online accuracy, %")
+        left.legend(fontsize=6, ncols=2)
+        right.set(
+            title="plasticity against retention", ylabel="final online accuracy, %",
+            xlabel="what an event costs at once, points of the task before it",
+        )  # fmt: skip
+        right.margins(0.25)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
+    """``README.md`` and ``accuracy.svg``."""
+    runs = read(folder)
+    names = [name for name in STREAMS if any(stream == name for stream, _ in runs)]
+    plot(runs, names, page / "accuracy.svg")
+    every = [run for found in runs.values() for run in found.values()]
+    commits = ", ".join(sorted({run["versions"]["commit"] for run in every}))
+    lines = [
+        "# Data that keep changing",
+        "A network that is trained on one task after the other loses its ability to learn "
+        "(Dohare et al., Nature 2024; Kumar et al. 2023, arXiv 2308.11958). Which of the known "
+        "remedies help, and does reorganizing? Written by `python tutorials/streams/table.py` from "
+        f"the {len(every)} runs in `runs/` (one JSON file each; torch "
+        f"{every[0]['versions']['torch']}, one thread, commits {commits}). To repeat them, or to "
+        "add to them: `OMP_NUM_THREADS=1 python tutorials/streams/study.py --data DIR`.",
+        "Every arm of one seed starts from the same weights (except for the parameters of "
+        "LayerNorm) and sees the same batches, with Adam. *Online* is the accuracy on every batch "
+        "before it is learned, a mean over a task's steps; *final* over the last tasks, *mean* "
+        "over all, easy tasks left out. *Test* is the accuracy on test images of the task (of all "
+        "classes seen, where data are kept) at the end of the last tasks. *Accuracy before* is "
+        "that on test images of the task that just ended (where an arm waits for the easy task, of "
+        "the hard one before it) and *at once* what the event changes. The difference to plain "
+        "training at rate 1e-3 is paired over seeds, with the 95 % interval of Student's t.",
+        "Hyper-parameters are the optima that Kumar et al. published for the stream in full "
+        "length (`arms.PUBLISHED`); self-normalized resets and ours were not tuned either.",
+        "![Online accuracy by task, and plasticity against retention](accuracy.svg)",
+    ]
+    for name in names:
+        settings = next(run["settings"] for run in every if run["stream"] == name)
+        lines += [
+            f"## {STREAMS[name].title}",
+            f"`--streams {name}`; batches of {settings['batch']}; final: the last "
+            f"{settings['last']} {'hard tasks' if STREAMS[name].alternates else 'tasks'}.",
+            "\n".join(table(runs, name)),
+        ]
+    if CONCLUSIONS:
+        lines += ["## What it says", "\n".join(CONCLUSIONS)]
+    lines.append("## Every run: final online accuracy, %")
+    for name in names:
+        lines += [f"`{name}`", "\n".join(every_run(runs, name))]
+    (page / "README.md").write_text("\n\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    write(*map(Path, sys.argv[1:]))
