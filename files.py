@@ -2,22 +2,36 @@
 
 A reader never sees half a file, and a failure (disk full, folder not writable) leaves the old
 file as it was.  Every failure is an ``OSError`` whose text is one sentence.
+
+A process that is killed cannot tidy up.  Its partial files are named after the file that they
+were to become and are locked for as long as it runs; whoever writes that file next removes those
+that nobody holds any more.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: partial files are left there
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
+
+    What earlier processes left there when they were killed is removed.
 
     Parameters
     ----------
@@ -45,19 +59,17 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['plan.txt']
     """
     target = check_writable(path)
-    beside = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
-    try:
+    with one_sentence(path):
+        for left in abandoned(target):
+            with suppress(OSError):  # somebody else's
+                left.unlink()
+    with one_sentence(path), partial(target) as beside:
         yield beside
-        with open(beside, "rb+") as written:
-            os.fsync(written.fileno())
+        flush(beside)
         if target.exists():
             shutil.copymode(target, beside)
         os.replace(beside, target)
-    except OSError as error:
-        raise _sentence(error, path) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+        flush_folder(target.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -112,14 +124,116 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _sentence(error: OSError, path: str | os.PathLike[str]) -> OSError:
-    """The same kind of error with one sentence as its text."""
-    if error.errno is None:
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason = "no space left on the disk; make room or choose another place"
-    else:
-        reason = (error.strerror or str(error)).lower()
-    said = type(error)(f"Cannot write {path}: {reason}. Nothing was written.")
-    said.errno = error.errno
-    return said
+@contextmanager
+def partial(target: Path) -> Iterator[Path]:
+    """An empty file beside ``target``, held until the block ends and then removed."""
+    while True:
+        path = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
+        held = hold(path)
+        if held is not None:
+            break
+    with held:
+        try:
+            yield path
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def abandoned(target: Path) -> list[Path]:
+    """Partial files of ``target`` whose process no longer runs."""
+    start, end = re.escape(f".{target.stem}."), re.escape(target.suffix)
+    named = re.compile(f"{start}[0-9a-f]{{8}}\\.partial{end}")
+    found = [entry for entry in target.parent.iterdir() if named.fullmatch(entry.name)]
+    return [path for path in found if not is_held(path)]
+
+
+_AS_IT_IS = (  # no link is followed, no pipe is waited for
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+)
+
+
+def hold(path: Path) -> IO[bytes] | None:
+    """Make an empty file, or take one that is empty, and lock it until it is closed.
+
+    None where something else has that name, or another process holds it.
+    """
+    try:
+        held = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _AS_IT_IS, 0o666), "r+b", 0)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ESPIPE, errno.EINVAL):
+            return None
+        raise
+    if fcntl is None:  # there, a file that is open could not be renamed
+        held.close()
+        return held if path.stat().st_size == 0 else None
+    with suppress(OSError):
+        if _locked(held) is not False and _is_empty(held) and _is_at(held, path):
+            return held
+    held.close()
+    return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a running process may hold the file; so it is said where nobody can know."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | _AS_IT_IS), "rb", 0) as file:
+            return _locked(file) is not True
+    except OSError:  # gone, a link, or not ours to read
+        return True
+
+
+def _locked(file: IO[bytes]) -> bool | None:
+    """Whether the lock was to be had; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def _is_empty(file: IO[bytes]) -> bool:
+    found = os.fstat(file.fileno())
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and found.st_nlink < 2
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether nobody has removed the file between its opening and its lock."""
+    return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+
+
+def flush(path: Path) -> None:
+    """Bring a file's content to the disk."""
+    with open(path, "rb+") as written:
+        os.fsync(written.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names of a folder to the disk, where the system can."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+@contextmanager
+def one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the system while ``path`` is written, as the same kind with one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or str(error).startswith("Cannot write "):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "no space left on the disk; make room or choose another place"
+        else:
+            reason = (error.strerror or str(error)).lower()
+        said = type(error)(f"Cannot write {path}: {reason}. Nothing was written.")
+        said.errno = error.errno
+        raise said from error

@@ -72,16 +72,14 @@ class Runner:
     """
 
     def __init__(self, model: str) -> None:
-        import onnxruntime
+        from .onnx.session import session
+        from .onnx.storage import read
 
-        from .onnx.session import providers
-
-        onnxruntime.set_default_logger_severity(3)
+        read_model, _ = read(model)
         try:
-            self.session = onnxruntime.InferenceSession(model, providers=providers())
-        except Exception as error:  # onnxruntime has a dozen error types of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"onnxruntime cannot run {model}: {reason}") from error
+            self.session = session(read_model)
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", model, 1)) from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(given.name for given in inputs)
@@ -234,8 +232,8 @@ def _compare_weights(first: str, second: str, result: Comparison) -> None:
 
 def initializers(model: str) -> Iterable[tuple[str, np.ndarray]]:
     """Name and values of every initializer of the main graph of an ONNX file."""
-    import onnx_ir
+    from .onnx.storage import read
 
-    for name, value in onnx_ir.load(model).graph.initializers.items():
+    for name, value in read(model)[0].graph.initializers.items():
         if value.const_value is not None:
             yield name, value.const_value.numpy()

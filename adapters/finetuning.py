@@ -182,10 +182,10 @@ def write_back(
 
 def _biases(model: str | Path) -> dict[str, str]:
     """Name of each layer's weight, with the initializer that its node adds as a bias."""
-    import onnx_ir
+    from .onnx.storage import read
 
     found = {}
-    for node in onnx_ir.load(model).graph:
+    for node in read(model)[0].graph:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
             weight, bias = node.inputs[1:]
             if weight is not None and bias is not None and weight.name and bias.name:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
 from .layer_names import Request, layers_of, resolve
+from .saving import write
 from .session import example_feeds, session, swapped
-from .storage import Stored, read, write
+from .storage import Stored, is_outside, read
 from .structure import Structure
 
 
@@ -240,14 +240,11 @@ def load(
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no ONNX model, it is truncated, or the file that holds its weights is missing.
+        It is no ONNX model, it is truncated, or a file that holds its weights is missing or does
+        not lie beneath the model's folder.
     """
     if isinstance(source, ir.Model):
-        return OnnxModel(source, feeds=example_feeds(source, batch, input_shapes))
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected an ONNX file")
-    model, stored = read(path)
+        stored = Stored.of(source) if is_outside(source) else None
+        return OnnxModel(source, stored=stored, feeds=example_feeds(source, batch, input_shapes))
+    model, stored = read(source)
     return OnnxModel(model, stored=stored, feeds=example_feeds(model, batch, input_shapes))

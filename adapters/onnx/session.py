@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .storage import file_of, tensor_like
+from .external import file_of
+from .storage import tensor_like
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 LARGE = 1 << 10  # bytes from which an initializer is handed over as an array

@@ -5,26 +5,23 @@ read, with other bytes in the tensors that changed.  So nodes, names, opset, met
 and everything that no parser knows stay what they were.
 
 Values in ``raw_data`` are taken out of the message once, so that each is in memory once.  Values
-in files beside the message are mapped, and never in memory as a whole: a changed tensor overwrites
-its bytes in a copy of the file, at the offset that it had.
+in files beside the message are mapped, and never in memory as a whole (:mod:`.external`); how they
+are written is in :mod:`.saving`.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ...files import check_writable, written_beside
+from .external import Refused, is_external, opened, place, tensors_of
 
 BLOCK = 1 << 24  # bytes that are copied at a time
 
@@ -50,83 +47,125 @@ class Stored:
     @property
     def outside(self) -> frozenset[str]:
         """The initializers whose values lie in other files."""
-        return frozenset(t.name for t in self.message.graph.initializer if _is_external(t))
+        return frozenset(t.name for t in self.message.graph.initializer if is_external(t))
 
     @staticmethod
     def of(model: ir.Model) -> Stored:
-        """The message of a model that was not read here; its values stay in the message."""
-        files = {}
-        for graph in model.graphs():
-            for value in graph.initializers.values():
-                tensor = value.const_value
-                if isinstance(tensor, ir.ExternalTensor):
-                    files[str(tensor.location)] = mapped(Path(tensor.path))
-        return Stored(ir.to_proto(model), files=files)
+        """The message of a model that was not read here; its values stay in the message.
+
+        Raises
+        ------
+        ValueError
+            Values lie in a file that is missing or not allowed.
+        """
+        outside = list(_external_tensors(model))
+        folders = {Path(tensor.base_dir) for tensor in outside}
+        if len(folders) > 1:
+            raise ValueError(
+                "expected the external data of the model in one folder, got "
+                f"{', '.join(sorted(map(str, folders)))}; bring the files together"
+            )
+        own = {id(v.const_value) for v in model.graph.initializers.values()}
+        for tensor in outside:
+            if id(tensor) not in own:
+                raise ValueError(
+                    f"the tensor {tensor.name!r} of a node or subgraph lies in another file; give "
+                    "the path of the model instead"
+                )
+        message = ir.to_proto(model)
+        return Stored(message, files=opened(message, "the model", folders or [Path()]))
 
 
-def read(path: Path) -> tuple[ir.Model, Stored]:
+def is_outside(model: ir.Model) -> bool:
+    """Whether values of a model lie in other files."""
+    return any(True for _ in _external_tensors(model))
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for attribute in node.attributes.values():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    yield attribute.value
+
+
+def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
     """A file as a model whose initializers are arrays, and as what is to be written again.
+
+    No tensor of the model refers to a file: nobody who is given it opens one.
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     ValueError
-        It is no ONNX model, it is truncated, or a file that holds its weights is missing.
+        It is no ONNX model, it is truncated, or a file that holds its weights is missing or not
+        one that it may name.
     """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path} is {what}; expected an ONNX file")
     try:
         message = onnx.ModelProto.FromString(path.read_bytes())
-        empty = not message.graph.input and not message.graph.node
-        files = _external_files(message, path) if not empty else {}
+        if not message.graph.output or not (message.graph.input or message.graph.node):
+            raise Refused(f"{path} is not a complete ONNX model: it has no graph with outputs")
+        _check_names(message, path)
+        files = opened(message, path)
         arrays = _take(message, files)
         message = onnx.ModelProto.FromString(message.SerializeToString())  # gives memory back
         copy = onnx.ModelProto()
         copy.CopyFrom(message)
+        _bring_in(copy, files, arrays)
         model = ir.from_proto(copy)
         model.graph.sort()  # some converters forget it
-        ir.external_data.set_base_dir(model.graph, path.parent)
-    except _Incomplete as error:
-        raise ValueError(str(error)) from None
+    except Refused:
+        raise
     except Exception as error:  # protobuf and onnx_ir raise many kinds
         raise ValueError(
             f"{path} is not a complete ONNX model: it cannot be parsed ({type(error).__name__})"
         ) from error
-    if empty or not model.graph.outputs:
-        raise ValueError(f"{path} is not a complete ONNX model: it has no graph with outputs")
     for name, value in model.graph.initializers.items():
         if name in arrays and value.const_value is not None:
             value.const_value = tensor_like(value.const_value, arrays[name])
     inside = frozenset(
-        t.name for t in message.graph.initializer if t.name in arrays and not _is_external(t)
+        t.name for t in message.graph.initializer if t.name in arrays and not is_external(t)
     )
     return model, Stored(message, inside, files)
 
 
-class _Incomplete(Exception):
-    """Something is missing beside the file."""
-
-
-def _external_files(message: onnx.ModelProto, path: Path) -> dict[str, np.ndarray]:
-    """The files that hold values, mapped, after a check that they are whole."""
-    files: dict[str, np.ndarray] = {}
+def _check_names(message: onnx.ModelProto, path: Path) -> None:
+    """Names say one thing each."""
     for sparse in message.graph.sparse_initializer:
-        raise _Incomplete(
+        raise Refused(
             f"{path} holds the sparse tensor {sparse.values.name!r}, which is not supported; "
             "write it as a dense one"
         )
+    seen = set()
+    for tensor in message.graph.initializer:
+        if tensor.name in seen:
+            raise Refused(f"{path} holds two initializers with the name {tensor.name[:100]!r}")
+        seen.add(tensor.name)
+
+
+def _bring_in(
+    message: onnx.ModelProto, files: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Values from files that are not at hand as arrays: of subgraphs, ``Constant`` nodes, int4."""
+    at_hand = {id(t) for t in message.graph.initializer if t.name in arrays}
     for tensor in tensors_of(message):
-        if not _is_external(tensor):
-            continue
-        location, offset, length = _place(tensor)
-        held = path.parent / location
-        if location not in files:
-            if not held.is_file():
-                raise _Incomplete(
-                    f"{path} keeps its weights in {held.name}, which is missing; put it beside "
-                    "the model"
-                )
-            files[location] = mapped(held)
-        if len(files[location]) < offset + length:
-            raise _Incomplete(f"{held} is shorter than {path} says: it is truncated")
-    return files
+        if is_external(tensor) and id(tensor) not in at_hand:
+            location, offset, length = place(tensor)
+            tensor.raw_data = files[location][offset : offset + length].tobytes()
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
 
 
 def _take(message: onnx.ModelProto, files: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,8 +175,8 @@ def _take(message: onnx.ModelProto, files: Mapping[str, np.ndarray]) -> dict[str
         dtype = ir.DataType(tensor.data_type)
         if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING) or dtype.bitwidth < 8:
             continue
-        if _is_external(tensor):
-            location, offset, length = _place(tensor)
+        if is_external(tensor):
+            location, offset, length = place(tensor)
             content: np.ndarray = files[location][offset : offset + length]
         elif tensor.raw_data:
             content = np.frombuffer(tensor.raw_data, np.uint8)
@@ -150,144 +189,11 @@ def _take(message: onnx.ModelProto, files: Mapping[str, np.ndarray]) -> dict[str
     return arrays
 
 
-def write(path: str | os.PathLike[str], stored: Stored, values: Mapping[str, np.ndarray]) -> None:
-    """Write a message with ``values`` in its initializers and ``Constant`` nodes, by name.
-
-    ``values`` holds what was taken out and what changed; the rest is written as it was.  External
-    data goes to ``<name>.data`` beside the file; where there were several files, to one for each.
-
-    Raises
-    ------
-    OSError
-        One sentence that says what is in the way; nothing is left behind.
-    """
-    target = check_writable(path)
-    message = onnx.ModelProto()
-    message.CopyFrom(stored.message)
-    changed: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
-    for tensor in message.graph.initializer:
-        if tensor.name not in values:
-            continue
-        if _is_external(tensor):
-            location, offset, _ = _place(tensor)
-            changed[location].append((offset, values[tensor.name]))
-        else:
-            _fill(tensor, values[tensor.name])
-    for node in message.graph.node:
-        if node.op_type == "Constant" and node.output[0] in values:
-            _fill_constant(node.attribute[0], values[node.output[0]])
-    names = _new_locations(target.name, stored.files)
-    for tensor in tensors_of(message):
-        if _is_external(tensor):
-            _move(tensor, names)
-    with ExitStack() as files:
-        beside = files.enter_context(written_beside(target))
-        for location, content in stored.files.items():
-            data = target.with_name(names[location])
-            _copy(files.enter_context(written_beside(data)), content, changed[location])
-        beside.write_bytes(message.SerializeToString())
-
-
-def _new_locations(name: str, files: Mapping[str, np.ndarray]) -> dict[str, str]:
-    if len(files) == 1:
-        return {location: f"{name}.data" for location in files}
-    return {location: f"{name}.{location.replace('/', '_')}" for location in files}
-
-
-def _move(tensor: onnx.TensorProto, names: Mapping[str, str]) -> None:
-    """Refer to the file's new name; a checksum of the old bytes says nothing any more."""
-    for entry in tensor.external_data:
-        if entry.key == "location":
-            entry.value = names[entry.value]
-    kept = [entry for entry in tensor.external_data if entry.key != "checksum"]
-    if len(kept) < len(tensor.external_data):
-        del tensor.external_data[:]
-        tensor.external_data.extend(kept)
-
-
-def _copy(path: Path, content: np.ndarray, changed: list[tuple[int, np.ndarray]]) -> None:
-    """``content`` with other bytes at some offsets, block by block."""
-    with open(path, "wb") as file:
-        for start in range(0, len(content), BLOCK):
-            file.write(content[start : start + BLOCK].data)
-        for offset, array in changed:
-            file.seek(offset)
-            for block in _blocks(array):
-                file.write(block.data)
-
-
-def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The bytes of an array, in parts."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, len(flat), BLOCK):
         yield flat[start : start + BLOCK]
-
-
-def _fill(tensor: onnx.TensorProto, array: np.ndarray) -> None:
-    """Other values of a tensor, in the type that it has."""
-    for name in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-        tensor.ClearField(name)
-    tensor.raw_data = ir.Tensor(array, ir.DataType(tensor.data_type)).tobytes()
-
-
-def _fill_constant(attribute: onnx.AttributeProto, array: np.ndarray) -> None:
-    if attribute.HasField("t"):
-        _fill(attribute.t, array)
-    else:
-        attribute.floats[:] = array.tolist()
-
-
-def tensors_of(message: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a message, those of subgraphs and functions too."""
-    yield from _tensors_in(message.graph)
-    for function in message.functions:
-        yield from _tensors_of_nodes(function.node)
-
-
-def _tensors_in(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _tensors_of_nodes(graph.node)
-
-
-def _tensors_of_nodes(nodes: Mapping | list) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _tensors_in(graph)
-
-
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL
-
-
-def _place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """File, offset and length of the values of a tensor."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    bits = ir.DataType(tensor.data_type).bitwidth * int(np.prod(tensor.dims, dtype=np.int64))
-    return entries["location"], int(entries.get("offset", 0)), -(-bits // 8)
-
-
-def mapped(path: Path) -> np.ndarray:
-    """The bytes of a file, read when they are looked at."""
-    if path.stat().st_size == 0:
-        return np.zeros(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r")
-
-
-def file_of(array: np.ndarray) -> tuple[Path, int] | None:
-    """The file that an array maps and where in it the array begins; None if it maps none."""
-    whole: Any = array
-    while isinstance(getattr(whole, "base", None), np.ndarray):
-        whole = whole.base
-    if not isinstance(whole, np.memmap) or whole.filename is None:
-        return None
-    path = Path(whole.filename)
-    if not path.is_file() or path.stat().st_size < whole.offset + whole.nbytes:
-        return None
-    start = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-    return path, whole.offset + start
 
 
 def tensor_like(old: ir.TensorProtocol, array: np.ndarray) -> ir.Tensor:
@@ -322,7 +228,7 @@ class OnDisk:
         start = self.file.seek(0, os.SEEK_END)
         start += -start % 4096
         self.file.seek(start)
-        for block in _blocks(array):
+        for block in blocks(array):
             self.file.write(block.data)
         self.file.flush()
         return np.memmap(self.file, array.dtype, "r", start, array.shape)
