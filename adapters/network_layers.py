@@ -201,6 +201,7 @@ class _Reader:
         found = dict.fromkeys(w for n in inputs for w in self.weights_of.get(n, ()))
         weights = tuple(sorted(found, key=lambda w: -prod(self.shape[w])))
         outputs = output_names(node)
+        tensor = outputs[0] if outputs else ""  # an operator whose output has no known shape
         if not sources:
             if weights:
                 self.weights_of |= dict.fromkeys(outputs, weights)
@@ -208,9 +209,9 @@ class _Reader:
         if weights:
             operation = self.operation(node, weights)
             made = operation.makes or self.units[sources[0]].makes
-            unit = Unit("layers", outputs[0], sources, [operation], made)
+            unit = Unit("layers", tensor, sources, [operation], made)
         elif isinstance(node, Opaque):
-            unit = Unit("opaque", outputs[0], sources, reason=node.reason)
+            unit = Unit("opaque", tensor, sources, reason=node.reason)
         elif len(sources) > 1:
             unit = self.join(node, sources)
         else:

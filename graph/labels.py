@@ -10,6 +10,7 @@ flatten do to the arrays of atoms what they do to the data; these functions say 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -101,7 +102,14 @@ def reshape_blocks(before: Shape, after: Shape) -> list[tuple[tuple[int, ...], t
 
     >>> reshape_blocks((2, 6, 4, 4), (2, 3, 2, 16))
     [((0,), (0,)), ((1,), (1, 2)), ((2, 3), (3,))]
+
+    Raises
+    ------
+    ValueError
+        The shapes hold different numbers of elements.
     """
+    if prod(before) != prod(after):
+        raise ValueError(f"expected a shape of {prod(before)} elements as {before}, got {after}")
     rows = [i for i, n in enumerate(before) if n != 1]
     cols = [i for i, n in enumerate(after) if n != 1]
     blocks = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from .capacity import Capacity
 from .plan import GroupPlan, Plan
+from .verdict import Verdict
 
 
 @dataclass
@@ -124,6 +125,10 @@ class Report:
     passes : int
         How often the model ran over the calibration data.
     seconds : float
+    verdict : Verdict or None
+        Of a permutation: whether the outputs stayed within the network's own noise.
+    unverified : str
+        Why a permutation has no verdict.
     """
 
     groups: list[GroupReport] = field(default_factory=list)
@@ -134,6 +139,8 @@ class Report:
     largest_change: float | None = None
     agreement: float | None = None
     passes: int = 0
+    verdict: Verdict | None = None
+    unverified: str = ""
 
     @classmethod
     def of(
@@ -166,17 +173,28 @@ class Report:
             "agreement": self.agreement,
             "passes": self.passes,
             "seconds": self.seconds,
+            "verdict": None if self.verdict is None else asdict(self.verdict),
+            "unverified": self.unverified,
         }
+
+    def outputs(self) -> str:
+        """What became of the model's outputs, in one line; empty where it was not measured."""
+        if self.verdict is not None:
+            return str(self.verdict)
+        if self.unverified:
+            return f"outputs were not compared: {self.unverified}"
+        if self.output_change is None:
+            return ""
+        line = f"outputs changed by {self.output_change:.2e}"
+        if self.largest_change is not None:
+            line += f", at most by {self.largest_change:.2e}"
+        if self.agreement is not None:
+            line += f"; {self.agreement:.1%} of the decisions stayed"
+        return line
 
     def __str__(self) -> str:
         lines = [str(report) for report in self.groups]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        if self.output_change is not None:
-            line = f"outputs changed by {self.output_change:.2e}"
-            if self.largest_change is not None:
-                line += f", at most by {self.largest_change:.2e}"
-            if self.agreement is not None:
-                line += f"; {self.agreement:.1%} of the decisions stayed"
-            lines.append(line)
+        lines += filter(None, [self.outputs()])
         lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
         return "\n".join(lines)

@@ -105,12 +105,18 @@ def read(
 
 
 class Runner:
-    """Runs a model on batches and returns its outputs and some intermediate tensors by name."""
+    """Runs a model on batches and returns its outputs and some intermediate tensors by name.
+
+    A model with a fixed batch size gets as many samples at a time; the last ones are repeated to
+    fill it up, and what they make is cut off.
+    """
 
     def __init__(self, model: OnnxModel, tensors: Sequence[str] = ()):
         self.session: Any = model.session(tuple(tensors))
         inputs = self.session.get_inputs()
         self.types = {i.name: _dtype(i.type) for i in inputs}
+        self.tensors = frozenset(tensors)
+        self.fixed = {i.name: i.shape[0] for i in inputs if i.shape and _is_fixed(i.shape[0])}
         self.outputs = [str(v.name) for v in model.ir.graph.outputs]
         self.names = [o.name for o in self.session.get_outputs()]
 
@@ -126,12 +132,40 @@ class Runner:
             name: np.ascontiguousarray(values, dtype=self.types.get(name))
             for name, values in inputs.items()
         }
+        first = next((name for name in feeds if name in self.fixed), None)
+        if first is None or len(feeds[first]) in (0, self.fixed[first]):
+            return self._run(feeds)
+        n, fixed = len(feeds[first]), self.fixed[first]
+        batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        for start in range(0, n, fixed):
+            rows = np.minimum(np.arange(start, start + fixed), n - 1)
+            values = self._run({k: x[rows] if k in batched else x for k, x in feeds.items()})
+            for name, value in values.items():
+                if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.tensors:
+                    value = np.asarray(value)[None]
+                if np.shape(value)[:1] != (fixed,):
+                    raise ValueError(
+                        f"the model takes {fixed} samples at a time, and its tensor {name!r} of "
+                        f"shape {np.shape(value)} has no axis of samples in front: give batches of "
+                        f"{fixed}"
+                    )
+                parts[name].append(value[: n - start])
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
         except Exception as error:  # onnxruntime has a dozen error types of its own
             shapes = {name: values.shape for name, values in feeds.items()}
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"the model cannot run on inputs {shapes}: {reason}") from error
+
+    def compared(self, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The floating-point outputs of a run; where there are none, those of other numbers."""
+        found = [x for name in self.outputs if isinstance(x := values[name], np.ndarray)]
+        floats = [x for x in found if x.dtype.kind == "f"]
+        return [x.astype(np.float64) for x in floats or [x for x in found if x.dtype.kind in "iub"]]
 
     def scores(self, values: dict[str, np.ndarray]) -> np.ndarray:
         """All floating-point outputs of a run in one row, in float64."""
@@ -162,6 +196,10 @@ def _two_axes(spatial: tuple[int, ...]) -> tuple[int, int]:
 def channels_first(activation: np.ndarray, tap: Tap) -> np.ndarray:
     """The group's channels of a tap, as (n, o, *spatial)."""
     return np.moveaxis(activation.take(tap.index, axis=tap.axis), tap.axis, 1)
+
+
+def _is_fixed(dimension: Any) -> bool:
+    return isinstance(dimension, int) and dimension > 0
 
 
 def _dtype(name: str) -> np.dtype:

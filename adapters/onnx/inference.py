@@ -44,6 +44,11 @@ def inferred_shapes(
     proto.graph.node.extend(kept)
     del proto.graph.value_info[:]
     del proto.functions[:]  # those that could not be inlined
+    imported = {opset.domain for opset in proto.opset_import}
+    for domain in {node.domain for node in kept} - imported:  # without, nothing is inferred
+        proto.opset_import.add(domain=domain, version=1)
+    for value in proto.graph.output:  # what an exporter declares may be stale
+        value.type.tensor_type.ClearField("shape")
     try:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # what is left unknown becomes opaque
@@ -52,7 +57,7 @@ def inferred_shapes(
     for value in (*proto.graph.value_info, *proto.graph.output):
         kind = value.type.tensor_type
         dims = list(kind.shape.dim)
-        if kind.HasField("shape") and all(d.WhichOneof("value") == "dim_value" for d in dims):
+        if kind.HasField("shape") and all(d.dim_value > 0 for d in dims):
             found[value.name] = tuple(d.dim_value for d in dims)
     return found
 

@@ -19,9 +19,10 @@ from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
+from .example_inputs import Shapes, example_inputs
 from .layer_names import Request, layers_of, resolve
 from .saving import write
-from .session import example_feeds, session, swapped
+from .session import session, swapped
 from .storage import Stored, is_outside, read
 from .structure import Structure
 
@@ -38,8 +39,10 @@ class OnnxModel:
         Of the same model, when it is known.
     stored : Stored, optional
         The file that the model was read from; without it, what onnx-ir writes.
-    feeds : dict of str to ndarray, optional
-        Inputs to measure the shapes with; also the ``example_inputs``.
+    batch : int
+        Length of a free batch axis in the run that measures the shapes.
+    input_shapes : mapping of input name to sequence of int, optional
+        Shapes for that run.
 
     Attributes
     ----------
@@ -55,14 +58,16 @@ class OnnxModel:
         changed: Mapping[str, np.ndarray] | None = None,
         structure: Structure | None = None,
         stored: Stored | None = None,
-        feeds: dict[str, np.ndarray] | None = None,
+        batch: int = 1,
+        input_shapes: Shapes | None = None,
     ):
         self.ir = model
         self.analysed = _executable(model)
         self.changed = dict(changed or {})
         self._given = structure
         self._stored = stored
-        self._feeds = feeds
+        self._batch, self._input_shapes = batch, input_shapes
+        next(example_inputs(self.analysed, batch, input_shapes))  # refused before any work
 
     @cached_property
     def structure(self) -> Structure:
@@ -71,12 +76,13 @@ class OnnxModel:
             return self._given
         own = _constants(self.ir)
         shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
-        return Structure(self.analysed, self.example_inputs, shared)
+        candidates = example_inputs(self.analysed, self._batch, self._input_shapes)
+        return Structure(self.analysed, candidates, shared)
 
-    @cached_property
+    @property
     def example_inputs(self) -> dict[str, np.ndarray]:
         """Inputs that the model runs on, by name."""
-        return self._feeds or example_feeds(self.analysed)
+        return self.structure.feeds
 
     @property
     def graph(self) -> Graph:
@@ -143,7 +149,8 @@ class OnnxModel:
                     f"got {tuple(array.shape)}"
                 )
         changed = {**self.changed, **weights}
-        return OnnxModel(self.ir, changed, self.structure, self._stored, self._feeds)
+        how = self._batch, self._input_shapes
+        return OnnxModel(self.ir, changed, self.structure, self._stored, *how)
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -219,7 +226,7 @@ def load(
     source: str | os.PathLike[str] | ir.Model,
     *,
     batch: int = 1,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: Shapes | None = None,
 ) -> OnnxModel:
     """Read an ONNX file.
 
@@ -227,9 +234,10 @@ def load(
     ----------
     source : path or onnx_ir.Model
     batch : int
-        Length of a dynamic batch axis in the run that measures the shapes.
+        Length of a free batch axis in the run that measures the shapes.
     input_shapes : mapping of input name to sequence of int, optional
-        Shapes for that run, where other axes are dynamic.
+        Whole shapes for that run, where other axes are free; an empty name stands for the only
+        input.  Without them, usual sizes are tried.
 
     Returns
     -------
@@ -241,10 +249,11 @@ def load(
         There is no such file.
     ValueError
         It is no ONNX model, it is truncated, or a file that holds its weights is missing or does
-        not lie beneath the model's folder.
+        not lie beneath the model's folder; an input declares no shape and ``input_shapes`` gives
+        none, or one that it does not take.
     """
     if isinstance(source, ir.Model):
         stored = Stored.of(source) if is_outside(source) else None
-        return OnnxModel(source, stored=stored, feeds=example_feeds(source, batch, input_shapes))
+        return OnnxModel(source, stored=stored, batch=batch, input_shapes=input_shapes)
     model, stored = read(source)
-    return OnnxModel(model, stored=stored, feeds=example_feeds(model, batch, input_shapes))
+    return OnnxModel(model, stored=stored, batch=batch, input_shapes=input_shapes)

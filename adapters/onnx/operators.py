@@ -136,8 +136,17 @@ def unary(c: Call) -> None:
 
 
 def broadcast(c: Call) -> None:
-    """A function of several tensors with numpy broadcasting."""
-    c.emit(Elementwise(c.every_input(), c.output(), BROADCAST[c.op]))
+    """A function of several tensors with numpy broadcasting; before opset 7 from an axis on."""
+    x, *others = c.every_input()
+    axis = 1 if c.op == "PRelu" else c.attribute("axis") if c.attribute("broadcast", 0) else None
+    if c.opset < 7 and axis is not None and others:
+        (other,), rank = others, len(c.shape(x))
+        shape = c.shape(other)
+        behind = rank - axis % rank - len(shape)
+        if len(shape) < rank and behind > 0:
+            others = [c.temporary((*shape, *[1] * behind))]
+            c.emit(Reshape(other, others[0]))
+    c.emit(Elementwise((x, *others), c.output(), BROADCAST[c.op]))
 
 
 def quantize(c: Call) -> None:

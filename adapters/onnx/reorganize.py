@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,12 +32,14 @@ from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
 from ...graph.selection import select_groups
 from ...graph.surgery import transform
+from ...graph.verdict import Verdict, judge, limits_of, shaken_array
 from .collect import Runner, channels_first, collect, read
 from .model import OnnxModel, load
 from .storage import OnDisk
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
 Layers = str | Sequence[str | ChannelGroup]
+SHAKES = 6  # of the inputs, before a change of the outputs is called an error
 
 
 def arrange(
@@ -68,13 +70,14 @@ def arrange(
     OnnxModel
         With the same nodes and shapes.
     Report
-        ``output_change`` is measured on random inputs; None for a model that cannot run here.
+        ``verdict`` and ``output_change`` are measured on random inputs; None for a model that
+        cannot run here, with the reason in ``unverified``.
 
     Raises
     ------
     ValueError
-        For a layer that is unknown or cannot move, or an order that is no permutation within the
-        exchangeable sets.
+        For a layer that is unknown or cannot move, an order that is no permutation within the
+        exchangeable sets, or outputs that changed by more than the network's own noise.
     """
     start = time.perf_counter()
     model = model if isinstance(model, OnnxModel) else load(model)
@@ -91,12 +94,9 @@ def arrange(
         means = collect(model, batches, found, progress=progress)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     changed = model.with_weights(_arranged(model, plan))
-    inputs = model.example_inputs
-    try:
-        change = output_change(model, changed, [(inputs, np.zeros(_samples(inputs)))])
-    except ValueError:  # operators that onnxruntime does not have: not measured
-        change = None
+    verdict, change, unverified = _verified(model, changed)
     report = Report.of(plan, None, change, time.perf_counter() - start)
+    report.verdict, report.unverified = verdict, unverified
     report.skipped.update(skipped)
     return changed, report
 
@@ -294,8 +294,47 @@ def _restricted(plan: Plan, weights: set[str]) -> list[GroupPlan]:
     return [part for part in parts if part.members]
 
 
-def _samples(inputs: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(inputs.values())))
+def _verified(before: OnnxModel, after: OnnxModel) -> tuple[Verdict | None, float | None, str]:
+    """The verdict on a permutation, the change of the outputs, or why there is neither.
+
+    One model is in memory at a time.
+    """
+    inputs = before.example_inputs
+    limits = limits_of(str(x.dtype) for x in (*inputs.values(), *before.weights.values()))
+    rng = np.random.default_rng(0)
+
+    def shaken() -> dict[str, np.ndarray]:
+        return {name: shaken_array(x, limits.shake, rng) for name, x in inputs.items()}
+
+    def again() -> Iterator[list[np.ndarray]]:
+        yield response
+        runner = Runner(before)
+        for _ in range(SHAKES - 1):
+            yield runner.compared(runner(shaken()))
+
+    try:
+        runner = Runner(before)
+        old, response = runner.compared(runner(inputs)), runner.compared(runner(shaken()))
+        del runner
+        runner = Runner(after)
+        new = runner.compared(runner(inputs))
+    except ValueError as error:  # operators that onnxruntime does not have
+        return None, None, str(error)
+    del runner
+    verdict = judge(old, new, again(), limits)
+    if verdict is None:
+        return None, None, "they hold no finite number for random inputs"
+    if not verdict.within:
+        raise ValueError(
+            f"{verdict}; nothing was changed: the file means something that was not understood"
+        )
+    return verdict, _root_mean_square_change(old, new), ""
+
+
+def _root_mean_square_change(old: list[np.ndarray], new: list[np.ndarray]) -> float:
+    f, g = (np.nan_to_num(np.concatenate([x.ravel() for x in parts])) for parts in (old, new))
+    difference, size = float(np.linalg.norm(g - f)), float(np.linalg.norm(f))
+    return difference / size if size else (0.0 if difference == 0.0 else math.inf)
 
 
 def output_change(
@@ -303,16 +342,11 @@ def output_change(
 ) -> float:
     """Root mean square of the change of the outputs over that of the outputs before."""
     squares = difference = 0.0
-    if isinstance(batches, list) and len(batches) == 1:  # one model in memory at a time
-        ((inputs, _),) = batches
-        old, new = (_scores(Runner(model), inputs) for model in (before, after))
-        squares, difference = float(old @ old), float(np.sum((new - old) ** 2))
-    else:
-        first, second = Runner(before), Runner(after)
-        for inputs, _ in read(batches, "outputs", progress):
-            old, new = _scores(first, inputs), _scores(second, inputs)
-            squares += float(old @ old)
-            difference += float(np.sum((new - old) ** 2))
+    first, second = Runner(before), Runner(after)
+    for inputs, _ in read(batches, "outputs", progress):
+        old, new = _scores(first, inputs), _scores(second, inputs)
+        squares += float(old @ old)
+        difference += float(np.sum((new - old) ** 2))
     if squares == 0.0:
         return 0.0 if difference == 0.0 else math.inf
     return math.sqrt(difference / squares)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,6 @@ NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.UINT8,
     ir.DataType.INT32,
 }
-IMAGE_EXTENT = 224  # of a dynamic axis of an input of rank four
-UNKNOWN_EXTENT = 64  # of another dynamic axis
 
 
 def providers() -> list[str]:
@@ -103,6 +101,7 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
     with _light(model) as arrays:
         proto = ir.to_proto(model)
     _expose(proto, outputs)
+    _free(proto)
     if not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimized:
@@ -188,64 +187,31 @@ def light_message(model: ir.Model) -> onnx.ModelProto:
 
 
 def run_everything(
-    model: ir.Model, feeds: Mapping[str, np.ndarray] | None = None
-) -> dict[str, np.ndarray]:
-    """Every tensor of the model, for random inputs of a batch of one."""
-    names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
-    taken = session(model, names, optimized=False)
-    feeds = dict(feeds or example_feeds(model))
-    produced = [o.name for o in taken.get_outputs()]
-    try:
-        values = dict(zip(produced, taken.run(produced, feeds), strict=True))
-    except Exception as error:  # onnxruntime has a dozen error types of its own
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the model cannot run on example inputs: {reason}") from error
-    return values | feeds
-
-
-def example_feeds(
-    model: ir.Model, batch: int = 1, shapes: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, np.ndarray]:
-    """Random inputs in the shapes that the model declares.
-
-    Dynamic axes get ``batch`` in front, the extent of a usual image in inputs of rank four, and
-    a small size elsewhere; ``shapes`` gives whole shapes by input name.
+    model: ir.Model, candidates: Iterable[Mapping[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Every tensor of the model, and the first of some inputs on which it runs.
 
     Raises
     ------
     ValueError
-        An input without shape and type, or a shape for an input that the model does not have or
-        declares otherwise.
+        onnxruntime cannot run the model on any of them; its reason for the first.
     """
-    rng = np.random.default_rng(0)
-    feeds = {}
-    shapes = dict(shapes or {})
-    known = [str(v.name) for v in model.graph.inputs if v.name not in model.graph.initializers]
-    for name in shapes:
-        if name not in known:
-            raise ValueError(f"the model has no input {name!r}; its inputs are {known}")
-    for value in model.graph.inputs:
-        name = str(value.name)
-        if name in model.graph.initializers:
+    names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
+    taken = session(model, names, optimized=False)
+    produced = [o.name for o in taken.get_outputs()]
+    failure: ValueError | None = None
+    for feeds in candidates:
+        try:
+            values = dict(zip(produced, taken.run(produced, feeds), strict=True))
+        except Exception as error:  # onnxruntime has a dozen error types of its own
+            reason = " ".join(str(error).split())[:300]
+            failure = failure or ValueError(
+                f"the model cannot run on example inputs of the shapes "
+                f"{({name: x.shape for name, x in feeds.items()})}: {reason}"
+            )
             continue
-        if value.shape is None or value.dtype is None:
-            raise ValueError(f"the input {name!r} of the model has no declared shape and type")
-        axes = list(value.shape)
-        extent = IMAGE_EXTENT if len(axes) == 4 else UNKNOWN_EXTENT
-        shape = list(shapes.get(name, ())) or [
-            n if isinstance(n, int) else (batch if axis == 0 else extent)
-            for axis, n in enumerate(axes)
-        ]
-        if len(shape) != len(axes) or any(
-            isinstance(n, int) and n != m for n, m in zip(axes, shape, strict=True)
-        ):
-            raise ValueError(f"the input {name!r} has the shape {axes}, got {shape}")
-        dtype = value.dtype.numpy()
-        if np.dtype(dtype).kind in "iub":
-            feeds[name] = np.zeros(shape, dtype)
-        else:
-            feeds[name] = rng.normal(size=shape).astype(dtype)
-    return feeds
+        return values | dict(feeds), dict(feeds)
+    raise failure or ValueError("there are no example inputs")
 
 
 def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -254,3 +220,13 @@ def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     for name in dict.fromkeys(names):
         if name not in present:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
+
+
+def _free(proto: onnx.ModelProto) -> None:
+    """Inputs take any size where they declare none, or 0; without a type they are floats."""
+    for value in proto.graph.input:
+        if value.type.WhichOneof("value") is None:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.WhichOneof("value") == "dim_value" and dimension.dim_value <= 0:
+                dimension.ClearField("dim_value")

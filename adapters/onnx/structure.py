@@ -11,12 +11,14 @@ that is computed from shapes and integers alone), or a tensor that another node 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from ...graph.node_shapes import check_shapes
 from ...graph.nodes import (
     Contraction,
     Graph,
@@ -26,10 +28,11 @@ from ...graph.nodes import (
     output_names,
     uniform_axes,
 )
+from .example_inputs import example_inputs
 from .inference import run_as_far_as_known
 from .microsoft import MICROSOFT
 from .operators import OPERATORS
-from .session import example_feeds, run_everything
+from .session import run_everything
 
 TABLES = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": MICROSOFT}
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
@@ -212,12 +215,16 @@ class Structure:
         Named after the model's own values and initializers.
     known : dict of str to ndarray
         Tensors that do not depend on the inputs' values.
+    feeds : dict of str to ndarray
+        The inputs that shapes and constants were measured with.
+    not_run : str or None
+        Why onnxruntime could not run the model: shapes are then what ONNX's inference knows.
     """
 
     def __init__(
         self,
         model: ir.Model,
-        feeds: dict[str, np.ndarray] | None = None,
+        candidates: Iterable[dict[str, np.ndarray]] | None = None,
         shared: frozenset[str] = frozenset(),
     ):
         self.ir = model
@@ -226,13 +233,17 @@ class Structure:
         self.graph = Graph()
         self.initializers = dict(model.graph.initializers)
         self.inputs = [str(v.name) for v in model.graph.inputs if v.name not in self.initializers]
-        feeds = feeds or example_feeds(model)
+        candidates = iter(candidates or example_inputs(model))
+        first = next(candidates)
+        self.not_run: str | None = None
         try:
-            values = run_everything(model, feeds)  # without sequences, which have no shape
+            values, self.feeds = run_everything(model, itertools.chain([first], candidates))
+            # Sequences have no shape.
             values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
             self.shapes = {name: value.shape for name, value in values.items()}
-        except ValueError:  # operators that onnxruntime does not have
-            self.shapes, values = run_as_far_as_known(model, feeds)
+        except ValueError as error:  # operators that onnxruntime does not have
+            self.not_run, self.feeds = str(error), first
+            self.shapes, values = run_as_far_as_known(model, self.feeds)
         self.known: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}
@@ -366,6 +377,8 @@ class Structure:
                 raise Unsupported(f"the operator {name} is not understood")
             table[node.op_type](call)
             call.finish()
+            for made in self.graph.nodes[before:]:
+                check_shapes(made, self.graph.shapes)
         except Unsupported as error:
             del self.graph.nodes[before:]
             self._opaque(node, names, str(error))

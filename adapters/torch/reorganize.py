@@ -40,6 +40,7 @@ from .passes import forward, trace
 from .pictures import draw_groups
 from .pseudo_classes import with_pseudo_classes
 from .trace import TracedModel, unwrap
+from .unchanged import Unchanged
 
 log = logging.getLogger("rejuvenet")
 
@@ -76,13 +77,14 @@ def arrange(
     Returns
     -------
     Report
-        ``output_change`` is measured on the example inputs.
+        ``verdict`` and ``output_change`` are measured on the example inputs.
 
     Raises
     ------
     ValueError
-        For a layer that is unknown or cannot move, or an order that is no permutation within the
-        exchangeable sets.
+        For a layer that is unknown or cannot move, an order that is no permutation within the
+        exchangeable sets, or outputs that changed by more than the network's own noise; the
+        model is then as it was.
     """
     start = time.perf_counter()
     traced, read = _traced(model, batches, example_inputs)
@@ -98,14 +100,18 @@ def arrange(
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
         means = collect(traced, read, found)
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
-    outputs = Outputs()
-    outputs.before(forward(traced, traced.example_inputs, {}))
+    outputs, check = Outputs(), Unchanged(traced)
+    outputs.before(check.before)
     with Edit(traced.model, caches=traced.caches) as edit:
         edit.write(transform(plan, edit.read(plan.weights)))
         for group_plan in plan.groups:
             _follow(edit, group_plan, "merge", optimizer, ema, {})
-        outputs.after(forward(traced, traced.example_inputs, {}))
+        after = forward(traced, traced.example_inputs, {})
+        outputs.after(after)
+        verdict = check.verdict(after, edit)
     report = Report.of(plan, None, outputs.relative, time.perf_counter() - start)
+    report.verdict = verdict
+    report.unverified = "" if verdict else "they hold no finite number for the example inputs"
     report.skipped.update(skipped)
     return report
 

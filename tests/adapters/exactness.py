@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 from unittest import mock
 
 import numpy as np
 import torch
 from rejuvenet.adapters.torch import trace
 from rejuvenet.adapters.torch.trace import evaluation
-from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform
+from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform, verdict
 from rejuvenet.graph.nodes import input_names, uniform_axes
 from torch.utils._pytree import tree_flatten
 
@@ -32,26 +31,29 @@ EQUAL = "all its kernels are equal, so that their order means nothing"
 COMPUTED = "its weight is computed from the data"
 
 
-class Limits(NamedTuple):
-    """How far the outputs may move: the least tolerance, noise floors, and what a control is."""
+@dataclass(frozen=True)
+class Limits(verdict.Limits):
+    """How far outputs may move, and how much larger than an error the control has to be."""
 
-    shake: float
-    least: float
-    floors: float
     control: float
+
+    @classmethod
+    def of(cls, limits: verdict.Limits, control: float) -> Limits:
+        """The product's limits, with a control."""
+        return cls(**asdict(limits), control=control)
 
     def tell_apart(self, control: float, error: float) -> bool:
         """Whether a change is so much larger than an error that it is none."""
         return control > self.control * max(error, self.least / 100)
 
 
-DOUBLE = Limits(shake=1e-15, least=1e-12, floors=100, control=1e3)
-SINGLE = Limits(shake=3e-7, least=1e-5, floors=100, control=30)
+DOUBLE = Limits.of(verdict.DOUBLE, 1e3)
+SINGLE = Limits.of(verdict.SINGLE, 30)
 LIMITS = {
     torch.float64: DOUBLE,
     torch.float32: SINGLE,
-    torch.float16: Limits(shake=1e-3, least=2e-3, floors=10, control=10),
-    torch.bfloat16: Limits(shake=8e-3, least=1.6e-2, floors=10, control=10),
+    torch.float16: Limits.of(verdict.HALF, 10),
+    torch.bfloat16: Limits.of(verdict.BFLOAT16, 10),
 }
 
 
@@ -75,7 +77,7 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """``"right"``, ``"wrong"``, or ``"unverifiable"`` where the control changed nothing."""
-        if not self.error <= max(self.limits.least, self.limits.floors * self.noise):
+        if not self.limits.allow(self.error, self.noise):
             return "wrong"
         return "right" if self.limits.tell_apart(self.control, self.error) else "unverifiable"
 

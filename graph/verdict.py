@@ -1,0 +1,148 @@
+"""Whether outputs that had to stay did, against the network's own noise.
+
+For an output ``f`` before and ``f'`` after a permutation, and ``f~`` for an input that changed by a
+relative ``shake`` of about one rounding::
+
+    change = max |f' - f| / max |f|          noise = max |f~ - f| / max |f|
+
+A permutation only changes the order of sums, so its change is of the size of the noise.  It is
+within the noise if ``change <= max(least, floors * noise)`` holds for every output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far outputs may move in one precision.
+
+    Attributes
+    ----------
+    shake : float
+        Relative change of the inputs whose response is the noise floor.
+    least : float
+        Change that is always allowed.
+    floors : float
+        Noise floors that are allowed.
+    """
+
+    shake: float
+    least: float
+    floors: float
+
+    def allow(self, change: float, noise: float) -> bool:
+        """Whether a change is within the noise."""
+        return change <= max(self.least, self.floors * noise)
+
+
+DOUBLE = Limits(shake=1e-15, least=1e-12, floors=100)
+SINGLE = Limits(shake=3e-7, least=1e-5, floors=100)
+HALF = Limits(shake=1e-3, least=2e-3, floors=10)
+BFLOAT16 = Limits(shake=8e-3, least=1.6e-2, floors=10)
+
+
+def limits_of(types: Iterable[str]) -> Limits:
+    """The limits of the coarsest of some number types.
+
+    >>> limits_of(["float64", "float32", "int64"]) is SINGLE
+    True
+    """
+    found = set(types)
+    for name, limits in (("bfloat16", BFLOAT16), ("float16", HALF), ("float32", SINGLE)):
+        if name in found:
+            return limits
+    return DOUBLE if "float64" in found else SINGLE
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found.
+
+    Attributes
+    ----------
+    change, noise : float
+        Of the output that is nearest to its limit, or furthest beyond it.
+    within : bool
+        Whether every output is within its noise.
+    shake : float
+        Relative change of the inputs that made the noise.
+    """
+
+    change: float
+    noise: float
+    within: bool
+    shake: float
+
+    def __str__(self) -> str:
+        which = "within" if self.within else "beyond"
+        return (
+            f"outputs changed by {self.change:.2e}, {which} the network's own noise (they change "
+            f"by {self.noise:.2e} if the inputs change by {self.shake:.0e})"
+        )
+
+
+def judge(
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    shaken: Iterable[Sequence[np.ndarray]],
+    limits: Limits,
+) -> Verdict | None:
+    """Compare outputs before and after; None where they hold nothing that can be compared.
+
+    Parameters
+    ----------
+    before, after : sequence of ndarray
+        All outputs for the same inputs.
+    shaken : iterable of sequence of ndarray
+        Outputs before the change for inputs that were shaken; further ones are only asked for
+        where the first do not explain the change.
+    limits : Limits
+    """
+    finite = [bool(np.isfinite(x).any()) for x in before]
+    if not any(finite):
+        return None
+    changes = [relative_change(x, y) for x, y in zip(before, after, strict=True)]
+    noises = [0.0] * len(changes)
+    for response in shaken:
+        found = (relative_change(x, y) for x, y in zip(before, response, strict=True))
+        noises = [max(pair) for pair in zip(noises, found, strict=True)]
+        if all(map(limits.allow, changes, noises)):
+            break
+    allowed = [max(limits.least, limits.floors * noise) for noise in noises]
+    excess = [c / most if c else 0.0 for c, most in zip(changes, allowed, strict=True)]
+    worst = int(np.argmax(np.nan_to_num(excess, nan=0.0, posinf=np.inf)))
+    within = all(map(limits.allow, changes, noises))
+    return Verdict(changes[worst], noises[worst], within, limits.shake)
+
+
+def relative_change(before: np.ndarray, after: np.ndarray) -> float:
+    """Largest change over the largest value; values that are equal, NaN too, have not changed.
+
+    >>> relative_change(np.array([np.nan, 2.0, 4.0]), np.array([np.nan, 2.0, 3.0]))
+    0.25
+    """
+    if before.shape != after.shape:
+        return float("inf")
+    before, after = before.astype(np.float64), after.astype(np.float64)
+    differ = (before != after) & ~(np.isnan(before) & np.isnan(after))
+    if not differ.any():
+        return 0.0
+    change = np.abs(after[differ] - before[differ]).max()
+    scale = np.abs(before[np.isfinite(before)]).max(initial=0.0)
+    return float(change / scale) if np.isfinite(change) and scale else float("inf")
+
+
+def shaken_array(x: np.ndarray, shake: float, rng: np.random.Generator) -> np.ndarray:
+    """``x`` with a relative change of ``shake``; whole numbers stay as they are.
+
+    >>> shaken_array(np.ones(2), 1e-3, np.random.default_rng(0)).round(4).tolist()
+    [1.0001, 0.9999]
+    """
+    if x.dtype.kind in "iubOUS":
+        return x
+    return (x * (1 + shake * rng.standard_normal(x.shape))).astype(x.dtype)

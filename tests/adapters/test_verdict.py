@@ -1,0 +1,139 @@
+"""``arrange`` says whether the outputs stayed within the network's noise, or changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rejuvenet.graph.surgery import transform
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from rejuvenet.__main__ import main  # noqa: E402
+from rejuvenet.adapters import onnx as onnx_adapter  # noqa: E402
+from rejuvenet.adapters.onnx.operators import OPERATORS, unary  # noqa: E402
+from rejuvenet.adapters.torch import arrange  # noqa: E402
+from torch import nn  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_onnx_operators import between, node, values, write  # noqa: E402
+
+
+def network(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)).to(dtype).eval()
+
+
+def test_an_output_that_is_a_rounding_apart_is_within_the_noise(tmp_path):
+    """A sigmoid near 5e-7 has steps of 6e-8: relative to it, the change is large."""
+    arrays = {
+        "a": values(16, 64), "b": values(64, 64), "c": values(64, 8), "d": np.full(8, -14.4, "f")
+    }  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "a"], ["h"]), node("Relu", ["h"], ["i"]),
+        node("MatMul", ["i", "b"], ["j"]), node("Relu", ["j"], ["k"]),
+        node("MatMul", ["k", "c"], ["l"]), node("Mul", ["l", "tiny"], ["m"]),
+        node("Add", ["m", "d"], ["n"]), node("Sigmoid", ["n"], ["y"]),
+    ]  # fmt: skip
+    arrays["tiny"] = np.float32(1e-2)
+    path = write(tmp_path / "m.onnx", nodes, arrays, 13, {"x": [1, 16]})
+    changes = []
+    for seed in range(5):
+        _, report = onnx_adapter.arrange(path, order="random", seed=seed)
+        assert report.verdict.within
+        assert "within the network's own noise" in str(report)
+        assert report.to_dict()["verdict"]["noise"] == report.verdict.noise
+        changes.append(report.verdict.change)
+    assert max(changes) > 1e-3  # which looked like an error
+
+
+def test_a_wrong_permutation_of_a_file_is_an_error_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    path = between(tmp_path / "m.onnx", [node("LRN", ["h"], ["z"], size=3, alpha=1.0)])
+    monkeypatch.setitem(OPERATORS, "LRN", unary)  # it reads the neighbours of a channel
+    with pytest.raises(ValueError, match=r"beyond the network's own noise.*nothing was changed"):
+        onnx_adapter.arrange(path, order="random")
+    out = tmp_path / "out.onnx"
+    monkeypatch.setattr(
+        sys, "argv",
+        ["rejuvenet", "reorganize", str(path), "--arrange", "--order", "random", "-o", str(out)],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert "own noise" in " ".join(capsys.readouterr().err.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_module_is_permuted_within_its_noise(dtype):
+    report = arrange(network(dtype), torch.randn(4, 6).to(dtype), order="random")
+    assert report.verdict.within
+    assert report.verdict.change <= max(1e-12, 100 * report.verdict.noise)
+    assert report.verdict.noise > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_wrong_permutation_of_a_module_is_undone(dtype, monkeypatch):
+    model = network(dtype)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+
+    def left_behind(plan, weights):
+        return {n: v for n, v in transform(plan, weights).items() if n != "2.weight"}
+
+    where = sys.modules["rejuvenet.adapters.torch.reorganize"]
+    monkeypatch.setattr(where, "transform", left_behind)
+    with pytest.raises(ValueError, match=r"beyond the network's own noise.*nothing was changed"):
+        arrange(model, torch.randn(4, 6, dtype=dtype), order="random")
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_single_precision_inside_double_is_no_error():
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            return self.net(x.float()).double()
+
+    model = Inside()
+    model.register_buffer("unused", torch.zeros(1, dtype=torch.float64))
+    report = arrange(model, torch.randn(4, 6, dtype=torch.float64), order="random")
+    assert report.verdict.within
+
+
+def test_a_small_output_is_not_hidden_behind_a_large_one(tmp_path, monkeypatch):
+    """Each output is held against its own size."""
+    nodes = [
+        node("Conv", ["x", "first"], ["h"]),
+        node("LRN", ["h"], ["z"], size=3, alpha=1.0),
+        node("Conv", ["z", "second"], ["large"]),
+        node("Mul", ["large", "tiny"], ["y"]),
+        node("Relu", ["x"], ["other"]),
+        node("Mul", ["other", "huge"], ["boxes"]),
+    ]
+    arrays = {
+        "first": values(8, 3, 1, 1), "second": values(4, 8, 1, 1), "tiny": np.float32(1e-6),
+        "huge": np.float32(1e6),
+    }  # fmt: skip
+    path = write(tmp_path / "m.onnx", nodes, arrays, 13)
+    message = onnx.load(path)
+    message.graph.output.append(onnx.helper.make_tensor_value_info("boxes", 1, None))
+    onnx.save(message, path)
+    monkeypatch.setitem(OPERATORS, "LRN", unary)
+    with pytest.raises(ValueError, match="beyond the network's own noise"):
+        onnx_adapter.arrange(path, order="random")
+
+
+def test_what_cannot_run_says_that_it_was_not_compared(tmp_path):
+    nodes = [node("Unknown", ["h"], ["i"], domain="elsewhere"), node("Conv", ["h", "b"], ["g"]),
+             node("Relu", ["g"], ["z"])]  # fmt: skip
+    path = between(tmp_path / "m.onnx", nodes, {"b": values(8, 8, 1, 1)})
+    _, report = onnx_adapter.arrange(path, order="random")
+    assert report.verdict is None
+    assert "outputs were not compared: onnxruntime cannot run the model" in str(report)
