@@ -35,7 +35,7 @@ from .command_options import (
     refuse_options,
 )
 from .data import read_data
-from .terminal import guarded, percent, print_json, progress, table
+from .terminal import Listing, guarded, percent, print_json, progress, shows_progress
 
 app = typer.Typer(
     help="Self-reorganizing and rejuvenating convolutional networks.",
@@ -87,11 +87,11 @@ def inspect(
         from ..graph import capacity
 
         batches = open_batches(model, data, size, mean, std, batch_size)
-        means = onnx_adapter.collect(
-            loaded, progress("activations", as_json)(batches), [g for g in groups if g.tap]
-        )
+        shown = shows_progress(as_json)
+        means = onnx_adapter.collect(loaded, batches, [g for g in groups if g.tap], progress=shown)
         figures = {
-            name: capacity(found.Q, activity=found.activity) for name, found in means.items()
+            name: capacity(found.Q, activity=found.activity)
+            for name, found in progress("capacity", as_json)(means.items())
         }
     from .group_table import frozen_lines, group_rows, table_of
     from .network_layers import network_of
@@ -111,7 +111,7 @@ def inspect(
     if as_json:
         print_json({"model": str(model), "groups": rows})
         return
-    terminal.out.print(table(str(model), *table_of(rows)))
+    terminal.out.print(Listing(str(model), *table_of(rows)))
     for line in [*frozen_lines(rows), *(f"Wrote {path}" for path in (html, svg) if path)]:
         terminal.say_plainly(line)
 
@@ -178,18 +178,21 @@ def reorganize(
     loaded = onnx_adapter.load(model)
     batches = open_batches(model, data, size, mean, std, batch_size) if data else None
     wanted = names[0] if len(names) == 1 else names
+    shown = shows_progress(as_json)
     if arrange:
         changed, report = onnx_adapter.arrange(
-            loaded, groups=wanted, order=order, batches=batches, seed=seed
+            loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
         )
     else:
-        changed, report = onnx_adapter.reorganize(loaded, batches, layers=wanted, recipe=chosen)
+        changed, report = onnx_adapter.reorganize(
+            loaded, batches, layers=wanted, recipe=chosen, progress=shown
+        )
     if html is not None and batches is not None:
         from .report_page import report_page
 
         groups = [loaded.group(line.group) for line in report.groups]
-        before = onnx_adapter.collect(loaded, batches, groups)
-        after = onnx_adapter.collect(changed, batches, groups)
+        before = onnx_adapter.collect(loaded, batches, groups, progress=shown)
+        after = onnx_adapter.collect(changed, batches, groups, progress=shown)
         write_text(html, report_page(f"{model} to {output}", report, before, after))
     if plan is not None and report.plan is not None:
         report.plan.save(plan)
@@ -222,7 +225,7 @@ def _print_report(report: Any) -> None:
     from .report_page import report_rows
 
     arranged = bool(report.groups) and report.groups[0].kind == "arrange"
-    terminal.out.print(table("Arranged" if arranged else "Reorganized", *report_rows(report)))
+    terminal.out.print(Listing("Arranged" if arranged else "Reorganized", *report_rows(report)))
     for name, reason in report.skipped.items():
         terminal.say_plainly(f"Left as it was: {name}: {reason}")
     if report.output_change is not None and len(report.groups) > 1:
@@ -291,7 +294,7 @@ def finetune(
         (name, percent(result["before"][name]), percent(result["after"][name]))
         for name in result["before"]
     ]
-    terminal.out.print(table("Accuracy", ["images", "before", "after"], rows))
+    terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
     terminal.say_plainly(f"Wrote {output}")
 
 
@@ -340,10 +343,10 @@ def compare(
         ("ms an image, first", rate[0]),
         ("ms an image, second", rate[1]),
     ]
-    terminal.out.print(table(f"{first} and {second}", ["figure", "value"], rows))
+    terminal.out.print(Listing(f"{first} and {second}", ["figure", "value"], rows))
     if result.changed:
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
-        terminal.out.print(table("Weights that differ", ["weight", "by at most"], changed))
+        terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
 
 
 @app.command()

@@ -27,7 +27,7 @@ from .data import ArrayFile, Batches
 from .finetuning import carry, finetune, score, shuffled, write_back
 from .html import Page
 from .report_page import report_page
-from .terminal import percent, table
+from .terminal import Listing, percent
 
 TEST_IMAGES = 540
 
@@ -163,7 +163,7 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
         (g.name, g.channels, len(g.producers), len(g.per_channel), len(g.consumers), g.frozen or "")
         for g in loaded.groups
     ]
-    say(table("Channel groups", header, rows))
+    say(Listing("Channel groups", header, rows))
     made = {}
     for name, (said, recipe) in recipes(seed).items():
         made[name] = onnx_adapter.reorganize(loaded, calibration, layers="last", recipe=recipe)
@@ -208,7 +208,7 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
     write_text(folder / "report.html", report_page("", report, before, after, trained, page))
     seconds = time.perf_counter() - began
     shown = [(said, percent(share), remark) for said, share, remark in results.rows]
-    say(table(title, ["network", "accuracy", "after"], shown))
+    say(Listing(title, ["network", "accuracy", "after"], shown))
     say(str(line))
     say(f"Pictures: {folder / 'report.html'}; {seconds:.0f} s in all")
     return {

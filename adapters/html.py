@@ -17,6 +17,7 @@ from html import escape
 import numpy as np
 
 from .page_style import STYLE
+from .visible import visible
 
 # Viridis at nine even steps (matplotlib's table); the colors between are interpolated.
 _VIRIDIS = np.array(
@@ -166,7 +167,8 @@ class Page:
 
     def text(self, title: str, lines: str) -> None:
         """Add preformatted text."""
-        self._section(title, "", f"<pre>{_text(lines)}</pre>")
+        shown = "\n".join(map(_text, lines.split("\n")))
+        self._section(title, "", f"<pre>{shown}</pre>")
 
     def _section(self, title: str, note: str, body: str, kind: str = "") -> None:
         said = f"<p>{_text(note.strip())}</p>" if note else ""
@@ -274,7 +276,7 @@ def _png(levels: np.ndarray) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(str(value))
+    return escape(visible(value))
 
 
 def _cell(value: object) -> str:

@@ -6,7 +6,6 @@ by which a page lights it up.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from html import escape
 from math import log2
@@ -15,6 +14,7 @@ from ..graph.channels import ChannelGroup
 from .network_colors import ink_on
 from .network_layers import Operation, Strip, Unit
 from .network_layout import FramePart, Piece
+from .visible import visible
 
 BOX = 188.0
 EDGE, BETWEEN = 6.0, 4.0  # strips of groups: at the edges of a box, and inside it
@@ -27,7 +27,6 @@ SIGNS = {
     "join": "M-1 0H1M0 -1V1",
     "opaque": "M-2 -2Q-2 -4 0 -4T2 -2Q2 -1 0 0V1M0 3V4.4",
 }
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Marks:
@@ -322,12 +321,12 @@ def wrapped(words: str, room: float, letter: float) -> list[str]:
 
 
 def text(value: object) -> str:
-    """Escaped for XML; characters that it does not allow become replacement characters.
+    r"""Escaped for XML; characters that it does not allow, and that nobody sees, are written out.
 
-    >>> text("<a>\\x00")
-    '&lt;a&gt;\\ufffd'
+    >>> print(text("<a>\x00"))
+    &lt;a&gt;\x00
     """
-    return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value)))
+    return escape(visible(value))
 
 
 def num(value: float) -> str:

@@ -7,13 +7,18 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from .visible import visible
 
 # Into a file or a pipe, tables are as wide as they need to be up to this.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
@@ -39,19 +44,24 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except BrokenPipeError:  # the reader of a pipe has gone: nobody to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
             if os.environ.get("REJUVENET_TRACEBACK"):
                 traceback.print_exc()
-            said = f"Error: {sentence(error)}"
-            err.print(said, markup=False, highlight=False, soft_wrap=True)
+            say_aside(f"Error: {sentence(error)}")
             raise typer.Exit(1) from None
 
     return run
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, UserWarning):
+        said = " ".join(str(message).split())
+        say_aside(f"Warning: {said}{'' if said.endswith('.') else '.'}")
 
 
 def sentence(error: Exception) -> str:
@@ -97,36 +107,65 @@ def _plain(value: Any) -> Any:
 
 def say_plainly(text: str) -> None:
     """Print one line on standard output as it is, broken by the terminal alone."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def say(shown: str | Table) -> None:
+def say_aside(text: str) -> None:
+    """Print one line on standard error as it is, broken by the terminal alone."""
+    err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def say(shown: str | Listing) -> None:
     """Print a line or a table on standard output."""
     say_plainly(shown) if isinstance(shown, str) else out.print(shown)
 
 
-def progress(what: str, quiet: bool = False) -> Callable[[Iterable], Iterator]:
+def shows_progress(quiet: bool) -> bool:
+    """Whether bars are shown: to a person at a terminal who did not ask for JSON alone."""
+    return not quiet and sys.stderr.isatty()
+
+
+def progress(what: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
     """A wrapper for an iterable that shows a bar on standard error while it is read."""
-    return lambda items: iter(
-        track(items, what, console=err, transient=True, disable=quiet or not err.is_terminal)
-    )
+    return lambda items: tqdm(items, what, leave=False, disable=not shows_progress(quiet))
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose columns of figures are set to the right."""
-    cells = [[_shown(value) for value in row] for row in rows]
-    right = [
-        all(row[i][:1].isdigit() or row[i] in ("", "-") for row in cells) and bool(cells)
-        for i in range(len(header))
-    ]
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for name, figures in zip(header, right, strict=True):
-        made.add_column(
-            name, justify="right" if figures else "left", overflow="fold", no_wrap=figures
-        )
-    for row in cells:
-        made.add_row(*row)
-    return made
+class Listing:
+    """A table; where the terminal is too narrow for it, one line for each cell.
+
+    Columns of figures are set to the right and never broken.
+    """
+
+    WORDS = 16  # characters that a column of names must have to be read
+
+    def __init__(
+        self, title: str, header: Sequence[str], rows: Iterable[Sequence[object]]
+    ) -> None:
+        self.title = Text(visible(title), "bold")
+        self.header = header
+        self.rows = [[_shown(value) for value in row] for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title=self.title, title_justify="left")
+        width = 1
+        for name, *column in zip(self.header, *self.rows, strict=True):
+            figures = bool(column) and all(map(_is_figure, column))
+            table.add_column(
+                name, justify="right" if figures else "left", overflow="fold", no_wrap=figures
+            )
+            longest = max(map(cell_len, [*name.split("\n"), *column]))
+            width += 3 + (longest if figures else min(longest, self.WORDS))
+        if width <= options.max_width:
+            for row in self.rows:
+                table.add_row(*map(Text, row))
+            yield table
+            return
+        yield self.title
+        for row in self.rows:
+            yield Text(row[0], "bold", overflow="fold")
+            for name, cell in zip(self.header[1:], row[1:], strict=True):
+                if cell not in ("", "-"):
+                    yield Text(f"  {' '.join(name.split())}: {cell}", overflow="fold")
 
 
 def percent(share: float | None) -> str:
@@ -138,8 +177,15 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
+def _is_figure(cell: str) -> bool:
+    """Whether a cell holds numbers (``3``, ``3 of 8``, ``4 x 8 + 2``, ``98.33 %``) or nothing."""
+    return all(
+        word in ("-", "+", "x", "of", "%", "inf", "nan") or set(word) <= set("0123456789.e+-")
+        for word in cell.split()
+    )
+
+
 def _shown(value: object) -> str:
     if value is None:
         return "-"
-    text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text.replace("[", r"\[")
+    return f"{value:.3g}" if isinstance(value, float) else visible(value)

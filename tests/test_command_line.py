@@ -4,13 +4,17 @@ import errno
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rejuvenet.adapters import terminal
 from rejuvenet.adapters.command_line import app
 from rejuvenet.adapters.terminal import sentence
+from rich.console import Console
 from typer.testing import CliRunner
 
 pytest.importorskip("onnx")
@@ -315,7 +319,75 @@ def test_runs_as_a_module(tmp_path):
     assert "No such command" in wrong.stderr
 
 
-def test_output_into_a_closed_pipe_is_quiet(place):
-    shell = f"{sys.executable} -m rejuvenet inspect original.onnx --json | head -c 1"
-    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+@pytest.mark.parametrize("words", ["inspect original.onnx", "demo --help", "--help"])
+def test_output_into_a_closed_pipe_is_quiet(place, words):
+    shell = f"{sys.executable} -m rejuvenet {words} | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
     assert done.stderr == ""
+    assert done.stdout[1:].strip() in ("0", "141")  # 141: ended by SIGPIPE, as `cat` is
+
+
+def test_progress_is_shown_at_a_terminal(place):
+    """Standard error is a terminal: every long part shows a bar there."""
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
+    shown = {}
+    for words in (
+        "inspect original.onnx --data digits_train.npz",
+        "reorganize original.onnx --data digits_train.npz -o new.onnx",
+    ):
+        main, side = pty.openpty()
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        program = [sys.executable, "-m", "rejuvenet", *words.split()]
+        subprocess.run(program, stdout=subprocess.DEVNULL, stderr=side, check=True)
+        os.set_blocking(main, False)  # where nothing was shown, reading fails
+        shown[words.split()[0]] = os.read(main, 100_000).decode()
+        os.close(side)
+        os.close(main)
+    assert "class means" in shown["inspect"]
+    assert "capacity" in shown["inspect"]
+    assert "class means" in shown["reorganize"]
+
+
+EVIL = "conv1\x1b[31m\x07\u202e[red]"
+SEEN = r"conv1\x1b[31m\x07\u202e[red]"
+
+
+def evil_names(place):
+    """The weight of the first layer has a name that would command a terminal."""
+    import onnx
+
+    model = onnx.load("original.onnx")
+    for item in model.graph.initializer:
+        item.name = EVIL if item.name == "conv1.weight" else item.name
+    for node in model.graph.node:
+        node.input[:] = [EVIL if name == "conv1.weight" else name for name in node.input]
+    onnx.save(model, "evil.onnx")
+
+
+def test_names_with_control_characters_are_shown_escaped(place):
+    evil_names(place)
+    done = call("inspect", "evil.onnx", "--html", "page.html", "--svg", "net.svg")
+    moved = call("reorganize", "evil.onnx", "--arrange", "--order", "random", "-o", "new.onnx")
+    failed = call("reorganize", "evil.onnx", "--arrange", "-l", "con", "--order", "random", "-o",
+                  "new.onnx")  # fmt: skip
+    assert failed.exit_code == 1
+    written = [(place / name).read_text() for name in ("page.html", "net.svg")]
+    for text in (done.stdout, moved.stdout, failed.stderr, *written):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "\u202e" not in text
+    assert all(SEEN in text for text in (done.stdout, moved.stdout, *written))
+    ElementTree.parse("net.svg")
+    assert EVIL in {row["group"] for row in json.loads(
+        call("inspect", "evil.onnx", "--json").stdout)["groups"]}  # fmt: skip
+
+
+def test_a_narrow_terminal_shows_everything(place, monkeypatch):
+    for columns in (40, 200):
+        monkeypatch.setattr(terminal, "out", Console(width=columns))
+        done = call("inspect", "original.onnx")
+        lines = done.stdout.splitlines()
+        assert [name for name in ("conv1.weight", "classifier.weight") if name in done.stdout]
+        assert any("channels" in line and "32" in line for line in lines) == (columns == 40)
+        assert all(len(line) <= columns for line in lines if "frozen:" not in line)
+        assert done.stdout.count("2 + 4 + 1") + done.stdout.count("4 + 1\n") >= 4

@@ -94,7 +94,9 @@ def read(
     """The batches with their labels as an array, checked to pair."""
     from tqdm.auto import tqdm
 
-    for inputs, labels in tqdm(batches, desc=what, unit="batch", disable=not progress):
+    for inputs, labels in tqdm(
+        batches, desc=what, unit="batch", leave=False, disable=not progress
+    ):
         labels = np.asarray(labels)
         n = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
         if labels.shape[:1] != (n,):

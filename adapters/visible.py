@@ -1,0 +1,19 @@
+r"""Names as a reader can trust them: what has no glyph of its own is written out.
+
+Names come from files that others wrote.  An escape code would move the cursor of a terminal or
+recolor it, a bidirectional control reorders what stands around it, and most control characters
+are not allowed in XML.
+"""
+
+from __future__ import annotations
+
+
+def visible(text: object) -> str:
+    r"""``text`` with every character that cannot be seen as its escape sequence.
+
+    >>> print(visible("conv\x1b[2J\u202e1\n"))
+    conv\x1b[2J\u202e1\n
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
+    )
