@@ -16,6 +16,10 @@ import numpy as np
 Kind = Literal["producer", "per_channel", "consumer"]
 
 
+class Unfit(ValueError):
+    """A group cannot be changed in the way that was asked for; others of the model may be."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One axis of one weight that belongs to a channel group.
@@ -68,7 +72,7 @@ class Member:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tap:
     """The tensor whose activations describe a group: what its (last) consumer reads.
 
@@ -79,13 +83,26 @@ class Tap:
         what the layer reads, so that the slices keep their spatial extent.
     axis : int
         Its channel axis.
-    index : ndarray of int, shape (channels,)
-        Place of each channel of the group along that axis.
+    index : ndarray of int, shape (channels,) or (channels, m)
+        Place of each channel of the group along that axis, or the ``m`` places that it has
+        (``concat(x, x)``, a depthwise convolution that makes several of one).
+    samples : int
+        The axis of samples, each of which may have several rows (windows of an attention).
+    earlier : tuple of Tap
+        The same channels in other tensors that consumers read, in the order of execution: all
+        count where channels are judged.
     """
 
     tensor: str
     axis: int
     index: np.ndarray
+    samples: int = 0
+    earlier: tuple[Tap, ...] = ()
+
+    @property
+    def each(self) -> tuple[Tap, ...]:
+        """All tensors that describe the group, in the order of execution."""
+        return *self.earlier, self
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ class ChannelGroup:
     members : tuple of Member
         Every weight axis of the group, in the order of execution.
     tap : Tap or None
-        None where nothing downstream reads the group.
+        None where no tensor holds the channels along an axis of their own, beside samples.
     exchangeable : tuple of ndarray of int
         Disjoint sets of channel indices; channels of one set may be exchanged.  A plain group
         has one set of all channels; behind a grouped convolution, one set a group.

@@ -32,6 +32,9 @@ class ClassMeans:
         Sum of the mean absolute activation of each channel over the samples.
     samples : int
         Number of samples seen.
+    starts : tuple of int
+        Where several tensors describe the group, one after the other along the last axis: where
+        those behind the first begin.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class ClassMeans:
     classes: list[str | int]
     magnitudes: np.ndarray | None = None
     samples: int = 0
+    starts: tuple[int, ...] = ()
 
     @classmethod
     def empty(cls, classes: Sequence[str | int]) -> ClassMeans:
@@ -171,6 +175,43 @@ class ClassMeans:
     def activity(self) -> np.ndarray | None:
         """Mean absolute activation of each channel over all samples, shape (o,)."""
         return None if self.magnitudes is None else self.magnitudes / max(self.samples, 1)
+
+
+def joined(parts: Sequence[ClassMeans]) -> ClassMeans:
+    """The means of one group in several tensors, of the same samples, as one.
+
+    ``Q`` has the positions of all.  A channel is as active as in the tensor in which it is most
+    active beside the others, in units of the mean over tensors.
+
+    >>> first, last = ClassMeans.empty(["cat"]), ClassMeans.empty(["cat"])
+    >>> first.update(np.array([[8.0, 0.0]]), np.array([0]))
+    >>> last.update(np.array([[0.0, 2.0]]), np.array([0]))
+    >>> both = joined([first, last])
+    >>> both.Q[0, :, 0].tolist(), both.starts, both.activity.tolist()
+    ([[8.0, 0.0], [0.0, 2.0]], (1,), [5.0, 5.0])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    sums, magnitudes = [], []
+    for part in parts:
+        assert part.sums is not None
+        assert part.magnitudes is not None
+        sums.append(part.sums.reshape(*part.sums.shape[:2], 1, -1))
+        magnitudes.append(part.magnitudes)
+    sizes = [array.shape[-1] for array in sums]
+    totals = np.array([values.mean() for values in magnitudes])
+    relative = np.divide(
+        magnitudes, totals[:, None], out=np.zeros_like(magnitudes), where=totals[:, None] > 0
+    )
+    first = parts[0]
+    return ClassMeans(
+        np.concatenate(sums, axis=-1),
+        first.counts,
+        first.classes,
+        relative.max(axis=0) * totals.mean(),
+        first.samples,
+        tuple(np.cumsum(sizes)[:-1].tolist()),
+    )
 
 
 def extent_within(

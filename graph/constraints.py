@@ -36,7 +36,8 @@ class Places:
     kind: Kind | Literal[""] = ""
     role: str = ""
     origin: str = ""
-    read: str = ""  # tensor that a consumer reads, the last one where there are several
+    makes: bool = False  # the axis of what a product makes
+    reads: list[str] = field(default_factory=list)  # tensors whose axis a product sums with it
 
 
 @dataclass

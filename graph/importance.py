@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .channels import ChannelGroup, Member
+from .channels import ChannelGroup, Member, Unfit
 from .new_channels import named_seed
 from .recipe import Recipe
 
@@ -58,14 +58,14 @@ def importance(
     if recipe.method == "l1":
         members = [m for m in group.per_channel if m.role == "scale"]
         if not members:
-            raise ValueError(
+            raise Unfit(
                 f"group {group.name!r} has no normalization with a scale, which method 'l1' "
                 "ranks channels by; use 'l2'"
             )
     else:
         members = [m for m in group.producers if m.role == "weight"]
         if not members:
-            raise ValueError(
+            raise Unfit(
                 f"group {group.name!r} has no producer with a weight, which method "
                 f"{recipe.method!r} ranks channels by; use 'random'"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ def parts(
     recipe: Recipe,
     Q: np.ndarray | None,
     activity: np.ndarray | None,
+    starts: Sequence[int] = (),
 ) -> Iterator[Part]:
     """One part for every exchangeable set of a group.
 
@@ -59,6 +60,8 @@ def parts(
         Needed by ``"sofm"``, ``"kmeans"`` and ``"redundant"``.
     activity : ndarray, shape (o,), optional
         Mean absolute activations, needed by ``"activity"`` and ``"redundant"``.
+    starts : sequence of int
+        Where in ``Q`` other tensors of the group begin (:attr:`ClassMeans.starts`).
     """
     ratio, maps = recipe.ratio, recipe.method in ("sofm", "kmeans")
     score = None if maps else importance(group, weights, recipe, activity)
@@ -70,7 +73,7 @@ def parts(
             assert Q is not None
             assert dormant is not None
             if maps:
-                found = map_redundant(Q[:, S], dormant[S], recipe, own)
+                found = map_redundant(Q[:, S], dormant[S], recipe, own, starts)
                 everything = _kept(S, np.arange(len(S)))
                 yield everything if found is None else _merged(S, found, recipe)
             else:

@@ -19,7 +19,7 @@ from .one_thread import on_one_thread
 from .plan import GroupPlan, Plan
 from .recipe import Recipe
 from .redundancy import why_not
-from .selection import ratio_of, unmovable
+from .selection import ratio_of, unmovable, untapped
 from .surgery import check
 
 # The ridge pulls towards the plan's own B, so that its size hardly matters.
@@ -77,8 +77,8 @@ def arrange_plan(
     plans, skipped = [], {}
     for group in groups:
         reason = unmovable(group)
-        if reason is None and order == "sofm" and group.tap is None:
-            reason = "no activations describe it: nothing downstream reads it"
+        if reason is None and order == "sofm":
+            reason = untapped(group)
         if reason is not None and not isinstance(order, Mapping):
             skipped[group.name] = reason
             continue
@@ -212,7 +212,8 @@ def reorganize_plan(
     A, B = np.eye(o), np.eye(o)
     new: list[np.ndarray] = []
     nodes = occupied = merged = 0
-    for part in parts(group, weights, recipe, Q, activity):
+    starts = () if means is None else means.starts
+    for part in parts(group, weights, recipe, Q, activity, starts):
         S, places = part.channels, part.places
         A[S], B[S] = 0.0, 0.0
         A[np.ix_(places, S)], B[np.ix_(places, S)] = part.A, part.B
@@ -246,7 +247,7 @@ def reorganize_plan(
     if recipe.ratio == "redundant":
         assert Q is not None
         assert activity is not None
-        return replace(plan, reason=why_not(group.name, Q, activity, recipe))
+        return replace(plan, reason=why_not(group.name, Q, activity, recipe, starts))
     reason = (
         f"nothing was rejuvenated in {group.name!r}: each of its {nodes} nodes has a channel of "
         "its own; a smaller ratio frees channels"

@@ -15,7 +15,7 @@ import numpy as np
 from .channels import Kind
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
 from .joining import join, join_contraction
-from .labels import Component, is_distinct, occurrence, reshape_blocks, reshaped
+from .labels import Component, is_distinct, occurrence, reshaped
 from .nodes import (
     Concat,
     Contraction,
@@ -34,6 +34,7 @@ from .nodes import (
     input_names,
     output_names,
 )
+from .uniform import uniform_after
 
 
 class Propagation:
@@ -70,6 +71,8 @@ class Propagation:
                 if name not in self.labels:
                     self.labels[name] = self.boundary(name)
             self.rules[type(node)](node)
+            if alike := uniform_after(node, self.uniform, self.graph.shapes):
+                self.uniform[output_names(node)[0]] = alike
             computed.update(output_names(node))
             if computed.intersection(input_names(node)):
                 for name in output_names(node):
@@ -264,9 +267,11 @@ class Propagation:
                 "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
             )
             self.describe([component], kind, "weight", "" if kind == "producer" else met)
-            if kind == "consumer":
-                for places in self.places_of(component):
-                    places.read = tensor
+            for places in self.places_of(component):
+                if kind == "consumer":
+                    places.reads.append(tensor)
+                elif kind == "producer":
+                    places.makes = True
 
     def positional(self, node: Positional) -> None:
         """Axes whose positions are told apart."""
@@ -311,14 +316,6 @@ class Propagation:
                 for c in self.labels[node.input]
                 for part in self.state.settle(reshaped(c, before, after))
             ]
-            if node.input in self.uniform:
-                alike = self.uniform[node.input]
-                self.uniform[node.output] = frozenset(
-                    axis
-                    for old, new in reshape_blocks(before, after)
-                    if alike.issuperset(old)
-                    for axis in new
-                )
 
     def transpose(self, node: Transpose) -> None:
         """Axes change places."""

@@ -13,11 +13,16 @@ A node holds channels of which any two lie apart by at most the tolerance (compl
 that no chain of small steps connects different channels).  Dormant channels, whose mean absolute
 activation is at most ``tau`` times that of the layer (Sokar et al. 2023), have no node.
 
+Where several tensors describe a group (a layer that is called twice, a stage that several blocks
+read), ``d`` is the largest of theirs: channels are alike where they are in all of them.
+
 Class means are compared, not single samples: what varies within classes only is not seen, which
 matters where there are few classes and few positions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -70,6 +75,18 @@ def distances(X: np.ndarray) -> np.ndarray:
     return np.sqrt(found)
 
 
+def distances_everywhere(Q: np.ndarray, starts: Sequence[int] = ()) -> np.ndarray:
+    """The largest distance of each pair in all tensors of a group.
+
+    Parameters
+    ----------
+    Q : ndarray, shape (C, s, h, w)
+    starts : sequence of int
+        Where along the last axis those behind the first begin (:attr:`ClassMeans.starts`).
+    """
+    return np.max([distances(fingerprints(part)) for part in np.split(Q, starts, -1)], axis=0)
+
+
 def dormant_channels(activity: np.ndarray, tau: float) -> np.ndarray:
     """Channels with a mean absolute activation of at most ``tau`` times the mean of the layer.
 
@@ -103,7 +120,7 @@ def alike_within(d: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def map_redundant(
-    Q: np.ndarray, dormant: np.ndarray, recipe: Recipe, seed: int
+    Q: np.ndarray, dormant: np.ndarray, recipe: Recipe, seed: int, starts: Sequence[int] = ()
 ) -> ChannelMapping | None:
     """Nodes for one exchangeable set: one for every response, none for dormant channels.
 
@@ -116,6 +133,8 @@ def map_redundant(
         ``tolerance``, ``method`` and the options of the map, which orders the nodes; with
         ``"kmeans"`` they are numbered as they come.
     seed : int
+    starts : sequence of int
+        As of :func:`distances_everywhere`.
 
     Returns
     -------
@@ -127,7 +146,7 @@ def map_redundant(
     X = fingerprints(Q[:, live])
     label = np.zeros(len(live), dtype=np.int64)
     if len(live) > 1:
-        label = alike_within(distances(X), recipe.tolerance)
+        label = alike_within(distances_everywhere(Q[:, live], starts), recipe.tolerance)
     K = int(label.max(initial=-1)) + 1
     if s == K:
         return None
@@ -148,7 +167,9 @@ def map_redundant(
     return ChannelMapping(np.broadcast_to(M, (C, s)), N, distance)
 
 
-def why_not(group: str, Q: np.ndarray, activity: np.ndarray, recipe: Recipe) -> str:
+def why_not(
+    group: str, Q: np.ndarray, activity: np.ndarray, recipe: Recipe, starts: Sequence[int] = ()
+) -> str:
     """Why nothing in a group is redundant, in one sentence."""
     least = activity.min() / activity.mean()
     text = (
@@ -156,7 +177,7 @@ def why_not(group: str, Q: np.ndarray, activity: np.ndarray, recipe: Recipe) -> 
         f"{recipe.dormant:g})"
     )
     if recipe.method != "activity" and Q.shape[1] > 1:
-        d = distances(fingerprints(Q))
+        d = distances_everywhere(Q, starts)
         nearest = d[~np.eye(len(d), dtype=bool)].min()
         text = (
             f"its two channels most alike lie {nearest:.2g} of what they vary apart (tolerance: "

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from .channels import ChannelGroup
+from .channels import ChannelGroup, Unfit
 from .recipe import Ratio
 
 
@@ -48,9 +49,59 @@ def unmovable(group: ChannelGroup) -> str | None:
     return None
 
 
+def untapped(group: ChannelGroup) -> str | None:
+    """Why no activations describe a group, or None."""
+    if group.tap is not None:
+        return None
+    if group.unit == "set":
+        return "its channels are whole sets of channels, which no activations describe"
+    return "no activations describe it: no tensor holds its channels along an axis of their own"
+
+
+def unmergeable(group: ChannelGroup) -> str | None:
+    """Why channels of a group can only be permuted, or None."""
+    made = {(m.weight, m.view, m.axes) for m in group.members if m.kind == "producer"}
+    for member in group.consumers:
+        if (member.weight, member.view, member.axes) in made:
+            return f"the weight {member.weight!r} is tied: it both makes and reads its channels"
+    return None
+
+
+def unaided(group: ChannelGroup) -> str | None:
+    """Why a group is only merged or freed where it is named, or None."""
+    if group.unit == "set":
+        return "its channels are whole sets of channels: name it to reorganize it"
+    if not group.consumers:
+        return (
+            "no weight reads its channels, so that nothing makes up for what merges or starts "
+            "anew: name it to reorganize it"
+        )
+    return None
+
+
+class Choice(NamedTuple):
+    """A group that was chosen.
+
+    Attributes
+    ----------
+    group : ChannelGroup
+    layer : str or None
+        The weight of the layer that was named.
+    named : bool
+        Whether the group was asked for by its own name, and not by a pattern.
+    """
+
+    group: ChannelGroup
+    layer: str | None
+    named: bool
+
+
 def select_groups(
-    groups: Sequence[ChannelGroup], layers: str | Sequence[str | ChannelGroup]
-) -> tuple[list[tuple[ChannelGroup, str | None]], dict[str, str]]:
+    groups: Sequence[ChannelGroup],
+    layers: str | Sequence[str | ChannelGroup],
+    activations: bool = True,
+    permute: bool = False,
+) -> tuple[list[Choice], dict[str, str]]:
     """The groups that ``layers`` names, deepest last.
 
     Parameters
@@ -60,51 +111,81 @@ def select_groups(
     layers : str or sequence of str or ChannelGroup
         ``"last"`` (the deepest group that can move), ``"all"``, the name of a layer, of its
         weight or of a group, or a pattern such as ``"layer4.*"``.
+    activations : bool
+        Whether activations are needed that describe the groups.
+    permute : bool
+        Whether channels are only permuted, which more groups allow.
 
     Returns
     -------
-    chosen : list of (ChannelGroup, str or None)
-        Groups in the order of execution, each with the weight of the layer that was named.
+    chosen : list of Choice
+        In the order of execution.
     skipped : dict of str to str
-        Groups that a pattern matched and that cannot move, with the reason.
+        Groups that a pattern matched and that cannot be changed, with the reason.
 
     Raises
     ------
     ValueError
-        For an unknown name (near matches are named), a named group that cannot move (with the
-        reason), or nothing that can move.
+        For an unknown name (near matches are named), a named group that cannot be changed (with
+        the reason), or nothing that can.
     """
     requests = [layers] if isinstance(layers, (str, ChannelGroup)) else list(layers)
     if not requests:
         raise ValueError("expected at least one layer, got none")
+
+    def reason_against(group: ChannelGroup) -> str | None:
+        return (
+            unmovable(group)
+            or (None if permute else unmergeable(group))
+            or (untapped(group) if activations else None)
+        )
+
     place = {group.name: i for i, group in enumerate(groups)}
-    chosen: dict[str, tuple[ChannelGroup, str | None]] = {}
+    chosen: dict[str, Choice] = {}
     skipped: dict[str, str] = {}
     for request in requests:
         if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request)):
-            movable = []
+            movable, against = [], {}
             for group in _matching(groups, str(request)):
-                reason = unmovable(group) or (
-                    "nothing reads its channels" if group.tap is None else None
-                )
+                reason = reason_against(group) or (None if permute else unaided(group))
                 if reason is None:
                     movable.append(group)
-                elif request != "last":
-                    skipped[group.name] = reason
+                else:
+                    against[group.name] = reason
             if not movable:
+                reasons = "; ".join(sorted(set(against.values())))
                 raise ValueError(
                     f"no channel group that can move is made by {request!r}; the reasons: "
-                    f"{'; '.join(sorted(set(skipped.values()))) or 'there is none'}"
+                    f"{reasons or 'it has no layer that makes channels'}"
                 )
+            if request != "last":
+                skipped |= against
             for group in movable[-1:] if request == "last" else movable:
-                chosen.setdefault(group.name, (group, None))
+                chosen.setdefault(group.name, Choice(group, None, False))
             continue
         group = find_group(groups, request) if isinstance(request, str) else request
-        reason = unmovable(group)
+        reason = reason_against(group)
         if reason is not None:
             raise ValueError(f"layer {request!r} cannot be reorganized: {reason}")
-        chosen.setdefault(group.name, (group, _weight(group, request)))
-    return sorted(chosen.values(), key=lambda item: place.get(item[0].name, -1)), skipped
+        chosen[group.name] = Choice(group, _weight(group, request), True)
+    skipped = {name: reason for name, reason in skipped.items() if name not in chosen}
+    return sorted(chosen.values(), key=lambda item: place.get(item.group.name, -1)), skipped
+
+
+def refuse_named(chosen: Sequence[Choice], refused: Mapping[str, str]) -> None:
+    """Raise where a group that turned out unfit was asked for by name, or none is left.
+
+    Raises
+    ------
+    Unfit
+        With the reason.
+    """
+    for choice in chosen:
+        if choice.named and choice.group.name in refused:
+            raise Unfit(f"group {choice.group.name!r}: {refused[choice.group.name]}")
+    if refused and all(choice.group.name in refused for choice in chosen):
+        reasons = "; ".join(sorted(set(refused.values())))
+        raise Unfit(f"no channel group can be changed; the reasons: {reasons}")
 
 
 def _is_pattern(name: str) -> bool:

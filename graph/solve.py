@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,6 @@ import numpy as np
 from .channels import ChannelGroup, Member, Tap
 from .classes import Classes
 from .constraints import Constraints, Places
-from .labels import Component
 from .nodes import (
     Elementwise,
     Graph,
@@ -28,6 +28,7 @@ from .nodes import (
     output_names,
 )
 from .propagate import Propagation
+from .samples import sample_axes
 from .whole_sets import exchangeable_blocks
 
 SETS = ":sets"  # ends the name of a group whose channels are whole sets of channels
@@ -80,6 +81,7 @@ class _Solution:
     def __init__(self, graph: Graph, state: Constraints):
         self.graph, self.state = graph, state
         self.step = {name: i for i, name in enumerate(state.labels)}
+        self.samples = sample_axes(graph)
         self.made_by = {
             out: node
             for node in graph.nodes
@@ -153,7 +155,7 @@ class _Solution:
         label = self.label[first.atoms]
         classes = label[np.sort(np.unique(label, return_index=True)[1])]
         self.rank[classes] = np.arange(len(classes))
-        built = [self._member(span, len(classes)) for span in spans]
+        built = [m for span in spans for m in self._members(span, len(classes))]
         movable = self.reason[classes] < 0
         channels = np.flatnonzero(movable)
         signature = self.classes.signature[classes[channels]]
@@ -177,13 +179,14 @@ class _Solution:
             name=state.places[first.places].weight,
             channels=len(classes),
             members=tuple(built),
-            tap=self._tap([state.places[s.places] for s in spans], classes),
+            tap=self._tap([state.places[s.places] for s in spans], classes, frozen is None),
             exchangeable=tuple(sets),
             frozen=frozen,
             exact_merge=state.inexact[int(inexact.min())][1] if len(inexact) else None,
         )
 
-    def _member(self, span: _Span, channels: int) -> Member:
+    def _members(self, span: _Span, channels: int) -> Iterator[Member]:
+        """The rows of an axis; twice, where a tied weight both makes and reads the channels."""
         places = self.state.places[span.places]
         rank = self.rank[self.label[span.atoms]]
         if len(rank) == channels:
@@ -193,7 +196,10 @@ class _Solution:
             order = np.lexsort((span.positions, self.classes.colour[span.atoms], rank))
             positions = span.positions[order].reshape(channels, -1)
             positions = positions[:, np.argsort(positions[0], kind="stable")]
-        return self._describe(places, positions)
+        member = self._describe(places, positions)
+        yield member
+        if places.makes and places.reads:
+            yield replace(member, kind="consumer" if member.kind == "producer" else "producer")
 
     def _describe(self, places: Places, positions: np.ndarray) -> Member:
         return Member(
@@ -207,12 +213,22 @@ class _Solution:
             trained=places.weight not in self.graph.buffers,
         )
 
-    def _tap(self, places: list[Places], classes: np.ndarray) -> Tap | None:
-        """The tensor that the last consumer reads, or the one before its spatial axes vanished."""
-        read = [p.read for p in places if p.kind == "consumer" and p.read]
-        if not read:
-            return None
-        name = max(read, key=self.step.__getitem__)
+    def _tap(self, places: list[Places], classes: np.ndarray, movable: bool) -> Tap | None:
+        """What the consumers read; where that does not hold the channels, any tensor that does."""
+        reads = {name for p in places for name in p.reads if name in self.step}
+        found: dict[tuple, Tap] = {}
+        for name in sorted(reads, key=self.step.__getitem__):
+            tap = self._read_at(name, classes)
+            if tap is not None:
+                found[tap.tensor, tap.axis, tap.index.tobytes()] = tap
+        if not found:
+            carriers = (self._tap_at(name, classes) for name in reversed(self.step) if movable)
+            return next((tap for tap in carriers if tap is not None), None)
+        *earlier, last = found.values()
+        return replace(last, earlier=tuple(earlier))
+
+    def _read_at(self, name: str, classes: np.ndarray) -> Tap | None:
+        """The channels in a tensor that is read, or in the one before its spatial axes vanished."""
         found = self._tap_at(name, classes)
         while found is None or not self._has_extent(found):
             node = self.made_by.get(name)
@@ -227,29 +243,28 @@ class _Solution:
         return found
 
     def _tap_at(self, name: str, classes: np.ndarray) -> Tap | None:
-        """The channels in one tensor of the model, where they lie along one axis."""
-        axis, index = self._channel_axis(name, classes) or (-1, classes)
-        return None if axis < 0 or name.startswith("%") else Tap(name, axis, index)
-
-    def _has_extent(self, tap: Tap) -> bool:
-        shape = self.graph.shapes[tap.tensor]
-        return any(n > 1 for a, n in enumerate(shape) if a not in (0, tap.axis))
-
-    def _channel_axis(self, name: str, classes: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Axis on which a tensor carries the classes and their places there; axis -1 if joint."""
-        for component in self.state.labels.get(name, []):
-            here = self.label[component.atoms.ravel()]
-            at = self.rank
-            at[classes] = -1
-            at[here[::-1]] = np.arange(len(here))[::-1]  # the first place of each
-            found = at[classes]
-            if (found >= 0).all():
-                return (component.axes[0] if _is_plain(component) else -1), found
+        """The channels in one tensor of the model, where they lie along one axis beside samples."""
+        samples = self.samples.get(name)
+        if samples is None or name.startswith("%"):
+            return None
+        for component in self.state.labels[name]:
+            if len(component.axes) > 1 or samples in component.axes:
+                continue
+            here = self.label[component.atoms]
+            order = np.argsort(here, kind="stable")
+            first = np.searchsorted(here[order], classes)
+            count = np.searchsorted(here[order], classes, "right") - first
+            if count.min() > 0:
+                several = count[0] if (count == count[0]).all() else 1
+                index = order[first[:, None] + np.arange(several)]
+                index = index if several > 1 else index[:, 0]
+                return Tap(name, component.axes[0], index, samples)
         return None
 
-
-def _is_plain(component: Component) -> bool:
-    return len(component.axes) == 1 and component.keys is None
+    def _has_extent(self, tap: Tap) -> bool:
+        """Whether there are positions, and not flattened into the axis of channels."""
+        shape = self.graph.shapes[tap.tensor]
+        return any(n > 1 for a, n in enumerate(shape) if a not in (tap.samples, tap.axis))
 
 
 def _is_producer(places: Places) -> bool:

@@ -31,7 +31,7 @@ from typing import Literal
 
 import numpy as np
 
-from .channels import Member
+from .channels import Member, Unfit
 from .new_channels import draw, generator
 from .plan import GroupPlan, Plan, filter_name
 
@@ -180,7 +180,7 @@ def _check_member(plan: GroupPlan, member: Member, values: np.ndarray) -> None:
             f"{rows_given.shape}"
         )
     if plan.kind == "reorganize" and not _is_float(values.dtype):
-        raise ValueError(
+        raise Unfit(
             f"cannot merge channels of {name!r}, whose values are {values.dtype}: quantized "
             "weights can be arranged, or reorganize the model before it is quantized"
         )
@@ -209,13 +209,13 @@ def _distinct(plan: GroupPlan) -> list[Member]:
         if twin is not None:
             tied = "consumer" in (twin.kind, member.kind) and twin.kind != member.kind
             if tied and plan.kind == "reorganize":
-                raise ValueError(
+                raise Unfit(
                     f"cannot merge channels of {member.weight!r}, whose rows group "
                     f"{plan.group!r} both makes and reads: arrange it, or untie the weight"
                 )
             continue
         if any(np.isin(m.positions, member.positions).any() for m in same_axis):
-            raise ValueError(
+            raise Unfit(
                 f"cannot move {member.weight!r}: it is shared, and its rows belong to several "
                 f"channels of group {plan.group!r}"
             )

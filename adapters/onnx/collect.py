@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...graph.channels import ChannelGroup, Tap
-from ...graph.class_means import ClassMeans, extent_within
+from ...graph.channels import ChannelGroup, Tap, Unfit
+from ...graph.class_means import ClassMeans, extent_within, joined
+from ...graph.selection import unmovable, untapped
 from .model import OnnxModel
 
 MAX_BYTES = 2**31
@@ -49,43 +50,70 @@ def collect(
     ------
     ValueError
         For a class without samples (named), activations that are not finite (group and channel
-        named), inputs and labels that do not pair, or a group that nothing reads.
+        named), inputs and labels that do not pair, or a group that no activations
+        describe.
     """
     if isinstance(groups, str) and groups == "all":
         found = [g for g in model.groups if g.frozen is None and g.tap is not None]
     else:
         names = [groups] if isinstance(groups, str) else groups
         found = [model.group(g) if isinstance(g, str) else g for g in names]
-    taps = {}
     for group in found:
-        if group.tap is None:
-            raise ValueError(
-                f"group {group.name!r} has no activations to collect: nothing reads its channels"
-            )
-        taps[group.name] = group.tap
+        if reason := untapped(group):
+            reason = unmovable(group) or reason
+            raise ValueError(f"group {group.name!r} has no activations to collect: {reason}")
+    means, refused = described(model, batches, found, classes, progress, max_bytes)
+    for name, reason in refused.items() if groups != "all" else ():
+        raise Unfit(f"group {name!r}: {reason}")
+    return means
+
+
+def described(
+    model: OnnxModel,
+    batches: Iterable[Any],
+    groups: Sequence[ChannelGroup],
+    classes: Sequence[str | int] | None = None,
+    progress: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[dict[str, ClassMeans], dict[str, str]]:
+    """Class means, and why the other groups turned out to have none."""
+    taps = [(group, tap) for group in groups if group.tap is not None for tap in group.tap.each]
     classes = classes if classes is not None else getattr(batches, "classes", None)
     named = list(range(1)) if classes is None else list(classes)
-    sums = {name: ClassMeans.empty(named) for name in taps}
-    extents: dict[str, tuple[int, int]] = {}
-    runner = Runner(model, sorted({tap.tensor for tap in taps.values()}))
+    sums = [ClassMeans.empty(named) for _ in taps]
+    extents: dict[int, tuple[int, int]] = {}
+    refused: dict[str, str] = {}
+    runner = Runner(model, {tap.tensor: tap.samples for _, tap in taps})
     for inputs, labels in read(batches, "class means", progress):
         values = runner(inputs)
-        for name, tap in taps.items():
+        for i, (group, tap) in enumerate(taps):
+            if group.name in refused:
+                continue
             if classes is None and labels.ndim == 1 and labels.size:
-                sums[name].grow(int(labels.max()) + 1)
-            x = channels_first(values[tap.tensor], tap)
+                sums[i].grow(int(labels.max()) + 1)
+            try:
+                x = channels_first(values[tap.tensor], tap, len(labels))
+            except Unfit as error:
+                refused[group.name] = str(error)
+                continue
             x = x.reshape(*x.shape[:2], *_two_axes(x.shape[2:]))
-            if name not in extents:
-                per_position = 8 * len(sums[name].classes) * x.shape[1]
+            if i not in extents:
+                per_position = 8 * len(sums[i].classes) * x.shape[1]
                 share = max_bytes / len(taps)
-                extents[name] = extent_within(x.shape[2], x.shape[3], per_position, share, name)
-            sums[name].update(pooled(x, extents[name]), labels)
-    for name, means in sums.items():
+                extents[i] = extent_within(
+                    x.shape[2], x.shape[3], per_position, share, group.name
+                )
+            sums[i].update(pooled(x, extents[i]), labels)
+    parts: dict[str, list[ClassMeans]] = {}
+    for (group, _), means in zip(taps, sums, strict=True):
+        if group.name in refused:
+            continue
         try:
             means.check()
         except ValueError as error:
-            raise ValueError(f"group {name!r}: {error}") from None
-    return sums
+            raise ValueError(f"group {group.name!r}: {error}") from None
+        parts.setdefault(group.name, []).append(means)
+    return {name: joined(several) for name, several in parts.items()}, refused
 
 
 def read(
@@ -109,15 +137,18 @@ def read(
 class Runner:
     """Runs a model on batches and returns its outputs and some intermediate tensors by name.
 
+    ``tensors`` are names, or names with their axes of samples where these are not in front.
+
     A model with a fixed batch size gets as many samples at a time; the last ones are repeated to
     fill it up, and what they make is cut off.
     """
 
-    def __init__(self, model: OnnxModel, tensors: Sequence[str] = ()):
+    def __init__(self, model: OnnxModel, tensors: Sequence[str] | Mapping[str, int] = ()):
+        tensors = tensors if isinstance(tensors, Mapping) else dict.fromkeys(tensors, 0)
         self.session: Any = model.session(tuple(tensors))
         inputs = self.session.get_inputs()
         self.types = {i.name: _dtype(i.type) for i in inputs}
-        self.tensors = frozenset(tensors)
+        self.samples = dict(tensors)
         self.fixed = {i.name: i.shape[0] for i in inputs if i.shape and _is_fixed(i.shape[0])}
         self.outputs = [str(v.name) for v in model.ir.graph.outputs]
         self.names = [o.name for o in self.session.get_outputs()]
@@ -141,19 +172,25 @@ class Runner:
         batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
         for start in range(0, n, fixed):
-            rows = np.minimum(np.arange(start, start + fixed), n - 1)
-            values = self._run({k: x[rows] if k in batched else x for k, x in feeds.items()})
+            fill = np.minimum(np.arange(start, start + fixed), n - 1)
+            values = self._run({k: x[fill] if k in batched else x for k, x in feeds.items()})
             for name, value in values.items():
-                if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.tensors:
+                if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.samples:
                     value = np.asarray(value)[None]
-                if np.shape(value)[:1] != (fixed,):
+                axis = self.samples.get(name, 0)
+                rows, rest = divmod(np.size(value, axis) if np.ndim(value) else 0, fixed)
+                if rest or (rows != 1 and name not in self.samples):
                     raise ValueError(
                         f"the model takes {fixed} samples at a time, and its tensor {name!r} of "
                         f"shape {np.shape(value)} has no axis of samples in front: give batches of "
                         f"{fixed}"
                     )
-                parts[name].append(value[: n - start])
-        return {name: np.concatenate(values) for name, values in parts.items()}
+                kept = np.arange(min(fixed, n - start) * rows)
+                parts[name].append(np.take(value, kept, axis))
+        return {
+            name: np.concatenate(values, self.samples.get(name, 0))
+            for name, values in parts.items()
+        }
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
@@ -195,9 +232,26 @@ def _two_axes(spatial: tuple[int, ...]) -> tuple[int, int]:
     return (math.prod(spatial[:-1]), spatial[-1]) if spatial else (1, 1)
 
 
-def channels_first(activation: np.ndarray, tap: Tap) -> np.ndarray:
-    """The group's channels of a tap, as (n, o, *spatial)."""
-    return np.moveaxis(activation.take(tap.index, axis=tap.axis), tap.axis, 1)
+def channels_first(activation: np.ndarray, tap: Tap, n: int) -> np.ndarray:
+    """The group's channels of a tap, as (n, o, *spatial).
+
+    ``n`` is the number of samples.  Several places of a channel and several rows of a sample
+    (windows of attention) become spatial axes.
+
+    Raises
+    ------
+    Unfit
+        The axis of samples does not hold ``n`` of them.
+    """
+    x = np.moveaxis(activation, (tap.samples, tap.axis), (0, 1))
+    if n == 0 or len(x) % n:
+        raise Unfit(
+            f"the tensor {tap.tensor!r} of shape {activation.shape}, which holds its channels, "
+            f"has no axis of {n} samples"
+        )
+    x = x.take(tap.index, axis=1)
+    windows = len(x) // n
+    return x if windows == 1 else np.moveaxis(x.reshape(n, windows, *x.shape[1:]), 1, 2)
 
 
 def _is_fixed(dimension: Any) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph.capacity import capacity
-from ...graph.channels import ChannelGroup
+from ...graph.channels import ChannelGroup, Unfit
 from ...graph.normalizations import (
     Correction,
     Normalization,
@@ -30,10 +30,10 @@ from ...graph.plan import GroupPlan, Plan
 from ...graph.plan_makers import arrange_plan, refit, reorganize_plan
 from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
-from ...graph.selection import select_groups
+from ...graph.selection import refuse_named, select_groups
 from ...graph.surgery import transform
 from ...graph.verdict import Verdict, judge, limits_of, shaken_array
-from .collect import Runner, channels_first, collect, read
+from .collect import Runner, channels_first, described, read
 from .model import OnnxModel, load
 from .storage import OnDisk
 
@@ -81,17 +81,21 @@ def arrange(
     """
     start = time.perf_counter()
     model = model if isinstance(model, OnnxModel) else load(model)
-    chosen, skipped = select_groups(model.groups, model.requests(groups))
-    found = [group for group, _ in chosen]
+    by_map = isinstance(order, str) and order == "sofm"
+    requests = model.requests(groups)
+    chosen, skipped = select_groups(model.groups, requests, activations=by_map, permute=True)
+    found = [choice.group for choice in chosen]
     if isinstance(order, np.ndarray):
         if len(found) != 1:
             raise ValueError(f"one order was given for {len(found)} groups: name one layer")
         order = {found[0].name: order}
     means = None
-    if isinstance(order, str) and order == "sofm":
+    if by_map:
         if batches is None:
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
-        means = collect(model, batches, found, progress=progress)
+        means, refused = described(model, batches, found, progress=progress)
+        refuse_named(chosen, refused)
+        found, skipped = [g for g in found if g.name in means], skipped | refused
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     changed = model.with_weights(_arranged(model, plan))
     verdict, change, unverified = _verified(model, changed)
@@ -147,21 +151,31 @@ def reorganize(
         recipe = replace(recipe, outgoing=without, batchnorm="merge")
     elif iter(batches) is batches:
         batches = list(batches)
-    chosen, skipped = select_groups(model.groups, model.requests(layers))
+    requests = model.requests(layers)
+    chosen, skipped = select_groups(model.groups, requests, activations=recipe.needs_means)
     present, plans, reports = model, [], []
-    for group, layer in chosen:
+    unfit: dict[str, str] = {}
+    for group, layer, named in chosen:
         began = time.perf_counter()
         task = _Task(present, batches, group, layer, recipe, progress)
-        present, plan = task.run()
+        try:
+            present, plan = task.run()
+        except Unfit as error:
+            if named:
+                raise
+            unfit[group.name] = str(error)
+            continue
         plans.append(plan)
         reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
         if plan.reason:
             warnings.warn(plan.reason, stacklevel=2)
+    refuse_named(chosen, unfit)
+    skipped |= unfit
     relative = None
     if batches is not None:
         relative = output_change(model, present, batches, progress)
-        tapped = [group for group, _ in chosen if group.tap is not None]
-        means = collect(present, batches, tapped, progress=progress)
+        changed = [choice.group for choice in chosen if choice.group.name not in skipped]
+        means, _ = described(present, batches, changed, progress=progress)
         for report, plan in zip(reports, plans, strict=True):
             if report.group in means:
                 after = means[report.group]
@@ -188,10 +202,10 @@ class _Task:
         if self.batches is None:
             plan = reorganize_plan(group, weights, recipe, None, self.layer)
             return model.with_weights(transform(plan, weights)), plan
-        means = None
-        if group.tap is not None:
-            found = collect(model, self.batches, [group], progress=self.progress)
-            means = found[group.name]
+        found, refused = described(model, self.batches, [group], progress=self.progress)
+        means = found.get(group.name)
+        if refused and recipe.needs_means:
+            raise Unfit(refused[group.name])
         plan = reorganize_plan(group, weights, recipe, means, self.layer)
         recalibrated = recipe.batchnorm == "recalibrate"
         touched = touched_normalizations(model.graph, plan.members) if recalibrated else []
@@ -203,7 +217,7 @@ class _Task:
         merged = changed.weights
         own = [n for n in touched if n.own]
         changed = self.recalibrated(changed, own, statistics, merged)
-        if recipe.outgoing == "least_squares" and group.tap is not None:
+        if recipe.outgoing == "least_squares" and means is not None:
             plan = self.refitted(changed, plan)
             values = transform(plan, weights)
             consumers = {m.weight for m in plan.members if m.kind == "consumer"}
@@ -254,19 +268,22 @@ class _Task:
 
     def refitted(self, changed: OnnxModel, plan: GroupPlan) -> GroupPlan:
         """``E[x x'^T]``, ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
-        tap = self.group.tap
-        assert tap is not None
-        runners = [Runner(model, [tap.tensor]) for model in (self.model, changed)]
+        assert self.group.tap is not None
+        taps = self.group.tap.each
+        tensors = {tap.tensor: tap.samples for tap in taps}
+        runners = [Runner(model, tensors) for model in (self.model, changed)]
         cross: Any = 0.0
         gram: Any = 0.0
-        for inputs, _ in read(self.batches, "least squares", self.progress):
-            x, y = (
-                np.moveaxis(channels_first(runner(inputs)[tap.tensor], tap), 1, 0)
-                .reshape(self.group.channels, -1)
-                .astype(np.float64)
-                for runner in runners
-            )
-            cross, gram = cross + x @ y.T, gram + y @ y.T
+        for inputs, labels in read(self.batches, "least squares", self.progress):
+            values = [runner(inputs) for runner in runners]
+            for tap in taps:
+                x, y = (
+                    np.moveaxis(channels_first(found[tap.tensor], tap, len(labels)), 1, 0)
+                    .reshape(self.group.channels, -1)
+                    .astype(np.float64)
+                    for found in values
+                )
+                cross, gram = cross + x @ y.T, gram + y @ y.T
         return refit(plan, cross, gram)
 
 

@@ -16,11 +16,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ...graph.channels import ChannelGroup, Tap
-from ...graph.class_means import ClassMeans, extent_within
+from ...graph.channels import ChannelGroup, Tap, Unfit
+from ...graph.class_means import ClassMeans, extent_within, joined
 from .batches import samples
 from .distributed import Processes
 from .passes import Callback, by_tensor, exact_type, full_precision
@@ -36,21 +37,26 @@ Extent = tuple[int, int]
 def channels_first(activation: torch.Tensor, tap: Tap, n: int) -> torch.Tensor:
     """The group's channels of a tap, as (n, o, *spatial).
 
-    ``n`` is the number of samples.  Where the first axis of the tap holds several rows for one
-    sample (windows of attention), they become a spatial axis.
+    ``n`` is the number of samples.  Several places of a channel and several rows of a sample
+    (windows of attention) become spatial axes.
+
+    Raises
+    ------
+    Unfit
+        The axis of samples does not hold ``n`` of them.
     """
-    if tap.axis == 0 or activation.shape[0] % n:
-        raise ValueError(
-            f"the tap {tap.tensor!r} of shape {tuple(activation.shape)} has no axis of "
-            f"{n} samples in front"
+    x = activation.movedim((tap.samples, tap.axis), (0, 1))
+    if len(x) % n:
+        raise Unfit(
+            f"the tensor {tap.tensor!r} of shape {tuple(activation.shape)}, which holds its "
+            f"channels, has no axis of {n} samples"
         )
-    index = torch.as_tensor(tap.index, device=activation.device)
-    everything = len(tap.index) == activation.shape[tap.axis] and bool(
-        (tap.index == range(len(tap.index))).all()
-    )
-    x = activation if everything else activation.index_select(tap.axis, index)
-    x = x.movedim(tap.axis, 1)
-    windows = activation.shape[0] // n
+    index = tap.index.ravel()
+    if not np.array_equal(index, np.arange(x.shape[1])):
+        x = x.index_select(1, torch.as_tensor(index, device=x.device))
+    if tap.index.ndim > 1:
+        x = x.unflatten(1, tap.index.shape)
+    windows = len(x) // n
     return x if windows == 1 else x.unflatten(0, (n, windows)).movedim(1, 2)
 
 
@@ -59,16 +65,21 @@ def two_axes(spatial: tuple[int, ...]) -> Extent:
     return (math.prod(spatial[:-1]), spatial[-1]) if spatial else (1, 1)
 
 
-def traced_extents(traced: TracedModel, groups: Sequence[ChannelGroup]) -> dict[str, Extent]:
-    """``(h, w)`` of the tap of every group for the inputs that the model was traced with."""
+def views_of(groups: Sequence[ChannelGroup]) -> dict[str, tuple[ChannelGroup, Tap]]:
+    """All tensors that describe the groups, the last of each under the name of the group."""
+    return {
+        group.name if tap is group.tap else f"{group.name} in {tap.tensor}": (group, tap)
+        for group in groups
+        if group.tap is not None
+        for tap in group.tap.each
+    }
+
+
+def traced_extent(traced: TracedModel, tap: Tap) -> Extent:
+    """``(h, w)`` of a tensor for the inputs that the model was traced with."""
     args, kwargs = traced.example_inputs
-    n = samples(args or kwargs)
-    found = {}
-    for group in groups:
-        assert group.tap is not None
-        shape = torch.empty(traced.graph.shapes[group.tap.tensor], device="meta")
-        found[group.name] = two_axes(tuple(channels_first(shape, group.tap, n).shape[2:]))
-    return found
+    shape = torch.empty(traced.graph.shapes[tap.tensor], device="meta")
+    return two_axes(tuple(channels_first(shape, tap, samples(args or kwargs)).shape[2:]))
 
 
 def absolute_means(x: torch.Tensor, exact: torch.dtype) -> torch.Tensor:
@@ -82,7 +93,7 @@ def absolute_means(x: torch.Tensor, exact: torch.dtype) -> torch.Tensor:
 
 
 class ClassSums:
-    """Sums of several taps by class.
+    """Sums by class of all tensors that describe some groups.
 
     Parameters
     ----------
@@ -100,6 +111,11 @@ class ClassSums:
     ------
     ValueError
         Where not even one position of each channel fits.
+
+    Attributes
+    ----------
+    refused : dict of str to str
+        Groups whose tensors turned out to hold no samples, and how.
     """
 
     def __init__(
@@ -119,7 +135,9 @@ class ClassSums:
         self.max_bytes = max_bytes
         self.sums: dict[str, torch.Tensor] = {}
         self.magnitudes: dict[str, torch.Tensor] = {}
-        self.extents = traced_extents(traced, groups)
+        self.refused: dict[str, str] = {}
+        self.views = views_of(groups)
+        self.extents = {name: traced_extent(traced, tap) for name, (_, tap) in self.views.items()}
         if size is not None:
             limit = (size, size) if isinstance(size, int) else size
             for name, (h, w) in self.extents.items():
@@ -135,7 +153,7 @@ class ClassSums:
     @property
     def bytes(self) -> int:
         """Memory of the sums for the classes known so far."""
-        rows = (g.channels * math.prod(self.extents[g.name]) for g in self.groups)
+        rows = (g.channels * math.prod(self.extents[n]) for n, (g, _) in self.views.items())
         return 8 * len(self.counts) * sum(rows)
 
     def taps(
@@ -181,24 +199,30 @@ class ClassSums:
         self.samples += n
         self._n = n
         return by_tensor(
-            (group.tap.tensor, partial(self.add, group)) for group in self.groups if group.tap
+            (tap.tensor, partial(self.add, name)) for name, (_, tap) in self.views.items()
         )
 
-    def add(self, group: ChannelGroup, activation: torch.Tensor) -> None:
-        """Add one tap of the present batch."""
-        assert group.tap is not None
-        x = channels_first(activation.detach(), group.tap, self._n)
+    def add(self, name: str, activation: torch.Tensor) -> None:
+        """Add one tensor of the present batch."""
+        group, tap = self.views[name]
+        if group.name in self.refused:
+            return
+        try:
+            x = channels_first(activation.detach(), tap, self._n)
+        except Unfit as error:
+            self.refused[group.name] = str(error)
+            return
         x = x.reshape(*x.shape[:2], *two_axes(tuple(x.shape[2:])))
-        exact, extent = exact_type(x.device), self.extents[group.name]
+        exact, extent = exact_type(x.device), self.extents[name]
         with full_precision(x.device):
             magnitude = absolute_means(x, exact)
             if tuple(x.shape[2:]) != extent:
                 x = F.adaptive_avg_pool2d(x.float(), extent)
-            if group.name not in self.sums:
+            if name not in self.sums:
                 shape = (len(self.counts), group.channels * math.prod(extent))
-                self.sums[group.name] = torch.zeros(shape, dtype=exact, device=x.device)
-                self.magnitudes[group.name] = torch.zeros_like(magnitude)
-            flat, sums = x.reshape(self._n, -1), self.sums[group.name]
+                self.sums[name] = torch.zeros(shape, dtype=exact, device=x.device)
+                self.magnitudes[name] = torch.zeros_like(magnitude)
+            flat, sums = x.reshape(self._n, -1), self.sums[name]
             if self._labels is None:
                 assert self._weights is not None
                 sums.addmm_(self._weights.T, flat.to(exact))
@@ -207,55 +231,65 @@ class ClassSums:
                     sums[label].add_(row)
             else:
                 sums.index_put_((self._labels,), flat.to(exact), accumulate=True)
-            self.magnitudes[group.name] += magnitude
+            self.magnitudes[name] += magnitude
 
     def share(self, processes: Processes) -> None:
         """Sums over all processes; labels that only some have seen, and extents, are agreed on."""
         if processes.world == 1:
             return
-        everyone = processes.gather((len(self.counts), self.samples, self.extents))
-        self.samples = sum(samples for _, samples, _ in everyone)
-        for name, extent in list(self.extents.items()):
-            others = [extents[name] for _, _, extents in everyone]
+        everyone = processes.gather((len(self.counts), self.samples, self.extents, self.refused))
+        self.samples = sum(samples for _, samples, _, _ in everyone)
+        self.refused = {name: why for *_, refused in everyone for name, why in refused.items()}
+        names = sorted(n for n, (group, _) in self.views.items() if group.name not in self.refused)
+        for name in names:
+            others = [extents[name] for _, _, extents, _ in everyone]
             smallest = (min(h for h, _ in others), min(w for _, w in others))
-            if smallest != extent:
-                channels = next(g.channels for g in self.groups if g.name == name)
-                sums = self.sums[name].unflatten(1, (channels, *extent))
+            if smallest != self.extents[name]:
+                channels = self.views[name][0].channels
+                sums = self.sums[name].unflatten(1, (channels, *self.extents[name]))
                 self.sums[name] = F.adaptive_avg_pool2d(sums, smallest).flatten(1)
                 self.extents[name] = smallest
-        self._grow(max(C for C, _, _ in everyone))
-        names = sorted(self.sums)
+        self._grow(max(C for C, *_ in everyone))
         tensors = (t[name] for name in names for t in (self.sums, self.magnitudes))
         processes.sum([self.counts, *tensors])
 
     def means(self) -> dict[str, ClassMeans]:
-        """The class means; raises ValueError where a class is empty or a channel not finite."""
+        """Of every group that was not refused.
+
+        Raises
+        ------
+        ValueError
+            Where a class is empty or a channel not finite.
+        """
         names = self.names or list(range(len(self.counts)))
-        result = {}
-        for group in self.groups:
-            sums = self.sums[group.name].cpu().double().numpy()
-            shape = (len(names), group.channels, *self.extents[group.name])
+        parts: dict[str, list[ClassMeans]] = {}
+        for name, (group, _) in self.views.items():
+            if group.name in self.refused:
+                continue
+            sums = self.sums[name].cpu().double().numpy()
+            shape = (len(names), group.channels, *self.extents[name])
             means = ClassMeans(
                 sums.reshape(shape),
                 self.counts.numpy().copy(),
                 list(names),
-                self.magnitudes[group.name].cpu().double().numpy(),
+                self.magnitudes[name].cpu().double().numpy(),
                 self.samples,
             )
             try:
                 means.check()
             except ValueError as error:
                 raise ValueError(f"group {group.name!r}: {error}") from None
-            result[group.name] = means
-        return result
+            parts.setdefault(group.name, []).append(means)
+        return {name: joined(several) for name, several in parts.items()}
 
     def _resize(self, C: int) -> None:
         """Make room for ``C`` classes; before the first batch, pool until the sums fit."""
         if not self.sums:
             budget = self.max_bytes / max(1, len(self.groups))
-            for group in self.groups:
-                extent, position = self.extents[group.name], 8 * C * group.channels
-                self.extents[group.name] = extent_within(*extent, position, budget, group.name)
+            for name, (group, _) in self.views.items():
+                assert group.tap is not None
+                position, own = 8 * C * group.channels, budget / len(group.tap.each)
+                self.extents[name] = extent_within(*self.extents[name], position, own, group.name)
         self._grow(C)
         if self.bytes > self.max_bytes:
             raise ValueError(

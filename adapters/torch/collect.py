@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ...graph.channels import ChannelGroup
+from ...graph.channels import ChannelGroup, Unfit
 from ...graph.class_means import ClassMeans
+from ...graph.selection import unmovable, untapped
 from .batches import Batches, Unpack, samples
 from .class_sums import MAX_BYTES, ClassSums
 from .distributed import Processes
@@ -77,7 +78,7 @@ def collect(
     ------
     ValueError
         For a class without samples (named), activations that are not finite (group and channel
-        named), inputs and labels that do not pair, or a group that nothing reads.
+        named), inputs and labels that do not pair, or a group that no activations describe.
     """
     found, processes = resolve(traced, groups), Processes(process_group)
     with processes.together():
@@ -86,13 +87,29 @@ def collect(
     if pseudo_classes is not None:
         classes = pseudo_classes
         batches = with_pseudo_classes(traced, batches, pseudo_classes, processes)
+    means, refused = described(traced, batches, found, processes, classes, max_bytes, size)
+    for name, reason in refused.items() if groups != "all" else ():
+        raise Unfit(f"group {name!r}: {reason}")
+    return means
+
+
+def described(
+    traced: TracedModel,
+    batches: Batches,
+    groups: Sequence[ChannelGroup],
+    processes: Processes,
+    classes: int | Sequence[str | int] | None = None,
+    max_bytes: int = MAX_BYTES,
+    size: int | tuple[int, int] | None = None,
+) -> tuple[dict[str, ClassMeans], dict[str, str]]:
+    """Class means, and why the other groups turned out to have none."""
     with processes.together():
-        sums = ClassSums(traced, found, classes, size, max_bytes)
+        sums = ClassSums(traced, groups, classes, size, max_bytes)
         for inputs, labels in batches.read("class means"):
             glance(traced, inputs, sums.taps(labels, samples(inputs), batches.device))
     sums.share(processes)
     with processes.together():
-        return sums.means()
+        return sums.means(), sums.refused
 
 
 def resolve(traced: TracedModel, groups: Sequence[ChannelGroup | str] | str) -> list[ChannelGroup]:
@@ -103,8 +120,7 @@ def resolve(traced: TracedModel, groups: Sequence[ChannelGroup | str] | str) -> 
         groups = [groups]
     found = [traced.group(group) if isinstance(group, str) else group for group in groups]
     for group in found:
-        if group.tap is None:
-            raise ValueError(
-                f"group {group.name!r} has no activations to collect: nothing reads its channels"
-            )
+        if reason := untapped(group):
+            reason = unmovable(group) or reason
+            raise ValueError(f"group {group.name!r} has no activations to collect: {reason}")
     return found

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ...graph.channels import Unfit
+
 T = TypeVar("T")
 
 
@@ -103,11 +105,13 @@ class Processes:
         except Exception as caught:
             error = caught
         if self.world > 1:
-            own = None if error is None else (str(error), isinstance(error, ValueError))
+            kinds = (Unfit, ValueError, RuntimeError)
+            own = None
+            if error is not None:
+                own = str(error), next((k for k in kinds if isinstance(error, k)), RuntimeError)
             for rank, failure in enumerate(self.gather(own)):
                 if failure is not None and error is None:
-                    kind = ValueError if failure[1] else RuntimeError
-                    raise kind(f"process {rank} failed: {failure[0]}")
+                    raise failure[1](f"process {rank} failed: {failure[0]}")
         if error is not None:
             raise error
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...graph.channels import ChannelGroup
+from ...graph.channels import ChannelGroup, Tap, Unfit
 from ...graph.class_means import ClassMeans
 from ...graph.directions import filters_of
 from ...graph.normalizations import Correction, Normalization, touched_normalizations
@@ -78,7 +77,8 @@ class GroupChange:
         self.corrections: dict[str, Correction] = {}
         self.means: ClassMeans | None = None
         self.passes = 0
-        self._kept: list[torch.Tensor | None] = []
+        self._taps = () if self.group.tap is None else self.group.tap.each
+        self._kept: dict[Tap, list[torch.Tensor | None]] = {tap: [] for tap in self._taps}
         self._bytes = 0
 
     def run(self, outputs: Outputs | None) -> GroupPlan:
@@ -107,7 +107,7 @@ class GroupChange:
         }
         merged = {**weights, **changed}
         self._recalibrate(read, [n for n in touched if n.own], statistics, merged)
-        if recipe.outgoing == "least_squares" and group.tap is not None:
+        if recipe.outgoing == "least_squares" and self._taps:
             plan = self._refitted(plan, read)
             values = transform(plan, weights)
             # Only the consumers differ from what was written before.
@@ -122,37 +122,39 @@ class GroupChange:
 
     def _look(self, read: Batches, outputs: Outputs | None) -> dict[str, np.ndarray]:
         """The pass before the change; gives the statistics of what the change touches."""
-        group, tap = self.group, self.group.tap
+        group, recipe = self.group, self.recipe
         moments = Moments(touched_normalizations(self.traced.graph, group.members))
-        sums = None
         with self.processes.together():
-            if tap is not None:
-                sums = ClassSums(self.traced, [group], self.classes, None, self.max_bytes)
+            described = [group] if self._taps else []
+            sums = ClassSums(self.traced, described, self.classes, None, self.max_bytes)
             for inputs, labels in read.read("class means"):
-                n = samples(inputs)
-                taps: list[Mapping[str, Callback]] = [moments.taps()]
-                if sums is not None:
-                    taps.append(sums.taps(labels, n, read.device))
-                if tap is not None and self.recipe.outgoing == "least_squares":
-                    taps.append({tap.tensor: self._keep})
-                look = by_tensor(chain.from_iterable(t.items() for t in taps))
+                taps: list[tuple[str, Callback]] = [*moments.taps().items()]
+                if described:
+                    taps += sums.taps(labels, samples(inputs), read.device).items()
+                if recipe.outgoing == "least_squares":
+                    taps += [(tap.tensor, partial(self._keep, tap)) for tap in self._taps]
+                look = by_tensor(taps)
                 if outputs is None:
                     glance(self.traced, inputs, look)
                 else:
                     outputs.before(forward(self.traced, inputs, look))
         self.passes += 1
         moments.share(self.processes)
-        if sums is not None:
+        if described:
             sums.share(self.processes)
             with self.processes.together():
-                self.means = sums.means()[group.name]
+                if group.name in sums.refused:
+                    self._taps = ()
+                    if recipe.needs_means:
+                        raise Unfit(sums.refused[group.name])
+                self.means = sums.means().get(group.name)
         return moments.statistics()
 
-    def _keep(self, activation: torch.Tensor) -> None:
-        """Keep the tap of one batch, as far as there is room."""
+    def _keep(self, tap: Tap, activation: torch.Tensor) -> None:
+        """Keep a tap of one batch, as far as there is room."""
         self._bytes += activation.nbytes
         fits = self._bytes <= KEPT_ACTIVATIONS
-        self._kept.append(activation.detach().clone() if fits else None)
+        self._kept[tap].append(activation.detach().clone() if fits else None)
 
     def _planned(self, weights: Mapping[str, np.ndarray]) -> GroupPlan:
         """The plan of the first process, in all."""
@@ -196,36 +198,38 @@ class GroupChange:
 
     def _refitted(self, plan: GroupPlan, read: Batches) -> GroupPlan:
         """``E[x x'^T]`` and ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
-        tap, o = self.group.tap, self.group.channels
-        assert tap is not None
+        o = self.group.channels
         exact = exact_type(read.device)
         cross, gram = (torch.zeros(o, o, dtype=exact, device=read.device) for _ in range(2))
-        seen: list[torch.Tensor] = []
+        seen: dict[Tap, torch.Tensor] = {}
         doubled = False
 
-        def rows(n: int, activation: torch.Tensor) -> torch.Tensor:
+        def rows(n: int, tap: Tap, activation: torch.Tensor) -> torch.Tensor:
             return channels_first(activation.detach(), tap, n).movedim(1, 0).flatten(1).to(exact)
 
-        def add(n: int, activation: torch.Tensor) -> None:
+        def add(n: int, tap: Tap, activation: torch.Tensor) -> None:
             nonlocal cross, gram
             with full_precision(activation.device):
-                x, changed = rows(n, seen.pop()), rows(n, activation)
+                x, changed = rows(n, tap, seen.pop(tap)), rows(n, tap, activation)
                 cross = cross.to(x.device).addmm_(x, changed.T)
                 gram = gram.to(x.device).addmm_(changed, changed.T)
 
-        def keep(activation: torch.Tensor) -> None:
-            seen.append(activation.detach().clone())
+        def keep(tap: Tap, activation: torch.Tensor) -> None:
+            seen[tap] = activation.detach().clone()
 
         with self.processes.together():
             for number, (inputs, _) in enumerate(read.read("least squares")):
-                kept = self._kept[number]
-                if kept is not None:
-                    seen.append(kept)
-                else:
+                kept = {tap: self._kept[tap][number] for tap in self._taps}
+                seen.update({tap: x for tap, x in kept.items() if x is not None})
+                missing = [tap for tap in self._taps if tap not in seen]
+                if missing:
                     doubled = True
                     with self.edit.undone():
-                        glance(self.traced, inputs, {tap.tensor: keep})
-                glance(self.traced, inputs, {tap.tensor: partial(add, samples(inputs))})
+                        look = by_tensor((tap.tensor, partial(keep, tap)) for tap in missing)
+                        glance(self.traced, inputs, look)
+                n = samples(inputs)
+                look = by_tensor((tap.tensor, partial(add, n, tap)) for tap in self._taps)
+                glance(self.traced, inputs, look)
         self.passes += 1 + doubled
         self.processes.sum([cross, gram])
         fitted: GroupPlan | None = None

@@ -19,18 +19,18 @@ import torch
 from torch import nn
 
 from ...graph.capacity import Capacity, capacity
-from ...graph.channels import ChannelGroup
+from ...graph.channels import ChannelGroup, Unfit
 from ...graph.class_means import ClassMeans
 from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan, Plan
 from ...graph.plan_makers import arrange_plan
 from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
-from ...graph.selection import select_groups
+from ...graph.selection import refuse_named, select_groups
 from ...graph.surgery import transform
 from .batches import Batches, Unpack, samples
 from .class_sums import MAX_BYTES, ClassSums
-from .collect import collect
+from .collect import described
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
 from .group_change import GroupChange
@@ -88,17 +88,20 @@ def arrange(
     """
     start = time.perf_counter()
     traced, read = _traced(model, batches, example_inputs)
-    chosen, skipped = select_groups(traced.groups, groups)
-    found = [group for group, _ in chosen]
+    by_map = isinstance(order, str) and order == "sofm"
+    chosen, skipped = select_groups(traced.groups, groups, activations=by_map, permute=True)
+    found = [choice.group for choice in chosen]
     if isinstance(order, np.ndarray):
         if len(found) != 1:
             raise ValueError(f"one order was given for {len(found)} groups: name one layer")
         order = {found[0].name: order}
     means = None
-    if isinstance(order, str) and order == "sofm":
+    if by_map:
         if read is None:
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
-        means = collect(traced, read, found)
+        means, refused = described(traced, read, found, Processes())
+        refuse_named(chosen, refused)
+        found, skipped = [g for g in found if g.name in means], skipped | refused
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     outputs, check = Outputs(), Unchanged(traced)
     outputs.before(check.before)
@@ -204,32 +207,46 @@ def reorganize(
         automatic = layers == "auto"
         if automatic:
             assert read is not None
-            layers, recipe = _least_used(
-                traced, read, recipe, processes, classes=classes, max_bytes=max_bytes,
-                process_group=process_group,
-            )  # fmt: skip
+            layers, recipe = _least_used(traced, read, recipe, processes, classes, max_bytes)
             passes += 1
         with processes.together():
             nothing = automatic and not layers
-            chosen, skipped = ([], {}) if nothing else select_groups(traced.groups, layers)
+            chosen, skipped = (
+                ([], {})
+                if nothing
+                else select_groups(traced.groups, layers, activations=recipe.needs_means)
+            )
         reports, plans, before = [], [], {}
-        for number, (group, layer) in enumerate(chosen):
+        unfit: dict[str, str] = {}
+        looked = False
+        for group, layer, named in chosen:
             began = time.perf_counter()
-            with Edit(traced.model, whole, traced.caches) as edit:
-                change = GroupChange(
-                    traced, edit, read, processes, group, layer, recipe, classes, max_bytes
-                )
-                plan = change.run(outputs if number == 0 else None)
-                with processes.together():
-                    _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
-            passes += change.passes
+            edit = Edit(traced.model, whole, traced.caches)
+            change = GroupChange(
+                traced, edit, read, processes, group, layer, recipe, classes, max_bytes
+            )
+            try:
+                with edit:
+                    plan = change.run(None if looked else outputs)
+                    with processes.together():
+                        _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
+            except Unfit as error:
+                if named:
+                    raise
+                unfit[group.name] = str(error)
+                continue
+            finally:
+                looked = looked or change.passes > 0
+                passes += change.passes
             plans.append(plan)
             reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
             if change.means is not None:
                 before[plan.group] = change.means
+        refuse_named(chosen, unfit)
+        skipped |= unfit
         if read is not None and plans:
-            after = _after(traced, read, [g for g, _ in chosen], classes, max_bytes, outputs,
-                           processes)  # fmt: skip
+            changed = [choice.group for choice in chosen if choice.group.name not in skipped]
+            after = _after(traced, read, changed, classes, max_bytes, outputs, processes)
             figures = _capacities(after, plans, recipe, processes)
             passes += 1
             for report in reports:
@@ -266,13 +283,18 @@ def _synchronize(edit: Edit, traced: TracedModel, processes: Processes) -> None:
 
 
 def _least_used(
-    traced: TracedModel, read: Batches, recipe: Recipe, processes: Processes, **options: Any
+    traced: TracedModel,
+    read: Batches,
+    recipe: Recipe,
+    processes: Processes,
+    classes: int | Sequence[str | int] | None,
+    max_bytes: int,
 ) -> tuple[list[str], Recipe]:
     """The groups that use the least of their capacity, and the recipe with their ratios."""
     from ...graph.least_used import least_used
 
-    movable = [group for group, _ in select_groups(traced.groups, "all")[0]]
-    means = collect(traced, read, movable, **options)
+    movable = [choice.group for choice in select_groups(traced.groups, "all")[0]]
+    means, _ = described(traced, read, movable, processes, classes, max_bytes)
     ratios: dict[str, float] = {}
     with processes.together():
         if processes.first:

@@ -210,6 +210,15 @@ class Builder:
         self.graph.nodes += [Reduce(over, pooled, (1,), True), Elementwise((x, pooled), out)]
         return out
 
+    def expanded_gate(self, x):
+        """One map for all channels, expanded to them, and perhaps changed or read as it is."""
+        n, c, h, w = self.shape(x)
+        pooled, copies = self.new((n, 1, h, w)), self.new((n, c, h, w))
+        self.graph.nodes += [Reduce(x, pooled, (1,), True), Expand(pooled, copies)]
+        for layer in self.pick((), ("unary",), ("conv",), ("shuffle", "unary"), ("gate",)):
+            copies = getattr(self, layer)(copies)
+        return self.add(x, copies)
+
     def group_norm(self, x):
         n, c, h, w = self.shape(x)
         groups = self.pick(*[g for g in (1, 2, 3) if c % g == 0])
@@ -324,6 +333,7 @@ UNARY_LAYERS = (
     "pixel_shuffle",
     "gate",
     "spatial_gate",
+    "expanded_gate",
     "group_norm",
     "channels_last",
     "attention",

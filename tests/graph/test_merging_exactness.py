@@ -122,7 +122,7 @@ def test_consumers_that_are_averaged_leave_a_trace():
     @given(networks(), st.data())
     def check(network, data):
         group, plan, before, _ = merge(network, data.draw)
-        if group.exact_merge is None and plan.new.size:
+        if group.exact_merge is None and plan.new.size and group.consumers:
             averaged = plan.B / np.maximum(plan.B.sum(axis=1, keepdims=True), 1)
             wrong = {**before, **transform(replace(plan, B=averaged), before)}
             expected = outputs(network.graph, before)

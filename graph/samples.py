@@ -1,0 +1,118 @@
+"""Where the samples of a batch lie in every tensor, which is what a class mean is taken over.
+
+In row-major order, ``outer`` elements lie in front of the axis of samples, the ``n`` samples one
+after the other on it, everything else behind.  Reshapes keep ``outer``, whatever they join and
+split: ``(time, n, d)`` and ``(time * n, d)`` both have ``outer = time``, and only the first has
+an axis of samples.  Of a tensor of which this is not known, nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .nodes import (
+    Concat,
+    Contraction,
+    Elementwise,
+    Expand,
+    Gather,
+    Graph,
+    Node,
+    Opaque,
+    Pad,
+    PerChannel,
+    Positional,
+    Reduce,
+    Reshape,
+    Shape,
+    Transpose,
+    input_names,
+    output_names,
+)
+
+Place = tuple[int, int]  # an axis, and how many rows on it lie in front of each run of samples
+
+
+def sample_axes(graph: Graph) -> dict[str, int]:
+    """The axis of each tensor along which whole samples follow one another, each of some rows.
+
+    Samples are those along the first axis of the first input.
+
+    >>> graph = Graph(inputs=["x"])
+    >>> for name, shape in {"x": (2, 5, 3), "t": (5, 2, 3), "r": (10, 3), "s": (5, 2, 3)}.items():
+    ...     _ = graph.add_tensor(name, shape)
+    >>> graph.nodes = [Transpose("x", "t", (1, 0, 2)), Reshape("t", "r"), Reshape("r", "s")]
+    >>> sample_axes(graph)
+    {'x': 0, 't': 1, 's': 1}
+    """
+    shapes = graph.shapes
+    first = next((shapes[name] for name in graph.inputs if shapes[name]), None)
+    if first is None or first[0] == 0:
+        return {}
+    n = first[0]
+    places: dict[str, Place | None] = {  # of what depends on the inputs
+        name: (0, 1) if shapes[name][:1] == (n,) else None for name in graph.inputs
+    }
+    for node in graph.nodes:
+        inputs = [name for name in input_names(node) if name in places]
+        if not inputs:
+            continue
+        for output in output_names(node):
+            held = [places[name] for name in inputs]
+            found = {
+                None if place is None else _moved(node, name, output, place, shapes, n)
+                for name, place in zip(inputs, held, strict=True)
+            }
+            places[output] = found.pop() if len(found) == 1 else None
+    return {name: place[0] for name, place in places.items() if place and place[1] == 1}
+
+
+def _moved(
+    node: Node, name: str, output: str, place: Place, shapes: dict[str, Shape], n: int
+) -> Place | None:
+    """The place in an output of a node, by its input ``name``."""
+    axis, rows = place
+    before, after = shapes[name], shapes[output]
+    if isinstance(node, Opaque):  # samples in front stay there, as far as the shape allows it
+        return place if place == (0, 1) and after and after[0] % n == 0 else None
+    if isinstance(node, (Elementwise, PerChannel, Expand)):
+        axis += len(after) - len(before)
+        return (axis, rows) if after[axis] == before[place[0]] else None
+    if isinstance(node, Contraction):
+        return _contracted(node, name, place)
+    if isinstance(node, Reshape):
+        return _located(after, math.prod(before[:axis]) * rows, n)
+    if isinstance(node, Transpose):
+        return node.order.index(axis), rows
+    if isinstance(node, Concat):
+        return None if node.axis == axis else place
+    if isinstance(node, Gather):
+        return None if node.axis == axis else place
+    if isinstance(node, Pad):
+        return None if node.before[axis] or node.after[axis] else place
+    assert isinstance(node, (Positional, Reduce))
+    if axis in node.axes:
+        return None
+    gone = isinstance(node, Reduce) and not node.keepdims
+    return (axis - sum(a < axis for a in node.axes), rows) if gone else place
+
+
+def _contracted(node: Contraction, name: str, place: Place) -> Place | None:
+    found: set[Place | None] = set()
+    for operand, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
+        if operand == name:
+            letter = axes[place[0]]
+            kept = letter in node.out_axes
+            found.add((node.out_axes.index(letter), place[1]) if kept else None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _located(shape: Sequence[int], outer: int, n: int) -> Place | None:
+    """The axis that holds runs of ``n`` samples behind ``outer`` elements; one of its own first."""
+    found = []
+    for axis, size in enumerate(shape):
+        rows, rest = divmod(outer, math.prod(shape[:axis]) or 1)
+        if not rest and rows and size % (rows * n) == 0:
+            found.append((axis, rows))
+    return min(found, key=lambda place: place[1], default=None)
