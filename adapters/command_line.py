@@ -17,6 +17,7 @@ from .command_options import (
     READING,
     BatchSize,
     DataPath,
+    InputShape,
     Json,
     Layers,
     Mean,
@@ -29,10 +30,11 @@ from .command_options import (
     Std,
     check_outputs,
     open_batches,
+    parse_input_shapes,
     parse_numbers,
     parse_recipe,
-    parse_size,
     refuse_options,
+    wanted_shape,
 )
 from .data import read_data
 from .terminal import Listing, guarded, percent, print_json, progress, shows_progress
@@ -64,6 +66,7 @@ def inspect(
     context: typer.Context,
     model: Model,
     data: OptionalData = None,
+    input_shape: InputShape = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -80,13 +83,13 @@ def inspect(
     check_outputs({"--html": html, "--svg": svg}, model, data)
     from . import onnx as onnx_adapter
 
-    loaded = onnx_adapter.load(model)
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
     groups = loaded.groups
     figures = {}
     if data is not None:
         from ..graph import capacity
 
-        batches = open_batches(model, data, size, mean, std, batch_size)
+        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
         shown = shows_progress(as_json)
         means = onnx_adapter.collect(loaded, batches, [g for g in groups if g.tap], progress=shown)
         figures = {
@@ -158,6 +161,7 @@ def reorganize(
     seed: Seed = 0,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
+    input_shape: InputShape = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -175,8 +179,10 @@ def reorganize(
         raise typer.BadParameter("give --data: the map is trained on the activations of images")
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
     names = layers or (["all"] if arrange else ["last"])
-    loaded = onnx_adapter.load(model)
-    batches = open_batches(model, data, size, mean, std, batch_size) if data else None
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = None
+    if data is not None:
+        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
     wanted = names[0] if len(names) == 1 else names
     shown = shows_progress(as_json)
     if arrange:
@@ -228,8 +234,9 @@ def _print_report(report: Any) -> None:
     terminal.out.print(Listing("Arranged" if arranged else "Reorganized", *report_rows(report)))
     for name, reason in report.skipped.items():
         terminal.say_plainly(f"Left as it was: {name}: {reason}")
-    if report.output_change is not None and len(report.groups) > 1:
-        terminal.say_plainly(f"Outputs changed by {report.output_change:.2e}")
+    outputs = report.outputs()
+    if outputs and (arranged or len(report.groups) > 1):
+        terminal.say_plainly(outputs[0].upper() + outputs[1:])
 
 
 @app.command()
@@ -254,6 +261,7 @@ def finetune(
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
     seed: Seed = 0,
+    input_shape: InputShape = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -271,8 +279,10 @@ def finetune(
     check_outputs({"-o": output}, model, data, test, code, overwrite=overwrite)
     from .finetuning import finetune_file
 
-    batches = open_batches(model, data, size, mean, std, batch_size)
-    tested = open_batches(model, test, size, mean, std, batch_size) if test else None
+    batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    tested = None
+    if test is not None:
+        tested = open_batches(model, test, size, mean, std, batch_size, input_shape)
     result = finetune_file(
         model,
         output,
@@ -304,6 +314,7 @@ def compare(
     first: Model,
     second: Model,
     data: DataPath,
+    input_shape: InputShape = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -317,7 +328,7 @@ def compare(
         str(first),
         str(second),
         read_data(data),
-        shape=parse_size(size),
+        shape=wanted_shape(size, input_shape),
         progress=progress("images", as_json),
         batch_size=batch_size,
         mean=parse_numbers(mean, "--mean"),

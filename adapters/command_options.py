@@ -39,6 +39,15 @@ Size = Annotated[
     str | None,
     typer.Option(help="HEIGHTxWIDTH of the images, where the model takes any."),
 ]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="[NAME:]N,C,H,W",
+        help="Shape of an input where the file leaves it open: x:1,3,224,224, or 1,3,224,224 for "
+        "the only input. May be given several times.",
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(
@@ -163,12 +172,18 @@ def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> 
 
 
 def open_batches(
-    model: Path, data: Path, size: str | None, mean: str | None, std: str | None, batch_size: int
+    model: Path,
+    data: Path,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    batch_size: int,
+    input_shape: list[str] | None = None,
 ) -> Batches:
     """Batches of the images under ``data`` in the shape that the model takes."""
     from .comparison import Runner, image_shape
 
-    shape = image_shape(Runner(str(model)).shape, parse_size(size))
+    shape = image_shape(Runner(str(model)).shape, wanted_shape(size, input_shape))
     return Batches(
         read_data(data),
         batch_size,
@@ -176,6 +191,42 @@ def open_batches(
         parse_numbers(mean, "--mean"),
         parse_numbers(std, "--std"),
     )
+
+
+def wanted_shape(
+    size: str | None, input_shape: list[str] | None
+) -> tuple[int | None, ...] | None:
+    """What is said about one image: ``--size``, or ``--input-shape`` without its batch.
+
+    >>> wanted_shape(None, ["x:1,3,32,48"])
+    (3, 32, 48)
+    """
+    shapes = list(parse_input_shapes(input_shape).values())
+    if not shapes:
+        return parse_size(size)
+    if size is not None:
+        raise typer.BadParameter("give --size or --input-shape, which says the size as well")
+    return shapes[0][1:]
+
+
+def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by the name of the input, as onnxsim takes them; an empty name is the only input.
+
+    >>> parse_input_shapes(["serving:0:1,43844,1", "state:2x1x128"])
+    {'serving:0': (1, 43844, 1), 'state': (2, 1, 128)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or []:
+        name, _, numbers = text.rpartition(":")
+        parts = numbers.replace("x", ",").split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            raise typer.BadParameter(
+                f"expected --input-shape NAME:1,3,224,224 of positive whole numbers, got {text!r}"
+            )
+        if name in shapes:
+            raise typer.BadParameter(f"--input-shape is given twice for {name or 'the input'!r}")
+        shapes[name] = tuple(map(int, parts))
+    return shapes
 
 
 def parse_size(text: str | None) -> tuple[None, int, int] | None:

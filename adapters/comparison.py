@@ -196,13 +196,19 @@ def image_shape(model: Shape, wanted: Shape | None) -> tuple[int | None, ...]:
     Raises
     ------
     ValueError
-        If both are fixed and differ.
+        If both are fixed and differ, or neither says anything.
 
     Examples
     --------
     >>> image_shape((3, None, None), (None, 224, 224))
     (3, 224, 224)
     """
+    if not model:
+        if wanted is None:
+            raise ValueError(
+                "The model declares no shape of its input; give one with --input-shape 1,3,224,224."
+            )
+        return tuple(wanted)
     if wanted is None:
         return tuple(model)
     if len(model) != len(wanted) or any(
@@ -210,7 +216,7 @@ def image_shape(model: Shape, wanted: Shape | None) -> tuple[int | None, ...]:
     ):
         raise ValueError(
             f"The model takes images of {'x'.join(str(n or 'any') for n in model)}, "
-            f"got --size {'x'.join(str(n) for n in wanted if n)}."
+            f"got {'x'.join(str(n) for n in wanted if n)}."
         )
     return tuple(m if w is None else w for m, w in zip(model, wanted, strict=True))
 

@@ -67,17 +67,24 @@ class OnnxModel:
         self._given = structure
         self._stored = stored
         self._batch, self._input_shapes = batch, input_shapes
-        next(example_inputs(self.analysed, batch, input_shapes))  # refused before any work
+        if input_shapes:  # refused before any work
+            next(example_inputs(self.analysed, batch, input_shapes))
 
     @cached_property
     def structure(self) -> Structure:
-        """The model as structural nodes; needs one run of the model."""
+        """The model as structural nodes; needs one run of the model.
+
+        Raises
+        ------
+        ValueError
+            An input declares no shape, and none was given; or the model does not run on it.
+        """
         if self._given:
             return self._given
         own = _constants(self.ir)
         shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
         candidates = example_inputs(self.analysed, self._batch, self._input_shapes)
-        return Structure(self.analysed, candidates, shared)
+        return Structure(self.analysed, candidates, shared, strict=bool(self._input_shapes))
 
     @property
     def example_inputs(self) -> dict[str, np.ndarray]:
@@ -140,9 +147,11 @@ class OnnxModel:
             For a name that is no weight of the model, or an array of another shape.
         """
         for name, array in weights.items():
-            if name not in self.ir.graph.initializers and name not in self.structure.known:
+            value = self.ir.graph.initializers.get(name)
+            stored = None if value is None else value.const_value
+            if stored is None and name not in self.structure.known:
                 raise ValueError(f"the model has no weight {name!r}")
-            shape = self.weight(name).shape
+            shape = self.weight(name).shape if stored is None else stored.shape.numpy()
             if tuple(array.shape) != tuple(shape):
                 raise ValueError(
                     f"expected an array of shape {tuple(shape)} for the weight {name!r}, "
@@ -150,7 +159,8 @@ class OnnxModel:
                 )
         changed = {**self.changed, **weights}
         how = self._batch, self._input_shapes
-        return OnnxModel(self.ir, changed, self.structure, self._stored, *how)
+        measured = self.__dict__.get("structure")  # not needed to write
+        return OnnxModel(self.ir, changed, measured, self._stored, *how)
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -248,9 +258,9 @@ def load(
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no ONNX model, it is truncated, or a file that holds its weights is missing or does
-        not lie beneath the model's folder; an input declares no shape and ``input_shapes`` gives
-        none, or one that it does not take.
+        It is no ONNX model, it is truncated, a file that holds its weights is missing or does
+        not lie beneath the model's folder, or ``input_shapes`` gives a shape that an input does
+        not take.
     """
     if isinstance(source, ir.Model):
         stored = Stored.of(source) if is_outside(source) else None

@@ -186,6 +186,10 @@ def light_message(model: ir.Model) -> onnx.ModelProto:
         return ir.to_proto(model)
 
 
+class DoesNotRun(ValueError):
+    """A model that onnxruntime knows fails on some inputs."""
+
+
 def run_everything(
     model: ir.Model, candidates: Iterable[Mapping[str, np.ndarray]]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -193,25 +197,27 @@ def run_everything(
 
     Raises
     ------
+    DoesNotRun
+        onnxruntime fails on all of them; its reason for the first.
     ValueError
-        onnxruntime cannot run the model on any of them; its reason for the first.
+        It cannot run the model at all.
     """
     names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
     taken = session(model, names, optimized=False)
     produced = [o.name for o in taken.get_outputs()]
-    failure: ValueError | None = None
+    failure: DoesNotRun | None = None
     for feeds in candidates:
         try:
             values = dict(zip(produced, taken.run(produced, feeds), strict=True))
         except Exception as error:  # onnxruntime has a dozen error types of its own
             reason = " ".join(str(error).split())[:300]
-            failure = failure or ValueError(
+            failure = failure or DoesNotRun(
                 f"the model cannot run on example inputs of the shapes "
                 f"{({name: x.shape for name, x in feeds.items()})}: {reason}"
             )
             continue
         return values | dict(feeds), dict(feeds)
-    raise failure or ValueError("there are no example inputs")
+    raise failure or DoesNotRun("there are no example inputs")
 
 
 def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from .example_inputs import example_inputs
 from .inference import run_as_far_as_known
 from .microsoft import MICROSOFT
 from .operators import OPERATORS
-from .session import run_everything
+from .session import DoesNotRun, run_everything
 
 TABLES = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": MICROSOFT}
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
@@ -209,6 +209,8 @@ class Call:
 class Structure:
     """The translation of one model; constants named in ``shared`` belong to functions and stay.
 
+    Where a model does not run on its example inputs, shapes are inferred; ``strict`` raises.
+
     Attributes
     ----------
     graph : Graph
@@ -226,6 +228,7 @@ class Structure:
         model: ir.Model,
         candidates: Iterable[dict[str, np.ndarray]] | None = None,
         shared: frozenset[str] = frozenset(),
+        strict: bool = False,
     ):
         self.ir = model
         self.shared = shared
@@ -242,6 +245,8 @@ class Structure:
             values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
             self.shapes = {name: value.shape for name, value in values.items()}
         except ValueError as error:  # operators that onnxruntime does not have
+            if strict and isinstance(error, DoesNotRun):
+                raise
             self.not_run, self.feeds = str(error), first
             self.shapes, values = run_as_far_as_known(model, self.feeds)
         self.known: dict[str, np.ndarray] = {}

@@ -86,7 +86,7 @@ def test_labels_that_are_no_outputs_give_no_accuracy(tmp_path, data):
 
 
 def test_size_must_fit_the_model():
-    with pytest.raises(ValueError, match=r"takes images of 3x32x32, got --size 24x24"):
+    with pytest.raises(ValueError, match=r"takes images of 3x32x32, got 24x24"):
         image_shape((3, 32, 32), (None, 24, 24))
 
 
