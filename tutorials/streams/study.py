@@ -199,7 +199,7 @@ def main() -> None:
                 continue
             for arm in options.arms:
                 if arm.endswith("-round") and not stream.alternates:
-                    continue
+                    continue  # the same as without
                 path = options.output / f"{name}-{arm}-{seed}.json"
                 if path.exists():
                     continue

@@ -170,7 +170,8 @@ def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
         "the hard one before it) and *at once* what the event changes. The difference to plain "
         "training at rate 1e-3 is paired over seeds, with the 95 % interval of Student's t.",
         "Hyper-parameters are the optima that Kumar et al. published for the stream in full "
-        "length (`arms.PUBLISHED`); self-normalized resets and ours were not tuned either.",
+        "length (`arms.PUBLISHED`), or the next value of their grid where a row names it; "
+        "self-normalized resets and ours were not tuned either.",
         "![Online accuracy by task, and plasticity against retention](accuracy.svg)",
     ]
     for name in names:
