@@ -6,6 +6,7 @@ Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,12 +32,9 @@ from .command_options import (
     check_outputs,
     open_batches,
     parse_input_shapes,
-    parse_numbers,
     parse_recipe,
     refuse_options,
-    wanted_shape,
 )
-from .data import read_data
 from .terminal import Listing, guarded, percent, print_json, progress, shows_progress
 
 app = typer.Typer(
@@ -324,16 +322,8 @@ def compare(
     """Run two ONNX files on the same images; compare outputs, weights and running time."""
     from . import comparison
 
-    result = comparison.compare(
-        str(first),
-        str(second),
-        read_data(data),
-        shape=wanted_shape(size, input_shape),
-        progress=progress("images", as_json),
-        batch_size=batch_size,
-        mean=parse_numbers(mean, "--mean"),
-        std=parse_numbers(std, "--std"),
-    )
+    batches = open_batches(first, data, size, mean, std, batch_size, input_shape)
+    result = comparison.compare(str(first), str(second), batches, progress("images", as_json))
     if as_json:
         print_json({"first": str(first), "second": str(second), **result.to_dict()})
         return
@@ -345,6 +335,7 @@ def compare(
         ("accuracy of the second", percent(scores[1])),
         ("same first class", percent(result.top1)),
         ("first five classes in common", percent(result.top5)),
+        ("outputs", len(result.outputs)),
         ("greatest difference of the outputs", result.max_difference),
         ("mean difference of the outputs", result.mean_difference),
         ("relative difference of the outputs", result.relative_difference),
@@ -355,6 +346,10 @@ def compare(
         ("ms an image, second", rate[1]),
     ]
     terminal.out.print(Listing(f"{first} and {second}", ["figure", "value"], rows))
+    if len(result.outputs) > 1:
+        names = ["output", "greatest difference", "mean", "relative", "note"]
+        rows = [(name, *asdict(found).values()) for name, found in result.outputs.items()]
+        terminal.out.print(Listing("Outputs", names, rows))
     if result.changed:
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
         terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..files import check_writable
-from .data import Batches, read_data
+from .data import ArrayFile, Batches, read_data
+from .terminal import say_aside
 
 Model = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, metavar="MODEL", help="An ONNX file.")
@@ -180,33 +181,39 @@ def open_batches(
     batch_size: int,
     input_shape: list[str] | None = None,
 ) -> Batches:
-    """Batches of the images under ``data`` in the shape that the model takes."""
-    from .comparison import Runner, image_shape
+    """Batches of the images under ``data`` as the model takes them; says what is not usual."""
+    from .image_input import ImageInput, image_shape
 
-    shape = image_shape(Runner(str(model)).shape, wanted_shape(size, input_shape))
+    given = next(iter(parse_input_shapes(input_shape).values()), None)
+    if given and size is not None:
+        raise typer.BadParameter("give --size or --input-shape, which says the size as well")
+    taken = ImageInput.of(model, given and given[1:])
+    shape = image_shape(taken.shape, parse_size(size))
+    means, spreads = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
+    if taken.levels and (means or spreads):
+        raise typer.BadParameter(
+            f"the model takes {taken.dtype}, to which images enter as 0 to 255; leave out --mean "
+            "and --std"
+        )
+    read = read_data(data)
+    if len(shape) == 3 and (taken.levels or taken.channels_last):
+        say_aside(f"The model takes {taken}{': 0 to 255' if taken.levels else ''}.")
+    scaled = taken.levels or (spreads and max(spreads) > 2)
+    if isinstance(read, ArrayFile) and read.looks_unscaled and len(shape) == 3 and not scaled:
+        low, high = read.range
+        say_aside(
+            f"Warning: x holds {read.x.dtype} values from {low:g} to {high:g}, which enter as they "
+            "are; if the model expects [0, 1], store x as uint8, or give --std 255."
+        )
     return Batches(
-        read_data(data),
+        read,
         batch_size,
         shape,
-        parse_numbers(mean, "--mean"),
-        parse_numbers(std, "--std"),
+        means,
+        spreads,
+        dtype=taken.dtype,
+        channels_last=taken.channels_last,
     )
-
-
-def wanted_shape(
-    size: str | None, input_shape: list[str] | None
-) -> tuple[int | None, ...] | None:
-    """What is said about one image: ``--size``, or ``--input-shape`` without its batch.
-
-    >>> wanted_shape(None, ["x:1,3,32,48"])
-    (3, 32, 48)
-    """
-    shapes = list(parse_input_shapes(input_shape).values())
-    if not shapes:
-        return parse_size(size)
-    if size is not None:
-        raise typer.BadParameter("give --size or --input-shape, which says the size as well")
-    return shapes[0][1:]
 
 
 def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:

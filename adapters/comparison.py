@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
-from .data import Batches, LabelledImages, Shape, output_labels
+from .data import Batches, output_indices
+from .image_input import ImageInput
+
+
+@dataclass
+class OutputDifference:
+    """One output of two models on the same images.
+
+    Attributes
+    ----------
+    max_difference, mean_difference : float or None
+        Absolute difference of the values; None where none could be compared.
+    relative_difference : float or None
+        Norm of the difference over the norm of the first model's values.
+    note : str
+        What could not be compared.
+    """
+
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    relative_difference: float | None = None
+    note: str = ""
 
 
 @dataclass
@@ -21,14 +41,15 @@ class Comparison:
     images : int
         Number of images.
     accuracy : tuple of two float, or None
-        Of both models; None where the labels cannot be matched to the outputs.
-    top1, top5 : float
+        Of both models, by their first output of class scores; None where there is none, or where
+        the labels cannot be matched to it.
+    top1, top5 : float or None
         Share of images where both name the same first class; mean share of the first five
         classes in common.
-    max_difference, mean_difference : float
-        Absolute difference of the outputs.
-    relative_difference : float
-        Norm of the difference over the norm of the first model's outputs.
+    outputs : dict of str to OutputDifference
+        Every output.
+    max_difference, mean_difference, relative_difference : float or None
+        Of all outputs together.
     changed : dict of str to float
         Weights that differ, with their greatest absolute difference.
     only_first, only_second : list of str
@@ -41,11 +62,12 @@ class Comparison:
 
     images: int
     accuracy: tuple[float, float] | None
-    top1: float
-    top5: float
-    max_difference: float
-    mean_difference: float
-    relative_difference: float
+    top1: float | None
+    top5: float | None
+    outputs: dict[str, OutputDifference]
+    max_difference: float | None
+    mean_difference: float | None
+    relative_difference: float | None
     changed: dict[str, float] = field(default_factory=dict)
     only_first: list[str] = field(default_factory=list)
     only_second: list[str] = field(default_factory=list)
@@ -67,48 +89,74 @@ class Runner:
 
     Attributes
     ----------
-    shape : tuple of int or None
-        What the model takes for one image, ``(channels, height, width)`` as a rule.
+    input : ImageInput
+    outputs : list of str
+        Those that are tensors of numbers.
+    others : list of str
+        Outputs that are not.
+    classes : str or None
+        The first output that has one score a class; known after the first run.
+    seconds : float
     """
 
     def __init__(self, model: str) -> None:
-        from .onnx.session import session
-        from .onnx.storage import read
+        import onnxruntime
 
-        read_model, _ = read(model)
+        from .onnx.session import providers
+
+        self.input = ImageInput.of(model)
+        onnxruntime.set_default_logger_severity(3)
         try:
-            self.session = session(read_model)
-        except ValueError as error:
-            raise ValueError(str(error).replace("the model", model, 1)) from error
-        inputs = self.session.get_inputs()
-        if len(inputs) != 1:
-            names = ", ".join(given.name for given in inputs)
-            raise ValueError(
-                f"Expected a model with one input of images, {model} has {len(inputs)}: {names}."
-            )
-        self.input = inputs[0]
-        dimensions = [n if isinstance(n, int) and n > 0 else None for n in self.input.shape]
-        self.fixed_batch = dimensions[0] if dimensions else None
-        self.shape: tuple[int | None, ...] = tuple(dimensions[1:])
-        self.dtype = {"tensor(float16)": np.float16, "tensor(double)": np.float64}.get(
-            self.input.type, np.float32
-        )
+            self.session = onnxruntime.InferenceSession(model, providers=providers())
+        except Exception as error:  # onnxruntime has a dozen error types of its own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"onnxruntime cannot run {model}: {reason}") from error
+        made = {output.name: output.type for output in self.session.get_outputs()}
+        tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
+        self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]
+        self.others = [name for name in made if name not in self.outputs]
+        if not self.outputs:
+            raise ValueError(f"Expected outputs of numbers, {model} has none.")
+        self.classes: str | None = None
         self.seconds = 0.0
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The first output, float32 ``(n, outputs)``; a fixed batch size is filled up."""
-        step = self.fixed_batch or len(images)
-        parts = []
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output as ``(n, values)``; a fixed batch size is filled up.
+
+        An output that has no axis of images is one row.
+        """
+        step = self.input.batch or len(images)
+        parts: list[list[np.ndarray]] = []
         for start in range(0, len(images), step):
-            part = images[start : start + step].astype(self.dtype)
+            part = images[start : start + step].astype(self.input.dtype)
             kept = len(part)
             if kept < step:
                 part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
             began = time.perf_counter()
-            output = self.session.run([self.session.get_outputs()[0].name], {self.input.name: part})
+            try:
+                made = self.session.run(self.outputs, {self.input.name: part})
+            except Exception as error:  # onnxruntime has a dozen error types of its own
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"The model cannot run on images {part.shape}: {reason}"
+                ) from error
             self.seconds += time.perf_counter() - began
-            parts.append(np.asarray(output[0], np.float32)[:kept].reshape(kept, -1))
-        return np.concatenate(parts)
+            parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
+        found = {}
+        for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
+            flat = [a.reshape(len(a), -1) for a in arrays]
+            rows = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
+            joined = np.concatenate(flat) if rows else np.concatenate(flat, axis=None)[None]
+            found[name] = joined
+            scores = arrays[0].dtype.kind == "f" and arrays[0].shape[1:2] == joined.shape[1:]
+            if self.classes is None and rows and scores and joined.shape[1] > 1:
+                self.classes = name
+        return found
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Class scores, or else the first output, as float32 ``(n, outputs)``."""
+        found = self(images)
+        return found[self.classes or self.outputs[0]].astype(np.float32)
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
@@ -120,13 +168,42 @@ def accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
     return None if labels is None else float((outputs.argmax(axis=1) == labels).mean())
 
 
+class _Sums:
+    """What has to be kept of one output, batch by batch."""
+
+    def __init__(self) -> None:
+        self.largest, self.total, self.squares, self.norm = 0.0, 0.0, 0.0, 0.0
+        self.count = self.unlike = 0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a.shape != b.shape:
+            self.unlike += 1
+            return
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(a.astype(np.float64) - b)
+        self.largest = float(np.maximum(self.largest, gap.max(initial=0.0)))
+        self.total += float(gap.sum())
+        self.squares += float(np.vdot(gap, gap))
+        self.norm += float(np.sum(a.astype(np.float64) ** 2))
+        self.count += gap.size
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = _Sums()
+        both.largest = float(np.maximum(self.largest, other.largest))
+        for name in ("total", "squares", "norm", "count"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
+
+    def difference(self) -> OutputDifference:
+        note = f"of another size in {self.unlike} batches" if self.unlike else ""
+        if not self.count:
+            return OutputDifference(note=note or "empty")
+        relative = np.sqrt(self.squares) / np.fmax(np.sqrt(self.norm), 1e-300)
+        return OutputDifference(self.largest, self.total / self.count, float(relative), note)
+
+
 def compare(
-    first: str,
-    second: str,
-    data: LabelledImages,
-    shape: Shape | None = None,
-    progress: Any = iter,
-    **reading: Any,
+    first: str, second: str, batches: Batches, progress: Callable[[Iterable], Iterable] = iter
 ) -> Comparison:
     """Run two ONNX files on the same images and compare their weights.
 
@@ -134,53 +211,98 @@ def compare(
     ----------
     first, second : str
         Paths of the files.
-    data : LabelledImages
-        Open data, see :func:`~rejuvenet.adapters.data.read_data`.
-    shape : sequence of int or None, optional
-        Size of the images where the model takes any.
+    batches : Batches
+        Images as the first takes them.
     progress : callable
         Wraps the batches.
-    **reading
-        ``batch_size``, ``mean``, ``std`` of :func:`~rejuvenet.adapters.data.Batches`.
 
     Raises
     ------
     ValueError
-        If one of them cannot be run on the images, or they have different outputs.
+        If one of them cannot be run on the images, or they have no output in common.
     """
     runners = Runner(first), Runner(second)
-    shape = image_shape(runners[0].shape, shape)
-    outputs: tuple[list, list] = [], []
-    for images, _ in progress(Batches(data, shape=shape, **reading)):
-        if not outputs[0]:
-            warm_up(runners, images)
-        for runner, collected in zip(runners, outputs, strict=True):
-            collected.append(runner(images))
-    a, b = (np.concatenate(part) for part in outputs)
-    if a.shape != b.shape:
+    taken = [runner.input for runner in runners]
+    if len({(given.levels, given.channels_last) for given in taken}) > 1:
         raise ValueError(
-            f"The models have different outputs: {a.shape[1]} in {first}, {b.shape[1]} in {second}."
+            f"The models take different images: {taken[0]} in {first}, {taken[1]} in {second}."
         )
-    labels = output_labels(data, a.shape[1])
-    scores = accuracy(a, labels), accuracy(b, labels)
-    five = min(5, a.shape[1])
-    top_a, top_b = (np.argsort(-x, axis=1, kind="stable")[:, :five] for x in (a, b))
-    shared = [len(np.intersect1d(p, q)) / five for p, q in zip(top_a, top_b, strict=True)]
-    difference = np.abs(a.astype(np.float64) - b)
+    named = runners[0].outputs, runners[1].outputs
+    partner = {name: name for name in named[0] if name in named[1]}
+    if not partner and len(named[0]) == len(named[1]):
+        partner = dict(zip(*named, strict=True))
+    sums = {name: _Sums() for name in partner}
+    ranks = _Ranks(batches)
+    for images, labels in progress(batches):
+        if not ranks.images:
+            warm_up(runners, images)
+        a, b = (runner(images) for runner in runners)
+        for name, other in partner.items():
+            sums[name].add(a[name], b[other])
+        chosen = runners[0].classes
+        other = partner.get(chosen or "")
+        ranks.add(labels, *((a[chosen], b[other]) if chosen and other else (None, None)))
+    outputs = {name: found.difference() for name, found in sums.items()}
+    if all(found.max_difference is None for found in outputs.values()):
+        sizes = [{n: x.shape[1] for n, x in found.items()} for found in (a, b)]
+        said = [", ".join(f"{n} with {size}" for n, size in found.items()) for found in sizes]
+        raise ValueError(
+            f"The models have different outputs: {said[0]} in {first}, {said[1]} in {second}."
+        )
+    for runner, known in zip(runners, (partner, partner.values()), strict=True):
+        alone = [name for name in runner.outputs if name not in known]
+        outputs |= {name: OutputDifference(note="of one model only") for name in alone}
+        outputs |= {name: OutputDifference(note="no tensor of numbers") for name in runner.others}
+    together = sum(sums.values(), _Sums()).difference()
     result = Comparison(
-        images=len(a),
-        accuracy=None if scores[0] is None or scores[1] is None else (scores[0], scores[1]),
-        top1=float((top_a[:, 0] == top_b[:, 0]).mean()),
-        top5=float(np.mean(shared)),
-        max_difference=float(difference.max()),
-        mean_difference=float(difference.mean()),
-        relative_difference=float(
-            np.linalg.norm(difference) / np.fmax(np.linalg.norm(a.astype(np.float64)), 1e-300)
-        ),
+        ranks.images,
+        ranks.accuracy,
+        ranks.share(ranks.top1),
+        ranks.share(ranks.top5),
+        outputs,
+        together.max_difference,
+        together.mean_difference,
+        together.relative_difference,
         seconds=(runners[0].seconds, runners[1].seconds),
     )
     _compare_weights(first, second, result)
     return result
+
+
+class _Ranks:
+    """Which classes two models name first."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.known = batches.data.classes
+        self.images = self.top1 = 0
+        self.top5 = 0.0
+        self.right: tuple[int, int] | None = (0, 0)
+        self.compared = True
+
+    def add(self, labels: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> None:
+        self.images += len(labels)
+        if a is None or b is None or a.shape != b.shape:
+            self.compared, self.right = False, None
+            return
+        indices = output_indices(self.known, a.shape[1])
+        if self.right is not None and indices is not None:
+            found = [int((x.argmax(axis=1) == indices[labels]).sum()) for x in (a, b)]
+            self.right = self.right[0] + found[0], self.right[1] + found[1]
+        else:
+            self.right = None
+        five = min(5, a.shape[1])
+        first, second = (np.argsort(-x, axis=1, kind="stable")[:, :five] for x in (a, b))
+        self.top1 += int((first[:, 0] == second[:, 0]).sum())
+        pairs = zip(first, second, strict=True)
+        self.top5 += sum(len(np.intersect1d(p, q)) for p, q in pairs) / five
+
+    @property
+    def accuracy(self) -> tuple[float, float] | None:
+        right = self.right
+        return None if right is None else (right[0] / self.images, right[1] / self.images)
+
+    def share(self, count: float) -> float | None:
+        return count / self.images if self.compared else None
 
 
 def warm_up(runners: Iterable[Runner], images: np.ndarray) -> None:
@@ -188,37 +310,6 @@ def warm_up(runners: Iterable[Runner], images: np.ndarray) -> None:
     for runner in runners:
         runner(images)
         runner.seconds = 0.0
-
-
-def image_shape(model: Shape, wanted: Shape | None) -> tuple[int | None, ...]:
-    """What the model takes, with free axes filled in from ``wanted``.
-
-    Raises
-    ------
-    ValueError
-        If both are fixed and differ, or neither says anything.
-
-    Examples
-    --------
-    >>> image_shape((3, None, None), (None, 224, 224))
-    (3, 224, 224)
-    """
-    if not model:
-        if wanted is None:
-            raise ValueError(
-                "The model declares no shape of its input; give one with --input-shape 1,3,224,224."
-            )
-        return tuple(wanted)
-    if wanted is None:
-        return tuple(model)
-    if len(model) != len(wanted) or any(
-        None not in (m, w) and m != w for m, w in zip(model, wanted, strict=True)
-    ):
-        raise ValueError(
-            f"The model takes images of {'x'.join(str(n or 'any') for n in model)}, "
-            f"got {'x'.join(str(n) for n in wanted if n)}."
-        )
-    return tuple(m if w is None else w for m, w in zip(model, wanted, strict=True))
 
 
 def _compare_weights(first: str, second: str, result: Comparison) -> None:

@@ -1,15 +1,17 @@
 """Labelled images for calibration, fine-tuning and comparison, read batch by batch.
 
 Two sources: a folder with one sub-folder per class, and an ``.npz`` file with ``x`` and ``y``.
-Both give ``(images, labels)`` batches: float32 images ``(n, channels, height, width)``, and
-int64 labels that count the classes from 0.  Every problem is a ``ValueError`` of one sentence.
+Both give ``(images, labels)`` batches: images as the model takes them, and int64 labels that count
+the classes from 0.  Every problem is a ``ValueError`` of one sentence.
+
+Where the model takes floats, pictures and arrays of 8 and 16 bits (uint8, uint16) are scaled to
+[0, 1]; arrays of any other type enter as they are.  Where it takes integers, images enter as 0 to
+255.
 """
 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+from .array_file import ArrayFile
+from .picture_folder import FolderOfClasses
 
 Batch = tuple[np.ndarray, np.ndarray]
 Shape = Sequence[int | None]
@@ -39,8 +40,17 @@ class LabelledImages(Protocol):
     classes: list
     labels: np.ndarray
 
-    def read(self, rows: np.ndarray, shape: Shape | None) -> np.ndarray:
-        """Images ``rows`` as float32 ``(n, channels, height, width)``, 8-bit values in [0, 1]."""
+    def read(
+        self, rows: np.ndarray, shape: Shape | None, levels: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images ``rows``, float32 ``(n, channels, height, width)``, and the rows that there are.
+
+        8-bit values are scaled to [0, 1], or with ``levels`` left from 0 to 255.
+        """
+        ...
+
+    def check(self) -> None:
+        """All rows have been read: say which could not be."""
         ...
 
 
@@ -73,7 +83,7 @@ def read_data(path: str | os.PathLike[str]) -> LabelledImages:
 class Batches:
     """Batches of labelled images, read anew each time that they are iterated over.
 
-    Yields ``(images, labels)``: float32 ``(n, channels, height, width)`` and int64 ``(n,)``.
+    Yields ``(images, labels)``: ``(n, channels, height, width)`` and int64 ``(n,)``.
 
     Parameters
     ----------
@@ -88,11 +98,17 @@ class Batches:
         One value, or one for each channel: ``(image - mean) / std``, images in [0, 1].
     order : ndarray of int, optional
         Rows to read, in this order (shuffled for training); every row in order by default.
+    labels : ndarray of int, optional
+        In the place of the data's own.
+    dtype : numpy.dtype, optional
+        Of an integer type: images are given in it, from 0 to 255.  Else they are float32.
+    channels_last : bool
+        Yields ``(n, height, width, channels)``.
 
     Raises
     ------
     ValueError
-        While iterating: an unreadable image, NaN or infinite values, a shape that the model
+        While iterating: most images cannot be read, NaN or infinite values, a shape that the model
         does not take.
 
     Examples
@@ -108,6 +124,9 @@ class Batches:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     order: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    dtype: np.dtype | None = None
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -118,16 +137,42 @@ class Batches:
         return -(-len(self._rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        labels = self.data.labels if self.labels is None else self.labels
+        levels = self.dtype is not None and self.dtype.kind != "f"
         for start in range(0, len(self._rows), self.batch_size):
-            rows = self._rows[start : start + self.batch_size]
-            images = self.data.read(rows, self.shape)
+            wanted = self._rows[start : start + self.batch_size]
+            images, rows = self.data.read(wanted, self.shape, levels)
+            if not len(rows):
+                continue
             finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(
                     f"Image {rows[~finite][0]} (counted from 0) holds NaN or infinity; "
                     "remove or mend it."
                 )
-            yield normalize(images, self.mean, self.std), self.data.labels[rows]
+            if levels:
+                images = in_type(images, self.dtype)
+            else:
+                images = normalize(images, self.mean, self.std)
+            if self.channels_last and images.ndim == 4:
+                images = np.ascontiguousarray(np.moveaxis(images, 1, 3))
+            yield images, labels[rows]
+        self.data.check()
+
+
+def in_type(images: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``images`` in an integer type, or refused where it cannot hold them.
+
+    >>> in_type(np.array([0.0, 255.0]), np.dtype(np.uint8))
+    array([  0, 255], dtype=uint8)
+    """
+    made = images.astype(dtype)
+    if not np.array_equal(made, images):
+        raise ValueError(
+            f"The model takes {dtype}, which cannot hold values from {images.min():g} to "
+            f"{images.max():g}; give an .npz file whose x is of this type."
+        )
+    return made
 
 
 def normalize(
@@ -153,178 +198,24 @@ def normalize(
     return np.ascontiguousarray(images, np.float32)
 
 
-def output_labels(data: LabelledImages, outputs: int) -> np.ndarray | None:
-    """Labels as indices of a model's ``outputs``, or None where they cannot be matched.
+def output_indices(classes: Sequence, outputs: int) -> np.ndarray | None:
+    """The output of a model that stands for each class, or None where that is not known.
 
     Class names that are whole numbers (``0``, ``281``) are indices themselves; else there must
     be as many classes as outputs, which then stand in the order of the sorted class names.
     """
     try:
-        indices = np.array([int(name) for name in data.classes])
+        indices = np.array([int(name) for name in classes])
     except ValueError:
-        if len(data.classes) != outputs:
+        if len(classes) != outputs:
             return None
         indices = np.arange(outputs)
     if indices.min() < 0 or indices.max() >= outputs:
         return None
-    return indices[data.labels]
+    return indices
 
 
-@dataclass
-class FolderOfClasses:
-    """A folder with one sub-folder of pictures per class, as torchvision's ``ImageFolder``."""
-
-    classes: list
-    labels: np.ndarray
-    files: list[Path]
-
-    @classmethod
-    def open(cls, path: Path) -> FolderOfClasses:
-        """List the pictures; none is read yet."""
-        folders = [f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")]
-        numbered = all(f.name.isdecimal() for f in folders)
-        folders.sort(key=lambda f: (int(f.name) if numbered else 0, f.name))
-        if not folders:
-            raise ValueError(f"Expected one sub-folder per class in {path}, found no sub-folder.")
-        files: list[Path] = []
-        labels: list[int] = []
-        for label, folder in enumerate(folders):
-            pictures = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-            if not pictures:
-                raise ValueError(f"Class {folder.name!r} has no picture in {folder}.")
-            files += pictures
-            labels += [label] * len(pictures)
-        return cls([f.name for f in folders], np.array(labels), files)
-
-    def read(self, rows: np.ndarray, shape: Shape | None) -> np.ndarray:
-        """Pictures as float32 in [0, 1]; resized to cover ``shape`` and cropped at the center."""
-        try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise ValueError("Reading pictures needs Pillow: pip install pillow.") from error
-        channels, height, width = _image_shape(shape)
-        if channels not in (None, 1, 3, 4):
-            raise ValueError(f"Pictures have 1, 3 or 4 channels, and the model takes {channels}.")
-        mode = {1: "L", 3: "RGB", 4: "RGBA", None: "RGB"}[channels]
-        images: list[np.ndarray] = []
-        for row in rows:
-            try:
-                with Image.open(self.files[row]) as file:
-                    picture: Image.Image = ImageOps.exif_transpose(file).convert(mode)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise ValueError(f"Cannot read the picture {self.files[row]}.") from error
-            if height is not None and width is not None and picture.size != (width, height):
-                picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-            image = np.asarray(picture, np.float32)
-            image = image[None] if channels == 1 else np.moveaxis(image, -1, 0)
-            if images and image.shape != images[0].shape:
-                raise ValueError(
-                    f"Pictures differ in size ({self.files[row]} is {image.shape[2]}x"
-                    f"{image.shape[1]}) and the model takes any; give --size HEIGHTxWIDTH."
-                )
-            images.append(image)
-        return np.stack(images) / np.float32(255)
-
-
-@dataclass
-class ArrayFile:
-    """Arrays ``x`` (images, or any array with samples first) and ``y`` (labels) of an ``.npz``."""
-
-    classes: list
-    labels: np.ndarray
-    x: np.ndarray
-
-    @classmethod
-    def open(cls, path: Path) -> ArrayFile:
-        """Read both arrays and check that they pair."""
-        if not zipfile.is_zipfile(path):
-            raise ValueError(
-                f"Expected a folder with one sub-folder per class or an .npz file, got {path}."
-            )
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                missing = [name for name in ("x", "y") if name not in stored]
-                if missing:
-                    raise ValueError(
-                        f"Expected arrays x and y in {path}, found {', '.join(stored) or 'none'}."
-                    )
-                x, y = stored["x"], stored["y"]
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"Cannot read {path} as an .npz file with x and y.") from error
-        except ValueError as error:
-            if "pickle" not in str(error):
-                raise
-            raise ValueError(
-                f"Expected plain arrays x and y in {path}, got Python objects (pickled data)."
-            ) from error
-        return cls.of(x, y)
-
-    @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> ArrayFile:
-        """Pair images ``x`` of shape ``(n, ...)`` with labels ``y`` of shape ``(n,)``."""
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        if y.ndim != 1:
-            raise ValueError(f"Expected one label for each image in y, got y of shape {y.shape}.")
-        if x.ndim < 2:
-            raise ValueError(f"Expected images (n, ...) in x, got x of shape {x.shape}.")
-        if len(x) != len(y):
-            raise ValueError(
-                f"Labels and images do not pair: {len(x)} images in x and {len(y)} labels in y."
-            )
-        if len(x) == 0:
-            raise ValueError("There is no image: x and y are empty.")
-        if y.dtype.kind == "f" and (y == np.round(y)).all():
-            y = y.astype(np.int64)
-        if y.dtype.kind not in "iubUS":
-            raise ValueError(f"Expected whole numbers or names as labels in y, got {y.dtype}.")
-        if x.dtype.kind not in "iufb":
-            raise ValueError(f"Expected numbers in x, got {x.dtype}.")
-        classes, labels = np.unique(y, return_inverse=True)
-        return cls(classes.tolist(), labels.reshape(-1).astype(np.int64), x)
-
-    def read(self, rows: np.ndarray, shape: Shape | None) -> np.ndarray:
-        """Rows of ``x`` as float32; 8-bit values are divided by 255, channels are put first."""
-        x = self.x[rows]
-        images = x.astype(np.float32)
-        if x.dtype == np.uint8:
-            images /= np.float32(255)
-        if shape is None:
-            shape = (None,) * 3 if x.ndim >= 3 else (None,)
-        if len(shape) == 3:
-            images = _channels_first(images, shape[0])
-        wanted = tuple(shape)
-        fits = images.ndim == len(wanted) + 1 and all(
-            want in (None, got) for want, got in zip(wanted, images.shape[1:], strict=True)
-        )
-        if not fits:
-            said = "x".join("any" if n is None else str(n) for n in wanted)
-            raise ValueError(
-                f"The model takes images of {said} (channels x height x width), and x holds "
-                f"{'x'.join(map(str, self.x.shape[1:]))}."
-            )
-        return images
-
-
-def _channels_first(images: np.ndarray, channels: int | None) -> np.ndarray:
-    """``(n, h, w)`` and ``(n, h, w, c)`` as ``(n, c, h, w)``."""
-    if images.ndim == 3:
-        return images[:, None]
-    if images.ndim != 4:
-        return images
-    accepted = (1, 3, 4) if channels is None else (channels,)
-    if images.shape[1] not in accepted and images.shape[3] in accepted:
-        return np.moveaxis(images, 3, 1)
-    return images
-
-
-def _image_shape(shape: Shape | None) -> tuple[int | None, int | None, int | None]:
-    """Channels, height and width of ``shape``, which must have these three."""
-    if shape is None:
-        return None, None, None
-    if len(shape) != 3:
-        raise ValueError(
-            f"A folder of pictures gives channels x height x width, and the model takes "
-            f"{len(shape)} axes; give an .npz file with x and y."
-        )
-    return shape[0], shape[1], shape[2]
+def output_labels(data: LabelledImages, outputs: int) -> np.ndarray | None:
+    """Labels as indices of a model's outputs, as :func:`output_indices` says."""
+    indices = output_indices(data.classes, outputs)
+    return None if indices is None else indices[data.labels]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparison import Runner, accuracy, initializers
-from .data import Batches, output_labels
+from .data import Batches, output_indices, output_labels
 
 if TYPE_CHECKING:
     import torch
@@ -309,14 +309,9 @@ def shuffled(batches: Batches, seed: int, labels: np.ndarray | None = None) -> E
     labels : ndarray of int, optional
         In the place of the data's own.
     """
-    known = batches.data.labels if labels is None else labels
-
     def epoch_batches(epoch: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng((seed, epoch)).permutation(len(known))
-        start = 0
-        for images, _ in replace(batches, order=order):
-            yield images, known[order[start : start + len(images)]]
-            start += len(images)
+        order = np.random.default_rng((seed, epoch)).permutation(len(batches.data.labels))
+        return replace(batches, order=order, labels=labels)
 
     return epoch_batches
 
@@ -360,7 +355,7 @@ def finetune_file(
     module, pairs = carry(model, make_module(where))
     runner = Runner(str(model))
     images, _ = next(iter(train))
-    outputs = runner(images)
+    outputs = runner.scores(images)
     check_agreement(module, images, outputs)
     labels = output_labels(train.data, outputs.shape[1])
     if labels is None:
@@ -379,5 +374,7 @@ def finetune_file(
 def score(model: str, batches: Batches) -> float | None:
     """Accuracy of an ONNX file; None where the labels cannot be matched to its outputs."""
     runner = Runner(model)
-    outputs = np.concatenate([runner(images) for images, _ in batches])
-    return accuracy(outputs, output_labels(batches.data, outputs.shape[1]))
+    parts = [(runner.scores(images), labels) for images, labels in batches]
+    outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    indices = output_indices(batches.data.classes, outputs.shape[1])
+    return accuracy(outputs, None if indices is None else indices[labels])

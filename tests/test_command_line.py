@@ -290,7 +290,7 @@ def test_unreadable_picture_in_a_folder(place):
     (place / "pictures" / "0").mkdir(parents=True)
     (place / "pictures" / "0" / "a.png").write_bytes(b"broken")
     said = fails(1, "inspect", "original.onnx", "--data", "pictures")
-    assert "Cannot read the picture" in said
+    assert "Cannot read 1 of 1 picture" in said
 
 
 def test_errors_of_the_program_itself_are_a_sentence_too():

@@ -6,8 +6,9 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from rejuvenet.adapters.comparison import Runner, accuracy, compare, image_shape  # noqa: E402
-from rejuvenet.adapters.data import ArrayFile  # noqa: E402
+from rejuvenet.adapters.comparison import Runner, accuracy, compare  # noqa: E402
+from rejuvenet.adapters.data import ArrayFile, Batches  # noqa: E402
+from rejuvenet.adapters.image_input import image_shape  # noqa: E402
 
 
 def linear(path, weight, batch="n", name="w"):
@@ -36,7 +37,7 @@ def data():
 
 def test_same_file_is_the_same(tmp_path, data):
     model = linear(tmp_path / "a.onnx", np.eye(4))
-    result = compare(model, model, data, batch_size=3)
+    result = compare(model, model, Batches(data, batch_size=3))
     assert result.accuracy == (1.0, 1.0)
     assert (result.top1, result.top5, result.max_difference) == (1.0, 1.0, 0.0)
     assert (result.equal, result.changed) == (1, {})
@@ -48,7 +49,7 @@ def test_known_difference(tmp_path, data):
     changed = weight.copy()
     changed[0] = [0, 2, 0, 0]  # the first image now goes to class 1
     a, b = linear(tmp_path / "a.onnx", weight), linear(tmp_path / "b.onnx", changed)
-    result = compare(a, b, data)
+    result = compare(a, b, Batches(data))
     assert result.accuracy == (1.0, 0.75)
     assert result.top1 == 0.75
     assert result.max_difference == 2.0
@@ -60,28 +61,28 @@ def test_known_difference(tmp_path, data):
 def test_weights_of_one_file_only(tmp_path, data):
     a = linear(tmp_path / "a.onnx", np.eye(4), name="w")
     b = linear(tmp_path / "b.onnx", np.eye(4), name="v")
-    result = compare(a, b, data)
+    result = compare(a, b, Batches(data))
     assert (result.only_first, result.only_second, result.equal) == (["w"], ["v"], 0)
 
 
 def test_different_outputs_are_refused(tmp_path, data):
     a = linear(tmp_path / "a.onnx", np.eye(4))
     b = linear(tmp_path / "b.onnx", np.eye(4)[:, :3])
-    with pytest.raises(ValueError, match=r"different outputs: 4 in .* 3 in"):
-        compare(a, b, data)
+    with pytest.raises(ValueError, match=r"different outputs: scores with 4 in .* with 3 in"):
+        compare(a, b, Batches(data))
 
 
 def test_fixed_batch_size_is_filled_up(tmp_path, data):
     weight = np.random.default_rng(0).normal(size=(4, 3))
     runner = Runner(linear(tmp_path / "a.onnx", weight, batch=3))
-    assert np.allclose(runner(data.x), weight, atol=1e-6)
-    assert runner.shape == (1, 2, 2)
+    assert np.allclose(runner(data.x)["scores"], weight, atol=1e-6)
+    assert runner.input.shape == (1, 2, 2)
 
 
 def test_labels_that_are_no_outputs_give_no_accuracy(tmp_path, data):
     data.classes = ["a", "b", "c", "d"]
     a = linear(tmp_path / "a.onnx", np.eye(4, 7))
-    assert compare(a, a, data).accuracy is None
+    assert compare(a, a, Batches(data)).accuracy is None
     assert accuracy(np.eye(2), None) is None
 
 
@@ -94,4 +95,4 @@ def test_damaged_file(tmp_path, data):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(ValueError, match="is not a complete ONNX model"):
-        compare(str(path), str(path), data)
+        compare(str(path), str(path), Batches(data))

@@ -63,7 +63,7 @@ def images(n=12):
 def test_module_computes_what_the_file_does(place, file):
     assert ("1.running_mean" in dict(initializers(f"{place}/{file}.onnx"))) == (file == "kept")
     module, _ = carry(place / f"{file}.onnx", make_module(f"{place}/net.py:network"))
-    outputs = Runner(f"{place}/{file}.onnx")(images())
+    outputs = Runner(f"{place}/{file}.onnx").scores(images())
     assert check_agreement(module, images(), outputs) < 1e-5
 
 
@@ -76,7 +76,7 @@ def test_round_trip_after_training(place, file, tmp_path):
     write_back(place / f"{file}.onnx", module, pairs, output)
     with torch.no_grad():
         expected = module(torch.from_numpy(images())).numpy()
-    assert np.allclose(Runner(str(output))(images()), expected, atol=1e-5)
+    assert np.allclose(Runner(str(output)).scores(images()), expected, atol=1e-5)
     old, new = (dict(initializers(str(p))) for p in (place / f"{file}.onnx", output))
     assert old.keys() == new.keys()
     assert {n for n in old if not np.array_equal(old[n], new[n])} >= {"0.weight", "5.weight"}
@@ -93,7 +93,7 @@ def test_module_that_computes_something_else_is_refused(place):
     layers = list(make_module(f"{place}/net.py:network"))
     layers[2] = nn.Tanh()
     module, _ = carry(place / "kept.onnx", nn.Sequential(*layers))
-    outputs = Runner(f"{place}/kept.onnx")(images())
+    outputs = Runner(f"{place}/kept.onnx").scores(images())
     with pytest.raises(ValueError, match="outputs differ from the file's by"):
         check_agreement(module, images(), outputs)
 

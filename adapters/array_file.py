@@ -1,0 +1,162 @@
+"""An ``.npz`` file of images: arrays ``x`` and ``y``, checked before they are read."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+BOMB_BYTES, BOMB_RATIO = 2**30, 100  # an array beyond both is not unpacked; images seldom reach 10
+
+
+@dataclass
+class ArrayFile:
+    """Arrays ``x`` (images, or any array with samples first) and ``y`` (labels) of an ``.npz``."""
+
+    classes: list
+    labels: np.ndarray
+    x: np.ndarray
+    _range: tuple[float, float] | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> ArrayFile:
+        """Read both arrays and check that they pair."""
+        if not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"Expected a folder with one sub-folder per class or an .npz file, got {path}."
+            )
+        _refuse_bomb(path)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                missing = [name for name in ("x", "y") if name not in stored]
+                if missing:
+                    raise ValueError(
+                        f"Expected arrays x and y in {path}, found {', '.join(stored) or 'none'}."
+                    )
+                x, y = stored["x"], stored["y"]
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"Cannot read {path} as an .npz file with x and y.") from error
+        except ValueError as error:
+            if "pickle" not in str(error):
+                raise
+            raise ValueError(
+                f"Expected plain arrays x and y in {path}, got Python objects (pickled data)."
+            ) from error
+        return cls.of(x, y)
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> ArrayFile:
+        """Pair images ``x`` of shape ``(n, ...)`` with labels ``y`` of shape ``(n,)``."""
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1:
+            raise ValueError(f"Expected one label for each image in y, got y of shape {y.shape}.")
+        if x.ndim < 2:
+            raise ValueError(f"Expected images (n, ...) in x, got x of shape {x.shape}.")
+        if len(x) != len(y):
+            raise ValueError(
+                f"Labels and images do not pair: {len(x)} images in x and {len(y)} labels in y."
+            )
+        if len(x) == 0:
+            raise ValueError("There is no image: x and y are empty.")
+        if y.dtype.kind == "f" and (y == np.round(y)).all():
+            y = y.astype(np.int64)
+        if y.dtype.kind not in "iubUS":
+            raise ValueError(f"Expected whole numbers or names as labels in y, got {y.dtype}.")
+        if x.dtype.kind not in "iufb":
+            raise ValueError(f"Expected numbers in x, got {x.dtype}.")
+        classes, labels = np.unique(y, return_inverse=True)
+        return cls(classes.tolist(), labels.reshape(-1).astype(np.int64), x)
+
+    def read(
+        self, rows: np.ndarray, shape: Sequence[int | None] | None, levels: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of ``x`` as float32 with channels first; 8 and 16 bits are scaled to [0, 1].
+
+        With ``levels`` whole numbers stay as they are, and floats in [0, 1] become 0 to 255.
+        """
+        x = self.x[rows]
+        images = x.astype(np.float32 if x.dtype.itemsize < 4 or not levels else np.float64)
+        if not levels and x.dtype in (np.uint8, np.uint16):
+            images /= np.float32(np.iinfo(x.dtype).max)
+        elif levels and x.dtype.kind == "f" and x.ndim > 2 and self.range[1] <= 1:
+            images = np.rint(images * 255)
+        if shape is None:
+            shape = (None,) * 3 if x.ndim >= 3 else (None,)
+        if len(shape) == 3:
+            images = _channels_first(images, shape[0])
+        wanted = tuple(shape)
+        fits = images.ndim == len(wanted) + 1 and all(
+            want in (None, got) for want, got in zip(wanted, images.shape[1:], strict=True)
+        )
+        if not fits:
+            said = "x".join("any" if n is None else str(n) for n in wanted)
+            raise ValueError(
+                f"The model takes images of {said} (channels x height x width), and x holds "
+                f"{'x'.join(map(str, self.x.shape[1:]))}."
+            )
+        return images, rows
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and greatest value of ``x``, passing over NaN."""
+        if self._range is None:
+            self._range = float(np.nanmin(self.x)), float(np.nanmax(self.x))
+        return self._range
+
+    @property
+    def looks_unscaled(self) -> bool:
+        """Whether ``x`` has values as 8-bit images have them, in a type that is not scaled."""
+        low, high = self.range
+        return self.x.ndim > 2 and self.x.dtype not in (np.uint8, np.uint16) and (
+            low >= 0 and 2 < high <= 255
+        )
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse arrays that would unpack to a large multiple of the file, before they are read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename not in ("x.npy", "y.npy"):
+                    continue
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                        version, np.lib.format.read_array_header_2_0
+                    )
+                    shape, _, dtype = read(file)
+                size = max(member.file_size, dtype.itemsize * int(np.prod(shape, dtype=object)))
+                ratio = size / max(member.compress_size, 1)
+                if size > BOMB_BYTES and ratio > BOMB_RATIO:
+                    raise _Bomb(
+                        f"{path} would unpack {member.compress_size:,} bytes to {size:,}; if it is "
+                        "meant, store it with numpy.savez, which does not compress."
+                    )
+    except _Bomb:
+        raise
+    except Exception:  # damaged: reading it says so
+        return
+
+
+class _Bomb(ValueError):
+    """A small file that becomes a large array."""
+
+
+def _channels_first(images: np.ndarray, channels: int | None) -> np.ndarray:
+    """``(n, h, w)`` and ``(n, h, w, c)`` as ``(n, c, h, w)``."""
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        return images
+    accepted = (1, 3, 4) if channels is None else (channels,)
+    if images.shape[1] not in accepted and images.shape[3] in accepted:
+        return np.moveaxis(images, 3, 1)
+    return images
