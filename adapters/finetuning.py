@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .comparison import Runner, accuracy, initializers
+from .comparison import Runner, accuracy
 from .data import Batches, output_indices, output_labels
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ def carry(model: str | Path, module: nn.Module) -> tuple[nn.Module, dict[str, st
     """
     import torch
 
-    weights = dict(initializers(str(model)))
-    biases = _biases(model)
+    weights, biases = _weights(model)
     try:
         pairs = pair(weights, biases, module)
     except ValueError as unpaired:
@@ -180,17 +179,22 @@ def write_back(
     onnx_adapter.load(model).with_weights(arrays).save(output)
 
 
-def _biases(model: str | Path) -> dict[str, str]:
-    """Name of each layer's weight, with the initializer that its node adds as a bias."""
-    from .onnx.storage import read
+def _weights(model: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Initializers, and the name of each layer's weight with that of the bias that its node adds.
 
-    found = {}
-    for node in read(model)[0].graph:
+    Equal values that an exporter shares have a name for each use.
+    """
+    from . import onnx as onnx_adapter
+
+    graph = onnx_adapter.load(model).analysed.graph
+    held = {str(name): v.const_value for name, v in graph.initializers.items()}
+    biases = {}
+    for node in graph:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
             weight, bias = node.inputs[1:]
             if weight is not None and bias is not None and weight.name and bias.name:
-                found[weight.name] = bias.name
-    return found
+                biases[weight.name] = bias.name
+    return {name: v.numpy() for name, v in held.items() if v is not None}, biases
 
 
 def check_agreement(module: nn.Module, images: np.ndarray, outputs: np.ndarray) -> float:

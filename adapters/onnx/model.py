@@ -6,8 +6,10 @@ stay byte for byte what they were.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +25,7 @@ from .example_inputs import Shapes, example_inputs
 from .layer_names import Request, layers_of, resolve
 from .saving import write
 from .session import session, swapped
+from .shared import Copy, separated, with_copies
 from .storage import Stored, is_outside, read
 from .structure import Structure
 
@@ -33,10 +36,6 @@ class OnnxModel:
     Parameters
     ----------
     model : onnx_ir.Model
-    changed : mapping of str to ndarray, optional
-        New values of weights, by name.
-    structure : Structure, optional
-        Of the same model, when it is known.
     stored : Stored, optional
         The file that the model was read from; without it, what onnx-ir writes.
     batch : int
@@ -49,22 +48,27 @@ class OnnxModel:
     ir : onnx_ir.Model
         The model as it was read.
     analysed : onnx_ir.Model
-        The same with its functions inlined, which is what runs.
+        The same with its functions inlined, or with copies of what it shares by value alone,
+        which is what runs.
+    copies : dict of str to Copy
+        The uses that have a copy of their own, by its name.
+    changed : dict of str to ndarray
+        New values of weights, by name.
     """
 
     def __init__(
         self,
         model: ir.Model,
-        changed: Mapping[str, np.ndarray] | None = None,
-        structure: Structure | None = None,
         stored: Stored | None = None,
         batch: int = 1,
         input_shapes: Shapes | None = None,
     ):
         self.ir = model
         self.analysed = _executable(model)
-        self.changed = dict(changed or {})
-        self._given = structure
+        self.copies: dict[str, Copy] = {}
+        if not model.functions:  # their nodes are not in the file: what they share stays shared
+            self.analysed, self.copies = separated(self.analysed)
+        self.changed: dict[str, np.ndarray] = {}
         self._stored = stored
         self._batch, self._input_shapes = batch, input_shapes
         if input_shapes:  # refused before any work
@@ -79,8 +83,6 @@ class OnnxModel:
         ValueError
             An input declares no shape, and none was given; or the model does not run on it.
         """
-        if self._given:
-            return self._given
         own = _constants(self.ir)
         shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
         candidates = example_inputs(self.analysed, self._batch, self._input_shapes)
@@ -147,7 +149,7 @@ class OnnxModel:
             For a name that is no weight of the model, or an array of another shape.
         """
         for name, array in weights.items():
-            value = self.ir.graph.initializers.get(name)
+            value = self.analysed.graph.initializers.get(name)
             stored = None if value is None else value.const_value
             if stored is None and name not in self.structure.known:
                 raise ValueError(f"the model has no weight {name!r}")
@@ -158,9 +160,9 @@ class OnnxModel:
                     f"got {tuple(array.shape)}"
                 )
         changed = {**self.changed, **weights}
-        how = self._batch, self._input_shapes
-        measured = self.__dict__.get("structure")  # not needed to write
-        return OnnxModel(self.ir, changed, measured, self._stored, *how)
+        other = copy.copy(self)  # with what is known of it by now
+        other.changed = changed
+        return other
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
@@ -187,7 +189,20 @@ class OnnxModel:
             elsewhere = name in self.outside or name in values
             if elsewhere or old is None or old.tobytes() != array.tobytes():
                 values[name] = array  # equal ones stay in their field
-        write(path, stored, values)
+        message = with_copies(stored.message, self._own_values())
+        write(path, replace(stored, message=message), values)
+
+    def _own_values(self) -> Iterator[tuple[str, Copy, np.ndarray]]:
+        """Copies whose values are no longer those of what they are a copy of."""
+        held = self.analysed.graph.initializers
+        for name, own in self.copies.items():
+            if name in self.changed or own.original in self.changed:
+                before = held[name].const_value
+                assert before is not None  # it is a copy of a value
+                array = self.changed.get(name, before.numpy())
+                original = self.changed.get(own.original, before.numpy())
+                if array.tobytes() != original.tobytes():
+                    yield name, own, array
 
 
 def _executable(model: ir.Model) -> ir.Model:
