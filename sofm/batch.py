@@ -10,7 +10,7 @@ threads do not spin beside them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from .prepared import Prepared
+from .prepared import NO_GRIDS, NO_SUMS, Prepared
+from .rounding import WORDS, error_of, total
 from .turns import SUMS, board_of
 from .vectors import JIT
 
 WORTH_WAKING = 2e7  # multiply-adds under which waking a thread costs more than it brings
 WORTH_THREAD = 2e6  # multiply-adds that a thread should have to do in an epoch
+Grids = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def n_threads(n_jobs: int | None) -> int:
@@ -119,41 +121,60 @@ def _worth(threads: Threads, X: NDArray, prepared: Prepared) -> Threads:
 
 
 def batch_sums(
-    X: NDArray, weights: NDArray | None, prepared: Prepared, threads: Threads
+    X: NDArray, weights: NDArray | None, prepared: Prepared, grids: Grids, threads: Threads
 ) -> list:
-    """Sums (K, D) and counts (K,) of eq. 8, and the weighted sum of the distances to the winners.
+    """What rows add up to: parts that :func:`add` puts together and :func:`totals` rounds.
 
     Parameters
     ----------
     X : float32 or float64 array of shape (N, D), C-contiguous, finite
     weights : float64 array of shape (N,), or None
     prepared : Prepared
+    grids : arrays of shapes (F - 1, D) and (F' - 1, 1)
+        Of sums and counts, from :func:`.rounding.grids`.
     threads : Threads
+
+    Returns
+    -------
+    sums, counts : float64 arrays of shapes (K, F, D) and (K, F', 1)
+    error : int64 array of shape WORDS
+        See :mod:`.rounding`.
     """
-    K, D = prepared.codebook.shape
     nearest = np.empty((0, 1), np.int32)
     board = board_of(SUMS)
 
     def work():
-        mine = np.empty((K, D)), np.empty(K), np.empty(1)
-        prepared.search(board, 0, X, weights, nearest, *mine)
+        mine = memory(prepared, grids)
+        prepared.search(board, 0, X, weights, grids, nearest, *mine)
         return mine
 
-    sums, counts, error = add(_worth(threads, X, prepared).together(work))
-    return [sums, counts, float(error[0]) / float(prepared.frame.scale)]
+    return add(_worth(threads, X, prepared).together(work))
+
+
+def memory(prepared: Prepared, grids: Grids) -> tuple[NDArray, NDArray, NDArray]:
+    """Arrays for the parts of a thread."""
+    K, D = prepared.codebook.shape
+    n, m = (len(bigs) + 1 for bigs in grids)
+    return np.empty((K, n, D)), np.empty((K, m, 1)), np.empty(WORDS, np.int64)
+
+
+def totals(parts: Iterable[NDArray], prepared: Prepared) -> list:
+    """Sums (K, D) and counts (K,) of eq. 8, and the weighted sum of distances to the winners."""
+    sums, counts, error = parts
+    return [total(sums), total(counts)[:, 0], error_of(error, prepared.frame.distance_scale)]
 
 
 def nearest_nodes(
     X: NDArray, weights: NDArray | None, prepared: Prepared, threads: Threads, n: int
-) -> tuple[NDArray[np.int32], float]:
-    """The ``n`` (1 or 2) nearest nodes of every row, and the weighted sum of the distances."""
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ``n`` (1 or 2) nearest nodes of every row, and the error (see :func:`batch_sums`)."""
     nearest = np.empty((len(X), n), np.int32)
     board = board_of(n)
 
     def work():
-        error = np.empty(1)
-        prepared.search(board, 0, X, weights, nearest, np.empty((0, 0)), np.empty(0), error)
+        error = np.empty(WORDS, np.int64)
+        prepared.search(board, 0, X, weights, NO_GRIDS, nearest, *NO_SUMS, error)
         return [error]
 
     [error] = add(_worth(threads, X, prepared).together(work))
-    return nearest, float(error[0]) / float(prepared.frame.scale)
+    return nearest, error

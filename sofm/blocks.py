@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import add, batch_sums, nearest_nodes
-from .samples import Dense, as_floats, check_length, unit_rows
+from .batch import add, batch_sums, nearest_nodes, totals
+from .rounding import WORDS, error_of
+from .samples import Dense, as_floats, check_length, masked, unit_rows
 from .scan import Range
 
 
@@ -74,6 +75,9 @@ class Blocks(Dense):
             f"{self.dtype} in every pass, got {got}: begin each pass anew with the same data"
         )
 
+    def only(self, rows, weights):
+        return Blocks(lambda: masked(self._dense(), rows), weights)
+
     def take(self, rows: NDArray) -> NDArray:
         out = np.empty((len(rows), self.n_features), self.dtype)
         for span, block, _ in self._rows():
@@ -85,18 +89,18 @@ class Blocks(Dense):
         prepared = self.prepare(codebook)
         total = None
         for _, block, weights in self._rows():
-            part = batch_sums(block, weights, prepared, self.threads)
+            part = batch_sums(block, weights, prepared, self.grids, self.threads)
             total = part if total is None else add([total, part])
         assert total is not None
-        return total
+        return totals(total, prepared)
 
     def nearest(self, codebook: NDArray, n: int):
         prepared = self.prepare(codebook)
-        nearest, error = np.empty((self.n_rows, n), np.int32), 0.0
+        nearest, error = np.empty((self.n_rows, n), np.int32), np.zeros(WORDS, np.int64)
         for rows, block, weights in self._rows():
             nearest[rows], e = nearest_nodes(block, weights, prepared, self.threads, n)
             error += e
-        return nearest, error
+        return nearest, error_of(error, prepared.frame.distance_scale)
 
     def pieces(self):
         for _, block, weights in self._rows():

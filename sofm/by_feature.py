@@ -9,7 +9,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .batch import add
-from .rounding import grid_constant
+from .distances import power_of_two
+from .prepared import NO_GRIDS
+from .rounding import WORDS, error_of, total
 from .samples import Samples
 
 
@@ -37,31 +39,41 @@ class ByFeature(Samples):
         self.threads = threads
 
     @abstractmethod
-    def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
-        """Rows ``first .. last``: nearest nodes, what they add, and the sum of distances."""
+    def kernel(
+        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+    ) -> None:
+        """Rows ``first .. last``: nearest nodes, and what they add to sums, counts and error."""
 
-    def _run(self, codebook: NDArray, nearest: NDArray, update: bool) -> list:
+    def _run(self, codebook: NDArray, nearest: NDArray, grids: tuple) -> list:
+        """Sums, counts and error; without grids the error alone."""
         K, D = codebook.shape
         weights = np.empty(0) if self.weights is None else self.weights
-        by_feature = np.ascontiguousarray(codebook.T, dtype=np.float64)
-        largest = float(np.abs([self.range.low, self.range.high]).max())
-        reach = (largest + float(np.abs(codebook).max())) * np.sqrt(D)
-        grids = tuple(
-            grid_constant(size * self.heaviest, self.n_rows) for size in (largest, 1.0, reach)
-        )
+        reach = max(float(self.range.largest.max()), float(np.abs(codebook).max()))
+        scale = np.ldexp(1.0, power_of_two(4 * reach))
+        by_feature = np.ascontiguousarray(codebook.T, dtype=np.float64) * scale
 
         def work(first: int, last: int):
-            sums = np.zeros((K, D) if update else (0, 0))
-            counts = np.zeros(sums.shape if self.counts_per_feature else len(sums))
-            error = self.kernel(weights, first, last, by_feature, grids, nearest, sums, counts)
+            n, m = (len(bigs) + 1 for bigs in grids) if grids else (0, 0)
+            sums = np.zeros((K, n, D))
+            counts = np.zeros((K, m, D if self.counts_per_feature else 1))
+            error = np.zeros(WORDS, np.int64)
+            self.kernel(
+                weights, first, last, by_feature, scale, grids or NO_GRIDS, nearest, sums, counts,
+                error,
+            )  # fmt: skip
             return sums, counts, error
 
-        return add(self.threads.share(self.n_rows, work))
+        sums, counts, error = add(self.threads.share(self.n_rows, work))
+        if not grids:
+            return [error_of(error, scale)]
+        counts = total(counts)
+        counts = counts if self.counts_per_feature else counts[:, 0]
+        return [total(sums), counts, error_of(error, scale)]
 
     def epoch(self, codebook: NDArray) -> list:
-        return self._run(codebook, np.empty((0, 2), np.int32), True)
+        return self._run(codebook, np.empty((0, 2), np.int32), self.grids)
 
     def nearest(self, codebook: NDArray, n: int):
         nearest = np.empty((self.n_rows, 2), np.int32)
-        error = self._run(codebook, nearest, False)[2]
+        [error] = self._run(codebook, nearest, ())
         return nearest[:, :n], error

@@ -1,7 +1,8 @@
 r"""Distances of samples to all nodes, one piece of the samples at a time.
 
 Samples and nodes are centred on the codebook's mean and scaled by a power of two: an offset of the
-data costs no digits, and squares neither overflow nor vanish.  Then, in float64,
+data costs no digits, and squares neither overflow nor vanish (of numbers up to 1e270 apart).  Then,
+in float64,
 
 .. math::  d^2 = |x|^2 + |w|^2 - 2 x.w
 
@@ -25,29 +26,33 @@ from numpy.typing import NDArray
 from .scan import Range
 
 LOST = 1e-4  # of the squares: at least 11 of 16 digits are left where the difference is larger
+LIFT = 400  # exponent of coordinates: sums of squares stay below 2**1024, small ones above 0
 PIECE_BYTES = 16 << 20  # of distances, or of samples in float64, in memory at a time
 
 
 def power_of_two(reach: float) -> int:
-    """Exponent of the power of two that scales numbers up to ``reach`` to at most 1.
+    """Exponent of the power of two that scales numbers up to ``reach`` to at most ``2**LIFT``.
 
     Examples
     --------
     >>> from rejuvenet.sofm.distances import power_of_two
     >>> power_of_two(6.0), power_of_two(0.0)
-    (-3, 0)
+    (397, 400)
     """
-    return int(np.clip(-np.frexp(reach)[1], -1000, 1000))
+    return int(np.clip(LIFT - np.frexp(reach)[1], -1000, 1000))
 
 
 @njit(nogil=True, cache=True)
-def refine(x, w, both, squares):
+def refine(X, codebook, scale, both, squares):
     """Square the differences where a product has left no digits of them; in place.
 
     Parameters
     ----------
-    x : float64 array of shape (n, D)
-    w : float64 array of shape (K, D)
+    X : array of shape (n, D)
+    codebook : array of shape (K, D)
+        Neither centred, which costs the digits of what is near beside what is far.
+    scale : float
+        A power of two.
     both : float64 array of shape (n, K)
         ``|x|^2 + |w|^2``, over features that both have.
     squares : float64 array of shape (n, K)
@@ -57,8 +62,8 @@ def refine(x, w, both, squares):
         for k in range(squares.shape[1]):
             if squares[i, k] < LOST * both[i, k]:
                 total = 0.0
-                for d in range(x.shape[1]):
-                    difference = x[i, d] - w[k, d]
+                for d in range(X.shape[1]):
+                    difference = (np.float64(X[i, d]) - np.float64(codebook[k, d])) * scale
                     if difference == difference:
                         total += difference * difference
                 squares[i, k] = total
@@ -79,20 +84,21 @@ class DistancesTo:
     >>> import numpy as np
     >>> from rejuvenet.sofm.distances import DistancesTo
     >>> from rejuvenet.sofm.scan import Range
-    >>> to = DistancesTo(np.array([[0.0, 0.0], [3.0, 4.0]]), Range(np.zeros(2), np.ones(2)))
-    >>> to(np.array([[0.0, 0.0], [3.0, np.nan]]))
+    >>> X = np.array([[0.0, 0.0], [3.0, np.nan]])
+    >>> to = DistancesTo(np.array([[0.0, 0.0], [3.0, 4.0]]), Range.of(X, missing=True))
+    >>> to(X)
     array([[0.        , 5.        ],
            [4.24264069, 0.        ]])
     """
 
     def __init__(self, codebook: NDArray, seen: Range) -> None:
-        w = codebook.astype(np.float64)
+        self.codebook = w = codebook.astype(np.float64)
         n = np.maximum((~np.isnan(w)).sum(axis=0), 1)
         mean = np.nansum(w / n, axis=0)
         ends = [seen.low, seen.high, np.fmin.reduce(w, axis=0), np.fmax.reduce(w, axis=0)]
         exponent = power_of_two(max(np.nanmax(np.abs(e.astype(np.float64) - mean)) for e in ends))
         # A centre of few digits keeps integers integers, whose equal distances then stay equal.
-        self.centre = mean - np.fmod(mean, np.ldexp(0.25, -exponent))
+        self.centre = mean - np.fmod(mean, np.ldexp(0.25, LIFT - exponent))
         self.scale = np.ldexp(1.0, exponent)
         self.w = (w - self.centre) * self.scale
         self.minus_twice_w = -2 * self.w
@@ -112,7 +118,7 @@ class DistancesTo:
             both = (x0 * x0) @ n.T + m @ (w0 * w0).T
             squares = x0 @ (-2 * w0).T
         squares += both
-        refine(x, w, both, squares)
+        refine(X, self.codebook, self.scale, both, squares)
         if not complete:
             with np.errstate(invalid="ignore", divide="ignore"):
                 squares *= x.shape[1] / (m @ n.T)

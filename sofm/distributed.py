@@ -12,8 +12,9 @@ from copy import copy
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import ALONE, add, batch_sums, nearest_nodes
+from .batch import ALONE, add, batch_sums, nearest_nodes, totals
 from .opening import check_n_features
+from .rounding import error_of
 from .samples import Dense, as_floats, check_length, unit_rows
 from .scan import Range
 
@@ -36,9 +37,9 @@ def block_rows(block, rows: NDArray) -> NDArray:
     return block[rows]
 
 
-def block_epoch(block, weights, prepared):
+def block_epoch(block, weights, prepared, grids):
     """Sums, counts and error of one block, in one thread of a worker."""
-    return batch_sums(block, weights, prepared, ALONE)
+    return batch_sums(block, weights, prepared, grids, ALONE)
 
 
 def block_nearest(block, weights, prepared, n: int):
@@ -116,10 +117,25 @@ class DaskRows(Dense):
         task = dask.delayed(block_range)
         ranges = self._compute([task(b, i) for b, i in zip(self.blocks, self.edges, strict=False)])
         self.dtype = ranges[0].low.dtype
+        self._merge(ranges)
+        check_length(weights, self.n_rows)
+
+    def _merge(self, ranges: list[Range]) -> None:
         self.range = Range.empty(self.n_features, self.dtype)
         for seen in ranges:
             self.range.merge(seen)
-        check_length(weights, self.n_rows)
+
+    def only(self, rows, weights):
+        part = copy(self)
+        part.__dict__.pop("grids", None)
+        some = [np.flatnonzero(mine) for mine in np.split(rows, self.edges[1:-1])]
+        part.edges, part.weights = [0, *np.cumsum([len(mine) for mine in some]).tolist()], weights
+        pairs = zip(self.blocks, some, strict=True)
+        part.blocks = [self._dask.delayed(block_rows)(block, mine) for block, mine in pairs]
+        task = self._dask.delayed(block_range)
+        starts = zip(part.blocks, part.edges, strict=False)
+        part._merge(self._compute([task(block, first) for block, first in starts]))
+        return part
 
     def _compute(self, tasks: list) -> list:
         return list(self._dask.compute(*tasks))
@@ -145,17 +161,19 @@ class DaskRows(Dense):
         return out
 
     def epoch(self, codebook: NDArray) -> list:
-        task, prepared = self._dask.delayed(block_epoch), self._dask.delayed(self.prepare(codebook))
+        task, prepared = self._dask.delayed(block_epoch), self.prepare(codebook)
+        ready, grids = self._dask.delayed(prepared), self._dask.delayed(self.grids)
         pairs = zip(self.blocks, self._weights(), strict=True)
-        return add(self._compute([task(b, m, prepared) for b, m in pairs]))
+        return totals(add(self._compute([task(b, m, ready, grids) for b, m in pairs])), prepared)
 
     def nearest(self, codebook: NDArray, n: int):
-        task, prepared = (
-            self._dask.delayed(block_nearest), self._dask.delayed(self.prepare(codebook))
-        )  # fmt: skip
+        task, prepared = self._dask.delayed(block_nearest), self.prepare(codebook)
+        ready = self._dask.delayed(prepared)
         pairs = zip(self.blocks, self._weights(), strict=True)
-        parts = self._compute([task(b, m, prepared, n) for b, m in pairs])
-        return np.concatenate([p[0] for p in parts]), sum(p[1] for p in parts)
+        nearest, errors = zip(
+            *self._compute([task(b, m, ready, n) for b, m in pairs]), strict=True
+        )
+        return np.concatenate(nearest), error_of(sum(errors), prepared.frame.distance_scale)
 
     def pieces(self):
         for block, weights in zip(self.blocks, self._weights(), strict=True):

@@ -179,7 +179,7 @@ class SOFM(Inference):
         """
         grid = parameters.grid_of(self)
         schedule = parameters.schedule_of(self, grid)
-        samples = open_samples(self, X, sample_weight, reset=True)
+        samples = open_samples(self, X, sample_weight, reset=True).without_idle()
         random = check_random_state(self.random_state)
         some, weights = samples.some()
         self.grid_ = grid
@@ -266,7 +266,7 @@ class SOFM(Inference):
                 f"partial_fit: expected {self.grid_}, the map that is learned, got {grid}: "
                 "keep the shape, topology and periodic, or make a new map"
             )
-        samples = open_samples(self, X, sample_weight, reset=not known)
+        samples = open_samples(self, X, sample_weight, reset=not known).without_idle()
         some, weights = samples.some()
         if not known:
             random = check_random_state(self.random_state)
@@ -309,7 +309,7 @@ class SOFM(Inference):
     def _finish(self, samples: Samples) -> None:
         """Attributes that belong to the final codebook."""
         nearest, error = samples.nearest(self.codebook_, 2)
-        self.labels_ = np.ascontiguousarray(nearest[:, 0])
+        self.labels_ = samples.labels(nearest, self.codebook_.astype(samples.dtype))
         self.n_iter_ = len(self.history_)
         self.quantization_error_ = float(error / samples.total_weight)
         self.topographic_error_ = self.grid_.share_apart(nearest, samples.weights)

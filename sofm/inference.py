@@ -117,7 +117,7 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         """
         check_is_fitted(self, "codebook_")
         samples = open_samples(self, X, sample_weight, reset=False)
-        return -float(self._nearest(samples, 1)[1] / samples.total_weight)
+        return 0.0 - float(self._nearest(samples, 1)[1] / samples.total_weight)
 
     def save(self, path) -> None:
         """Write parameters and learned attributes to an ``.npz`` file, without pickle.

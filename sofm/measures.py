@@ -61,7 +61,7 @@ def quantization_error(som, X, sample_weight=None) -> float:
     >>> quantization_error(som, X + 0.25)
     0.25
     """
-    return -som.score(X, sample_weight=sample_weight)
+    return 0.0 - som.score(X, sample_weight=sample_weight)
 
 
 def distortion(som, X, sigma: float = 0.5, sample_weight=None) -> float:

@@ -13,12 +13,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .by_feature import ByFeature, two_smallest
+from .rounding import add_term, add_to_error
 from .scan import Range
 
 
 @njit(nogil=True, cache=True)
 def accumulate_missing(
-    X, weights, first, last, by_feature, big, big_weight, big_error, nearest, sums, counts,
+    X, weights, first, last, by_feature, scale, bigs, big_weights, nearest, sums, counts, error,
 ):  # fmt: skip
     """The two nearest nodes of rows with NaN, and what they add to sums and counts.
 
@@ -27,22 +28,22 @@ def accumulate_missing(
     X : array of shape (N, D)
     weights : float64 array of shape (N,) or (0,)
     by_feature : float64 array of shape (D, K)
-        The codebook, transposed.
+        The codebook, transposed and scaled.
+    scale : float
+        A power of two that keeps squares within range.
+    bigs, big_weights : float64 arrays of shapes (F - 1, D) and (F' - 1, 1)
+        See :mod:`.rounding`.
     nearest : int32 array of shape (N, 2) or (0, 2)
-    sums, counts : float64 arrays of shape (K, D), or empty
-
-    Returns
-    -------
-    error : float
+    sums, counts : float64 arrays of shapes (K, F, D) and (K, F', D), or F = 0: not wanted
+    error : int64 array of shape WORDS
     """
     n_features, n_nodes = by_feature.shape
     squares = np.empty(n_nodes)
-    error = 0.0
     for i in range(first, last):
         squares[:] = 0.0
         present = 0
         for d in range(n_features):
-            x = np.float64(X[i, d])
+            x = np.float64(X[i, d]) * scale
             if x == x:
                 present += 1
                 row = by_feature[d]
@@ -55,14 +56,13 @@ def accumulate_missing(
             nearest[i, 1] = second
         distance = np.sqrt(squares[best] * n_features / present)
         weight = weights[i] if weights.shape[0] > 0 else 1.0
-        error += (distance * weight + big_error) - big_error
-        if counts.shape[0] > 0:
+        add_to_error(distance * weight, error)
+        if sums.shape[1] > 0:
             for d in range(n_features):
                 x = np.float64(X[i, d])
                 if x == x:
-                    sums[best, d] += (x * weight + big) - big
-                    counts[best, d] += (weight + big_weight) - big_weight
-    return error
+                    add_term(x * weight, d, bigs, sums, best, d)
+                    add_term(weight, 0, big_weights, counts, best, d)
 
 
 class WithMissing(ByFeature):
@@ -83,14 +83,16 @@ class WithMissing(ByFeature):
     ) -> None:
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
-        self.range = Range.empty(X.shape[1], X.dtype)
-        self.range.add(X, missing=True)
+        self.range = Range.of(X, missing=True)
         empty = np.flatnonzero(~np.isfinite(self.range.low))
         if len(empty) and every_column:
             raise ValueError(
                 f"expected a value in every column, got only NaN in column {empty[0]} of X: drop it"
             )
         self.range.low[empty] = self.range.high[empty] = 0.0
+
+    def only(self, rows, weights):
+        return WithMissing(self.X[rows], weights, every_column=weights is not None)
 
     def take(self, rows: NDArray) -> NDArray:
         """Rows with the middle of the feature's range in place of what is missing."""
@@ -100,9 +102,9 @@ class WithMissing(ByFeature):
     def pieces(self):
         yield self.X, self.weights
 
-    def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
-        big, big_weight, big_error = grids
-        return accumulate_missing(
-            self.X, weights, first, last, by_feature, big, big_weight, big_error,
-            nearest, sums, counts,
-        )  # fmt: skip
+    def kernel(
+        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+    ) -> None:
+        accumulate_missing(
+            self.X, weights, first, last, by_feature, scale, *grids, nearest, sums, counts, error
+        )

@@ -12,12 +12,11 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from . import samples as forms
 from .blocks import Blocks
 from .missing import WithMissing
 from .samples import InMemory, Samples, unit_rows
 from .sparse import SparseRows, unit_csr
-
-COPY_BYTES = 16 << 20  # up to this size samples are converted at once, else block by block
 
 
 def is_dask(X) -> bool:
@@ -45,12 +44,6 @@ def _again(X):
             f"a {type(X).__name__}: pass a list, or the function that makes the iterator"
         )
     return lambda: iter(X)
-
-
-def _rows_of(X: np.ndarray):
-    """``X`` as blocks of about ``COPY_BYTES`` in float64."""
-    step = max(1, COPY_BYTES // (8 * X.shape[1]))
-    return lambda: (X[i : i + step] for i in range(0, len(X), step))
 
 
 def checked_weights(weights, X=None):
@@ -101,7 +94,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     if estimator.missing == "ignore":
         return WithMissing(X, weights, every_column=reset)
     if by_block:
-        return Blocks(_rows_of(X), weights, cosine)
+        return Blocks(lambda: forms.slices_of(X), weights, cosine)
     return InMemory(unit_rows(X) if cosine else X, weights)
 
 
@@ -110,7 +103,7 @@ def _is_converted_by_block(estimator, X) -> bool:
     if not isinstance(X, np.ndarray) or X.ndim != 2 or estimator.missing == "ignore":
         return False
     ready = X.dtype in (np.float32, np.float64) and X.flags.c_contiguous
-    return X.dtype.kind in "biuf" and X.size * 8 > COPY_BYTES and not (
+    return X.dtype.kind in "biuf" and X.size * 8 > forms.COPY_BYTES and not (
         ready and estimator.metric == "euclidean"
     )
 

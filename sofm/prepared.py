@@ -32,8 +32,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .balls import Balls
-from .rounding import UNIT, gamma
-from .search import LANES, search_rows
+from .rounding import UNIT, WORDS, gamma
+from .search import LANES, lifted, search_rows
 from .tile import pack_panels
 from .turns import board_of
 from .vectors import ANY_ORDER, PANEL, TILE_ROWS
@@ -43,11 +43,13 @@ WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions 
 PILOT_SHARE, PILOT_ROWS = 512, (32, 512)  # one row in 512 chooses the level, so many at least, most
 PANEL_BYTES = 256 << 10  # panels that stay in a second-level cache
 BLOCK_BYTES = 384 << 10  # samples of a large block and their scores, to stay there
+NO_GRIDS = np.empty((0, 1)), np.empty((0, 1))
+NO_SUMS = np.empty((0, 1, 1)), np.empty((0, 1, 1))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the samples are, and the constants that make sums exact.
+    """Where the samples are.
 
     Parameters
     ----------
@@ -57,14 +59,16 @@ class Frame:
         A power of two; coordinates are then at most 1.
     mean_square : float
         Mean ``|x|^2`` of centred, scaled samples.
-    grids : tuple of three floats
-        :func:`.rounding.grid_constant` of sums, counts and errors.
     """
 
     centre: NDArray
     scale: np.floating
     mean_square: float
-    grids: tuple[float, float, float]
+
+    @property
+    def distance_scale(self) -> float:
+        """Of the distances that a search adds up."""
+        return float(lifted(self.scale))
 
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
@@ -202,13 +206,15 @@ class Prepared:
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
         return TILE_ROWS * min(max(fits, few), 96 // TILE_ROWS)
 
-    def search(self, board, place, X, weights, nearest, sums, counts, error) -> tuple[int, int]:
+    def search(
+        self, board, place, X, weights, grids, nearest, sums, counts, error
+    ) -> tuple[int, int]:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         frame = self.frame
         return search_rows(
             board, place, X, np.empty(0) if weights is None else weights, frame.centre, frame.scale,
             self.codebook, self.nodes, self.halves, self.panels, self.balls.panels,
-            self.balls.known, self.directions, self.q, self.bounds, self.block_rows, *frame.grids,
+            self.balls.known, self.directions, self.q, self.bounds, self.block_rows, *grids,
             nearest, sums, counts, error,
         )  # fmt: skip
 
@@ -259,11 +265,13 @@ class Preparation:
                 prepared.in_directions(self.directions[:q], p[:, :q])
 
         costs = {}
-        nothing = np.empty((0, 0)), np.empty(0), np.empty(1)
+        words = np.zeros(WORDS, np.int64)
         for q in levels:
             prepare(q)
             winners = np.empty((len(self.pilot), 1), np.int32)
-            scored, n = prepared.search(board_of(1), 0, self.pilot, None, winners, *nothing)
+            scored, n = prepared.search(
+                board_of(1), 0, self.pilot, None, NO_GRIDS, winners, *NO_SUMS, words
+            )
             panels = scored / len(self.pilot) + len(prepared.balls.panels)
             costs[0] = panels * PANEL * D + (4 * D + 700)
             costs[q] = panels * PANEL * (q + 1) + len(prepared.directions) * PANEL * D

@@ -15,17 +15,21 @@ forms.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Threads, batch_sums, nearest_nodes
+from .batch import ALONE, Threads, batch_sums, nearest_nodes, totals
 from .distances import PIECE_BYTES, DistancesTo
 from .prepared import Frame, Preparation
-from .rounding import grid_constant
+from .rounding import error_of, grids
 from .scan import Range, spread
 from .workers import Workers
+
+COPY_BYTES = 16 << 20  # up to this size samples are copied at once, else block by block
+SMALLEST = np.finfo(np.float64).smallest_subnormal
 
 
 class Samples(ABC):
@@ -38,12 +42,15 @@ class Samples(ABC):
     n_features : int
     range : Range
     weights : float64 array of shape (N,), or None
+    idle : bool array and Samples, or None
+        Which rows were left out because they have no weight, and they themselves.
     """
 
     dtype: np.dtype
     n_features: int
     range: Range
     weights: NDArray | None = None
+    idle: tuple[NDArray[np.bool_], Samples] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -53,14 +60,47 @@ class Samples(ABC):
     def total_weight(self) -> float:
         return float(self.n_rows if self.weights is None else self.weights.sum())
 
-    @property
-    def heaviest(self) -> float:
-        return 1.0 if self.weights is None else float(self.weights.max())
+    @cached_property
+    def grids(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """:func:`.rounding.grids` of sums (F - 1, D) and of counts (F' - 1, 1)."""
+        digits = 24 if self.weights is None and self.dtype == np.float32 else 53
+        weights = np.ones(1) if self.weights is None else self.weights[self.weights > 0]
+        heaviest, lightest = weights.max(keepdims=True), weights.min(keepdims=True)
+        with np.errstate(over="ignore", under="ignore"):
+            largest = self.range.largest * heaviest
+            least = np.maximum(self.range.least.astype(np.float64) * lightest, SMALLEST)
+        return (
+            grids(largest, least, digits, self.n_rows),
+            grids(heaviest, lightest, 1 if self.weights is None else 53, self.n_rows),
+        )
 
     def some(self) -> tuple[NDArray, NDArray | None]:
         """Evenly spaced samples that stand for all, with their weights."""
         rows = spread(self.n_rows, self.n_features)
         return self.take(rows), None if self.weights is None else self.weights[rows]
+
+    def without_idle(self) -> Samples:
+        """The rows that have a weight: the others take no part in anything but the labels."""
+        if self.weights is None or self.weights.all():
+            return self
+        idle = self.weights == 0
+        some = self.only(~idle, self.weights[~idle])
+        some.idle = idle, self.only(idle, None)
+        return some
+
+    def labels(self, nearest: NDArray, codebook: NDArray) -> NDArray[np.int32]:
+        """The winners of all rows, from the nearest nodes of those that have a weight."""
+        if self.idle is None:
+            return np.ascontiguousarray(nearest[:, 0])
+        idle, rows = self.idle
+        labels = np.empty(len(idle), np.int32)
+        rows.begin(codebook, ALONE)
+        labels[~idle], labels[idle] = nearest[:, 0], rows.nearest(codebook, 1)[0][:, 0]
+        return labels
+
+    @abstractmethod
+    def only(self, rows: NDArray[np.bool_], weights: NDArray | None) -> Samples:
+        """Those rows alone."""
 
     @abstractmethod
     def take(self, rows: NDArray) -> NDArray:
@@ -116,17 +156,8 @@ class Dense(Samples):
         reach = float(max(np.abs(e.astype(np.float64) - centre).max() for e in ends))
         most = np.finfo(some.dtype).maxexp - 2  # of the scale: subnormal numbers stay below 1
         scale = some.dtype.type(np.ldexp(1.0, int(np.clip(-np.frexp(reach)[1], -most, most))))
-        largest = float(max(np.abs(low).max(), np.abs(high).max()))
-        diagonal = 4 * np.sqrt(self.n_features)
         few = (few - centre) * float(scale)
-        return Frame(
-            centre, scale, float(np.vdot(few, few)) / len(few),
-            (
-                grid_constant(largest * self.heaviest, self.n_rows),
-                grid_constant(self.heaviest, self.n_rows),
-                grid_constant(diagonal * self.heaviest, self.n_rows),
-            ),
-        )  # fmt: skip
+        return Frame(centre, scale, float(np.vdot(few, few)) / len(few))
 
 
 class InMemory(Dense):
@@ -141,9 +172,15 @@ class InMemory(Dense):
     def __init__(self, X: NDArray, weights: NDArray | None = None) -> None:
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
-        self.range = Range.empty(X.shape[1], X.dtype)
-        self.range.add(X)
+        self.range = Range.of(X)
         self.workers: Workers | None = None
+
+    def only(self, rows, weights):
+        if self.X.nbytes > COPY_BYTES:  # a memory map may not fit in memory
+            from .blocks import Blocks
+
+            return Blocks(lambda: masked(slices_of(self.X), rows), weights)
+        return InMemory(self.X[rows], weights)
 
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows]
@@ -160,19 +197,38 @@ class InMemory(Dense):
     def epoch(self, codebook: NDArray) -> list:
         prepared = self.prepare(codebook)
         if self.threads.pool is None or self.prepare.levels:
-            return batch_sums(self.X, self.weights, prepared, self.threads)
+            parts = batch_sums(self.X, self.weights, prepared, self.grids, self.threads)
+            return totals(parts, prepared)
         if self.workers is None:
-            self.workers = Workers(self.X, self.weights, prepared, self.threads)
+            self.workers = Workers(
+                self.X, self.weights, prepared, self.grids, self.threads
+            )
         return self.workers.epoch()
 
     def nearest(self, codebook: NDArray, n: int):
         if self.workers is not None and n == 2:
             self.prepare(codebook)
             return self.workers.nearest()
-        return nearest_nodes(self.X, self.weights, self.prepare(codebook), self.threads, n)
+        prepared = self.prepare(codebook)
+        nearest, error = nearest_nodes(self.X, self.weights, prepared, self.threads, n)
+        return nearest, error_of(error, prepared.frame.distance_scale)
 
     def pieces(self):
         yield self.X, self.weights
+
+
+def slices_of(X: NDArray) -> Iterator[NDArray]:
+    """Rows of about ``COPY_BYTES`` in float64."""
+    step = max(1, COPY_BYTES // (8 * X.shape[1]))
+    return (X[first : first + step] for first in range(0, len(X), step))
+
+
+def masked(blocks: Iterable[NDArray], rows: NDArray[np.bool_]) -> Iterator[NDArray]:
+    """Blocks with those of their rows that a mask (N,) names."""
+    first = 0
+    for block in blocks:
+        yield block[rows[first : first + len(block)]]
+        first += len(block)
 
 
 def as_floats(block: NDArray) -> NDArray:

@@ -1,4 +1,4 @@
-"""One pass over samples before training: their range, their centre, and whether they are finite.
+"""One pass over samples before training: their range, and whether they are finite.
 
 The policy for values that are no numbers: NaN and infinity are refused, naming the row; with
 ``missing="ignore"`` NaN means "not observed", infinity is refused all the same, and so is a row
@@ -28,18 +28,35 @@ def _reduced(ufunc: np.ufunc, X: NDArray) -> NDArray:
     return ufunc.reduce(rest, axis=0)
 
 
+def _least(X: NDArray) -> NDArray:
+    """Smallest magnitude but 0 of every column; infinite where there is none.
+
+    The bits of floats that are not negative are ordered as the floats are; less 1, those of 0 are
+    the largest.
+    """
+    word = np.dtype(f"u{X.itemsize}").type
+    magnitudes = X.view(word) & word(np.iinfo(word).max >> 1)
+    magnitudes -= word(1)
+    least = (_reduced(np.minimum, magnitudes) + word(1)).view(X.dtype)
+    return np.where((least > 0) & np.isfinite(least), least, np.inf).astype(X.dtype)
+
+
 @dataclass
 class Range:
-    """Smallest and largest value of every feature, over blocks of rows.
+    """What is known of every feature, over blocks of rows.
 
     Parameters
     ----------
     low, high : arrays of shape (D,)
+        Smallest and largest value.
+    least : array of shape (D,)
+        Smallest magnitude of those that are not 0; infinite where there is none.
     n_rows : int
     """
 
     low: NDArray
     high: NDArray
+    least: NDArray
     n_rows: int = 0
 
     @classmethod
@@ -53,7 +70,20 @@ class Range:
         """
         if n_features == 0:
             raise ValueError("expected samples with at least one feature, got 0 features")
-        return cls(np.full(n_features, np.inf, dtype), np.full(n_features, -np.inf, dtype))
+        none = np.full(n_features, np.inf, dtype)
+        return cls(none, -none, none)
+
+    @classmethod
+    def of(cls, X: NDArray, missing: bool = False) -> Range:
+        """Of one array (N, D)."""
+        seen = cls.empty(X.shape[1], X.dtype)
+        seen.add(X, missing)
+        return seen
+
+    @property
+    def largest(self) -> NDArray[np.float64]:
+        """Largest magnitude of every feature."""
+        return np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float64)
 
     def add(self, X: NDArray, missing: bool = False) -> None:
         """Include a block.
@@ -70,6 +100,7 @@ class Range:
                 self._add_missing(chunk)
             else:
                 self._add_finite(chunk)
+            self.least = np.minimum(self.least, _least(chunk))
             self.n_rows += len(chunk)
 
     def _add_finite(self, chunk: NDArray) -> None:
@@ -97,6 +128,7 @@ class Range:
         """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""
         self.low = np.minimum(self.low, other.low)
         self.high = np.maximum(self.high, other.high)
+        self.least = np.minimum(self.least, other.least)
         self.n_rows = max(self.n_rows, other.n_rows)
 
 

@@ -26,7 +26,7 @@ from numba import njit
 
 from .atomic import fetch_add
 from .balls import ROW, choose_panels, score_pairs
-from .rounding import TINY
+from .rounding import TINY, add_errors, add_rows
 from .tile import GROUP, n_groups, score_block
 from .turns import SUMS, finish, join
 from .vectors import (
@@ -49,7 +49,7 @@ CHOSEN_ROWS = 96  # of a block then, a multiple of TILE_ROWS: several go to ever
 
 @njit(nogil=True, cache=True, fastmath=ANY_ORDER)
 def _squared_distance(X, i, codebook, k, scale):
-    """``|x_i - w_k|^2`` in float64; ``scale``, a power of two, keeps squares within range."""
+    """``|x_i - w_k|^2`` in float64; ``scale``, of :func:`lifted`, keeps squares within range."""
     total = 0.0
     for d in range(X.shape[1]):
         difference = (np.float64(X[i, d]) - np.float64(codebook[k, d])) * scale
@@ -134,6 +134,15 @@ def _smallest_but(flat, begin, count, place):
 
 
 @njit(nogil=True, cache=True)
+def lifted(scale):
+    """The power of two that scales float64 distances, beside that of float32 scores.
+
+    Far above 1, so that those between near nodes do not vanish where another node is far away.
+    """
+    return np.float64(scale) * (2.0**400 if scale < 2.0**600 else 1.0)
+
+
+@njit(nogil=True, cache=True)
 def load_block(X, first, n, centre, scale, block):
     """``(x - centre) * scale`` of ``n`` rows in float32; a power of two rounds nothing."""
     for r in range(n):
@@ -144,7 +153,7 @@ def load_block(X, first, n, centre, scale, block):
 @njit(nogil=True, cache=True)
 def search_rows(
     board, place, X, weights, centre, scale, codebook, nodes, halves, panels, means, balls,
-    directions, q, bounds, block_rows, big, big_weight, big_error, nearest, sums, counts, error,
+    directions, q, bounds, block_rows, bigs, big_weights, nearest, sums, counts, error,
 ):  # fmt: skip
     """Nearest nodes of rows that nobody has looked at, or what these add to sums and counts.
 
@@ -181,15 +190,16 @@ def search_rows(
         :class:`.prepared.Prepared`.
     block_rows : int
         Rows of a block where all panels count, a multiple of ``TILE_ROWS``.
-    big, big_weight, big_error : float
-        From :func:`.rounding.grid_constant` for sums, counts and errors.
+    bigs, big_weights : float64 arrays of shapes (F - 1, D) and (F' - 1, 1)
+        From :func:`.rounding.grids` for sums and counts.
     nearest : int32 array of shape (N, 1) or (N, 2)
         The nearest node of every row, and the second nearest (-1: there is none), where the board
         wants one or two.
-    sums, counts : float64 arrays of shapes (K, D) and (K,)
+    sums, counts : float64 arrays of shapes (K, F, D) and (K, F', 1)
         Where the board wants sums: what this thread's rows add up to.
-    error : float64 array of shape (1,)
-        Weighted sum of the distances to the winners (in scaled units, on its grid).
+    error : int64 array of shape WORDS
+        Weighted sum of the distances to the winners, in units of :func:`lifted`; see
+        :mod:`.rounding`.
 
     Returns
     -------
@@ -202,14 +212,16 @@ def search_rows(
     n_nodes = codebook.shape[0]
     n_panels = panels.shape[0]
     groups = n_groups(n_panels)
-    scale64 = np.float64(scale)
+    scale64 = lifted(scale)
+    lowered = (np.float64(scale) / scale64) ** 2
     most_rows = max(block_rows, CHOSEN_ROWS) if means.shape[0] > 0 else block_rows
 
     block = np.zeros((most_rows, -(-n_features // LANES) * LANES), np.float32)
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
     scores = np.full((most_rows, groups * GROUP_NODES + PANEL), np.float32(np.inf))
     minima = np.empty((most_rows, groups * WIDTH), np.float32)
-    squares = np.empty(most_rows)
+    squares, distances = np.empty(most_rows), np.empty(most_rows)
+    winners = np.empty(most_rows, np.int64)
     coordinates = np.empty((most_rows, directions.shape[0] * PANEL), np.float32)
     unused = np.empty((most_rows, n_groups(directions.shape[0]) * WIDTH), np.float32)
     ball_scores = np.empty((most_rows, means.shape[0] * PANEL), np.float32)
@@ -229,12 +241,10 @@ def search_rows(
         slack, margin, full_margin, G = bounds[0], bounds[1], bounds[2], bounds[3]
         choosing = means.shape[0] > 0
         wider = 8 * margin if q == 0 else 0.0  # then T is mostly not above what is seen first
-        total_error = 0.0
+        error[:] = 0
         if kept == SUMS:
-            for k in range(n_nodes):
-                counts[k] = 0.0
-                for d in range(n_features):
-                    sums[k, d] = 0.0
+            sums[:] = 0.0
+            counts[:] = 0.0
         while True:
             size = CHOSEN_ROWS if choosing else block_rows
             start = fetch_add(address(board), 0, size)
@@ -302,7 +312,7 @@ def search_rows(
                     d_second = _squared_distance(X, i, codebook, other, scale64)
                     if d_second < d_winner or (d_second == d_winner and other < one):
                         winner, d_winner, second, d_second = other, d_second, one, d_winner
-                half = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
+                half = ((d_winner if wanted == 1 else d_second) * lowered - squares[r]) / 2
                 threshold = np.float32(half + margin * squares[r]) + TINY
                 if threshold > seen:
                     if choosing:
@@ -315,7 +325,7 @@ def search_rows(
                     if k in (one, other) or flat[spots[j]] > threshold:
                         continue
                     evaluated += 1
-                    half = ((d_winner if wanted == 1 else d_second) - squares[r]) / 2
+                    half = ((d_winner if wanted == 1 else d_second) * lowered - squares[r]) / 2
                     if _score(halves, block, r, nodes, k) > (
                         np.float32(half + full_margin * squares[r]) + TINY
                     ):
@@ -331,18 +341,15 @@ def search_rows(
                 if kept == 2:
                     nearest[i, 1] = second
 
-                # What the row adds.
-                distance = np.sqrt(d_winner)
-                weight = weights[i] if weights.shape[0] > 0 else 1.0
-                total_error += (distance * weight + big_error) - big_error
-                if kept == SUMS:
-                    counts[winner] += (weight + big_weight) - big_weight
-                    for d in range(n_features):
-                        sums[winner, d] += (np.float64(X[i, d]) * weight + big) - big
+                winners[r], distances[r] = winner, d_winner
+
+            # What the rows add.
+            add_errors(distances, start, n, weights, error)
+            if kept == SUMS:
+                add_rows(X, start, n, weights, winners, bigs, big_weights, sums, counts)
             if choosing and some > WORTH_CHOOSING * n * n_panels:
                 choosing = False
                 scores[:] = np.inf  # also beyond the last panel
-        error[0] = total_error
         if place == 0:
             break
         finish(board, place)

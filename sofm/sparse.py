@@ -4,8 +4,10 @@ With ``W^T`` stored feature by feature, the scores of all nodes for one row are
 
 .. math::  s_k = |w_k|^2/2 - \sum_{d: x_d \ne 0} x_d W^T[d, k] ,
 
-as many additions of a contiguous row as the sample has entries.  Everything is float64: the search
-is the brute-force float64 search itself.
+as many additions of a contiguous row as the sample has entries.  Everything is float64, and a score
+is off by at most ``gamma (|w|^2/2 + |x||w|)`` (:mod:`.rounding`, with ``u = 2^-53``).  Where that
+leaves more than one node, as with a column of a large offset, differences over all features decide:
+the winners are those of a brute-force float64 search.
 """
 
 from __future__ import annotations
@@ -17,14 +19,24 @@ from sklearn.utils.extmath import row_norms
 
 from .by_feature import ByFeature, two_smallest
 from .distances import LOST, PIECE_BYTES, power_of_two
+from .rounding import add_term, add_to_error
 from .samples import no_direction
 from .scan import Range
 
 
 @njit(nogil=True, cache=True)
+def squared_distance(x, codebook, k):
+    total = 0.0
+    for d in range(x.shape[0]):
+        difference = x[d] - codebook[k, d]
+        total += difference * difference
+    return total
+
+
+@njit(nogil=True, cache=True)
 def accumulate_csr(
-    data, indices, indptr, weights, first, last, by_feature, halves,
-    big, big_weight, big_error, nearest, sums, counts,
+    data, indices, indptr, weights, first, last, by_feature, w, halves, scale, bigs, big_weights,
+    nearest, sums, counts, error,
 ):  # fmt: skip
     """The two nearest nodes of CSR rows, and what they add to sums and counts.
 
@@ -32,40 +44,61 @@ def accumulate_csr(
     ----------
     data, indices, indptr : arrays of a CSR matrix of shape (N, D)
     weights : float64 array of shape (N,) or (0,)
-    by_feature : float64 array of shape (D, K)
-        The codebook, transposed.
+    by_feature, w : float64 arrays of shapes (D, K) and (K, D)
+        The codebook, scaled.
     halves : float64 array of shape (K,)
         ``|w|^2 / 2``.
+    scale : float
+        A power of two that keeps squares within range.
+    bigs, big_weights : float64 arrays of shapes (F - 1, D) and (F' - 1, 1)
+        See :mod:`.rounding`.
     nearest : int32 array of shape (N, 2) or (0, 2)
-    sums, counts : float64 arrays of shapes (K, D) and (K,), or empty
-
-    Returns
-    -------
-    error : float
+    sums, counts : float64 arrays of shapes (K, F, D) and (K, F', 1), or F = 0: not wanted
+    error : int64 array of shape WORDS
     """
-    scores = np.empty(halves.shape[0])
-    error = 0.0
+    n_nodes = halves.shape[0]
+    scores, spread = np.empty(n_nodes), np.zeros(w.shape[1])
+    longest = 2 * halves.max()
+    wanted = min(2 if nearest.shape[0] > 0 else 1, n_nodes)
     for i in range(first, last):
+        entries = slice(indptr[i], indptr[i + 1])
         scores[:] = halves
         square = 0.0
         for e in range(indptr[i], indptr[i + 1]):
-            x = np.float64(data[e])
+            x = np.float64(data[e]) * scale
             square += x * x
             row = by_feature[indices[e]]
             for k in range(scores.shape[0]):
                 scores[k] -= x * row[k]
         best, second = two_smallest(scores)
+
+        # What rounding leaves open.
+        gamma = (w.shape[1] + indptr[i + 1] - indptr[i] + 8) * 2.0**-52
+        margin = gamma * (longest / 2 + np.sqrt(square * longest))
+        limit = scores[best if wanted == 1 else second] + 2 * margin
+        left = 0
+        for k in range(n_nodes):
+            left += scores[k] <= limit
+        open_order = wanted == 2 and scores[second] - scores[best] <= 2 * margin
+        nearly = square + 2 * scores[best]
+        if left > wanted or open_order or nearly < LOST * (square + 2 * halves[best]):
+            for e in range(indptr[i], indptr[i + 1]):
+                spread[indices[e]] = data[e] * scale
+            for k in range(n_nodes):
+                scores[k] = squared_distance(spread, w, k) if scores[k] <= limit else np.inf
+            spread[indices[entries]] = 0.0
+            best, second = two_smallest(scores)
+            nearly = scores[best]
+
         if nearest.shape[0] > 0:
             nearest[i, 0] = best
             nearest[i, 1] = second
-        distance = np.sqrt(max(0.0, square + 2 * scores[best]))
         weight = weights[i] if weights.shape[0] > 0 else 1.0
-        error += (distance * weight + big_error) - big_error
-        if counts.shape[0] > 0:
-            counts[best] += (weight + big_weight) - big_weight
+        add_to_error(np.sqrt(nearly) * weight, error)
+        if sums.shape[1] > 0:
+            add_term(weight, 0, big_weights, counts, best, 0)
             for e in range(indptr[i], indptr[i + 1]):
-                sums[best, indices[e]] += (data[e] * weight + big) - big
-    return error
+                add_term(data[e] * weight, indices[e], bigs, sums, best, indices[e])
 
 
 @njit(nogil=True, cache=True)
@@ -125,9 +158,14 @@ class SparseRows(ByFeature):
             raise ValueError(
                 f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
             )
-        self.range = Range(
-            X.min(axis=0).toarray().ravel(), X.max(axis=0).toarray().ravel(), X.shape[0]
-        )
+        least = np.full(X.shape[1], np.inf, X.dtype)
+        some = X.data != 0
+        np.minimum.at(least, X.indices[some], np.abs(X.data[some]))
+        low, high = (end.toarray().ravel() for end in (X.min(axis=0), X.max(axis=0)))
+        self.range = Range(low, high, least, X.shape[0])
+
+    def only(self, rows, weights):
+        return SparseRows(self.X[rows], weights)
 
     def take(self, rows: NDArray) -> NDArray:
         return self.X[rows].toarray()
@@ -154,10 +192,11 @@ class SparseRows(ByFeature):
             weights = None if self.weights is None else self.weights[rows]
             yield np.sqrt(squares, out=squares) / scale, weights
 
-    def kernel(self, weights, first, last, by_feature, grids, nearest, sums, counts) -> float:
-        big, big_weight, big_error = grids
+    def kernel(
+        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+    ) -> None:
         halves = (by_feature * by_feature).sum(axis=0) / 2
-        return accumulate_csr(
+        accumulate_csr(
             self.X.data, self.X.indices, self.X.indptr, weights, first, last, by_feature,
-            halves, big, big_weight, big_error, nearest, sums, counts,
+            np.ascontiguousarray(by_feature.T), halves, scale, *grids, nearest, sums, counts, error,
         )  # fmt: skip

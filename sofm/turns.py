@@ -74,7 +74,7 @@ def close_turn(board, turn, sums, counts, errors):
 
     Parameters
     ----------
-    sums, counts, errors : float64 arrays of shapes (n, K, D), (n, K) and (n, 1)
+    sums, counts, errors : arrays of shapes (n, K * F * D), (n, K * F') and (n, WORDS)
         Of the caller and of each worker; the first are then the sums of all.
     """
     at = address(board)
@@ -82,13 +82,10 @@ def close_turn(board, turn, sums, counts, errors):
         if not compare_exchange(at, LINE * i, 4 * turn + OPEN, 4 * turn + CLOSED):
             while load(at, LINE * i) != 4 * turn + DONE:
                 fence()
-            errors[0, 0] += errors[i, 0]
-            if board[1] != SUMS:
-                continue
-            for k in range(sums.shape[1]):
-                counts[0, k] += counts[i, k]
-                for d in range(sums.shape[2]):
-                    sums[0, k, d] += sums[i, k, d]
+            errors[0] += errors[i]
+            if board[1] == SUMS:
+                sums[0] += sums[i]
+                counts[0] += counts[i]
 
 
 @njit(nogil=True, cache=True)

@@ -20,8 +20,9 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Threads
+from .batch import Grids, Threads, memory, totals
 from .prepared import Prepared
+from .rounding import error_of
 from .turns import ABSENT, CLOSED, LEAVE, LINE, SUMS, await_arrival, close_turn, open_turn
 
 
@@ -55,18 +56,21 @@ class Workers:
     weights : float64 array of shape (N,), or None
     prepared : Prepared
         Filled with one codebook after the other, to be searched in all features.
+    grids : arrays
+        As for :func:`.batch.batch_sums`.
     threads : Threads
         Its pool lends the threads, until the work is over.
     """
 
     def __init__(
-        self, X: NDArray, weights: NDArray | None, prepared: Prepared, threads: Threads
-    ) -> None:
-        self.prepared, self.threads = prepared, threads
+        self, X: NDArray, weights: NDArray | None, prepared: Prepared, grids: Grids,
+        threads: Threads,
+    ) -> None:  # fmt: skip
+        self.prepared, self.grids, self.threads = prepared, grids, threads
         self.X, self.weights = X, weights
         self.nearest_two = np.empty((len(X), 2), np.int32)
-        n, (K, D) = threads.count, prepared.codebook.shape
-        self.sums = np.empty((n, K, D)), np.empty((n, K)), np.empty((n, 1))
+        n = threads.count
+        self.parts = [np.stack([part] * n) for part in memory(prepared, grids)]
         self.board = np.full(LINE * n, CLOSED, np.int64)
         self.turn = 0
         self.futures: list[Future] = []
@@ -88,15 +92,16 @@ class Workers:
 
     def _work(self, i: int) -> None:
         """What is left of the caller's turn (0), or all turns until a worker leaves."""
-        mine = [array[i] for array in self.sums]
-        place = LINE * i
-        self.prepared.search(self.board, place, self.X, self.weights, self.nearest_two, *mine)
+        mine = [array[i] for array in self.parts]
+        self.prepared.search(
+            self.board, LINE * i, self.X, self.weights, self.grids, self.nearest_two, *mine
+        )
 
     def _dismiss(self) -> None:
         self.board[LINE::LINE] = LEAVE
 
-    def _take_turn(self, wanted: int) -> float:
-        """One turn over all rows; the weighted sum of the distances."""
+    def _take_turn(self, wanted: int) -> list:
+        """One turn over all rows; what they add up to (:func:`.batch.totals`)."""
         self.turn += 1
         gone = [i for i, future in enumerate(self.futures) if future.done()]
         if gone:
@@ -105,18 +110,14 @@ class Workers:
             self._send(gone)
         open_turn(self.board, self.turn, wanted)
         self._work(0)
-        close_turn(self.board, self.turn, *self.sums)
-        return float(self.sums[2][0, 0]) / float(self.prepared.frame.scale)
+        close_turn(self.board, self.turn, *(a.reshape(len(a), -1) for a in self.parts))
+        return [array[0] for array in self.parts]
 
     def epoch(self) -> list:
-        """Sums and counts of eq. 8 and the error, of the codebook that was filled in last.
-
-        The arrays are good until the next epoch.
-        """
-        error = self._take_turn(SUMS)
-        return [self.sums[0][0], self.sums[1][0], error]
+        """Sums and counts of eq. 8 and the error, of the codebook that was filled in last."""
+        return totals(self._take_turn(SUMS), self.prepared)
 
     def nearest(self) -> tuple[NDArray[np.int32], float]:
         """The two nearest nodes (N, 2), and the weighted sum of the distances."""
-        error = self._take_turn(2)
-        return self.nearest_two, error
+        error = self._take_turn(2)[2]
+        return self.nearest_two, error_of(error, self.prepared.frame.distance_scale)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import SOFM, balls, tile, vectors
+from rejuvenet.sofm import SOFM, balls, prepared, rounding, tile, vectors
 from rejuvenet.sofm.batch import ALONE
 from rejuvenet.sofm.search import CHOSEN_ROWS
 from rejuvenet.sofm.turns import board_of
@@ -20,9 +20,11 @@ def line(rng, n_nodes, n_features, step):
 def searched(X, W, q=0, n=1):
     """The nearest nodes, and the share of scores that were computed."""
     ready = begun(X, W, q).prepare(W)
-    nearest, nothing = np.empty((len(X), n), np.int32), np.empty(0)
+    nearest, words = np.empty((len(X), n), np.int32), np.empty(rounding.WORDS, np.int64)
     board = board_of(n)
-    scored, _ = ready.search(board, 0, X, None, nearest, np.empty((0, 0)), nothing, np.empty(1))
+    scored, _ = ready.search(
+        board, 0, X, None, prepared.NO_GRIDS, nearest, *prepared.NO_SUMS, words
+    )
     return nearest, scored / (len(X) * len(ready.panels))
 
 

@@ -1,9 +1,11 @@
 """Every fast kernel equals its naive twin."""
 
+import math
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import naive
 import numpy as np
@@ -217,14 +219,35 @@ def test_scores_never_exceed_true_ones_by_more_than_the_margin(q, spread):
         assert (scores >= true - 3 * ready.bounds[1] * squares - 1e-4 * (w**2).sum(axis=1)).all()
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.randoms())
-def test_sums_on_the_grid_do_not_depend_on_order(values, random):
-    big = rounding.grid_constant(max(map(abs, values)), len(values))
-    rounded = [(v + big) - big for v in values]
-    total = sum(rounded)
-    random.shuffle(rounded)
-    assert sum(rounded) == total
-    np.testing.assert_allclose(total, sum(values), atol=1e-9 * max(map(abs, values)))
+@given(
+    st.lists(st.floats(-1e300, 1e300) | st.floats(-1, 1) | st.floats(-1e-300, 1e-300), min_size=1),
+    st.randoms(),
+)
+def test_sums_are_exact_in_any_order(values, random):
+    sizes = np.abs(np.array(values)[np.array(values) != 0])
+    largest, least = (sizes.max(), sizes.min()) if len(sizes) else (0.0, np.inf)
+    bigs = rounding.grids(np.array([largest]), np.array([least]), 53, len(values))
+    totals = []
+    for _ in range(2):
+        sums = np.zeros((1, len(bigs) + 1, 1))
+        counts, nodes = np.zeros((1, 1, 1)), np.zeros(len(values), np.int64)
+        column, none = np.array(values)[:, None], np.empty((0, 1))
+        rounding.add_rows(
+            column, 0, len(values), np.empty(0), nodes, bigs, none, sums, counts
+        )
+        totals.append(rounding.total(sums)[0, 0])
+        random.shuffle(values)
+    assert totals == [math.fsum(values)] * 2
+
+
+@given(st.lists(st.floats(0, 1e306)), st.sampled_from([1.0, 2.0**-900, 2.0**60]))
+def test_errors_are_exact(values, scale):
+    words = np.zeros(rounding.WORDS, np.int64)
+    for value in values:
+        rounding.add_to_error(value, words)
+    expected = float(sum(map(Fraction, values)) / Fraction(scale)) if scale >= 1 else None
+    assert expected is None or rounding.error_of(words, scale) == expected
+    assert rounding.error_of(words) == math.fsum(values)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

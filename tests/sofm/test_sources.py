@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from rejuvenet.sofm import SOFM, opening
+from rejuvenet.sofm import SOFM, opening, samples
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.metrics.pairwise import nan_euclidean_distances
@@ -203,7 +203,7 @@ def test_missing_values_that_cannot_be_ignored():
 def test_cosine_block_by_block(digits, monkeypatch):
     X = digits[0]
     at_once = SOFM(9, metric="cosine", n_epochs=3).fit(X)
-    monkeypatch.setattr(opening, "COPY_BYTES", 50_000)
+    monkeypatch.setattr(samples, "COPY_BYTES", 50_000)
     same(SOFM(9, metric="cosine", n_epochs=3).fit(X), at_once)
 
 
@@ -211,7 +211,7 @@ def test_cosine_block_by_block(digits, monkeypatch):
 def test_what_would_have_to_be_copied_is_converted_by_block(metric, monkeypatch):
     X = np.random.default_rng(0).integers(1, 255, (500, 30)).astype(np.uint8)
     at_once = SOFM(9, metric=metric, n_epochs=3).fit(X)
-    monkeypatch.setattr(opening, "COPY_BYTES", 5000)
+    monkeypatch.setattr(samples, "COPY_BYTES", 5000)
     same(SOFM(9, metric=metric, n_epochs=3).fit(X), at_once)
     columns = np.asfortranarray(X.astype("f8"))
     same(SOFM(9, metric=metric, n_epochs=3).fit(columns), at_once)
@@ -336,3 +336,24 @@ def test_dask_cluster_loses_a_worker(digits, local):
         som = SOFM(callback=kill_one, **PARAMETERS).fit(X)
     assert len(killed) == 1
     same(som, local)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("offset", [1e4, 1e9, 1e15])
+def test_winners_of_sparse_rows_with_a_large_offset(offset, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.random((500, 6)) * (rng.random((500, 6)) < 0.5)
+    X[:, 2] = offset
+    X = X.astype(dtype)
+    dense = SOFM((3, 4), n_epochs=3, random_state=0).fit(X)
+    rows = SOFM((3, 4), n_epochs=3, random_state=0).fit(sparse.csr_matrix(X))
+    for som, form in ((dense, X), (rows, sparse.csr_matrix(X))):
+        table = som.transform(form)
+        np.testing.assert_array_equal(som.predict(form), table.argmin(axis=1))
+        expected = naive.distances(X, som.codebook_)
+        np.testing.assert_allclose(table, expected, rtol=1e-6 if dtype == "f4" else 1e-9)
+        two = np.sort(expected, axis=1)[:, :2]
+        nearest, error = som._nearest(opening.open_samples(som, form, reset=False), 2)
+        np.testing.assert_array_equal(np.take_along_axis(expected, nearest, axis=1), two)
+        assert error == pytest.approx(two[:, 0].sum(), rel=1e-9)
+    np.testing.assert_allclose(rows.codebook_, dense.codebook_, rtol=1e-6)
