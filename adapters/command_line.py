@@ -109,11 +109,14 @@ def inspect(
             write_text(html, network_page(picture))
         if svg is not None:
             write_text(svg, picture.svg())
+    remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]
     if as_json:
-        print_json({"model": str(model), "groups": rows})
+        print_json({"model": str(model), "groups": rows, "remarks": remarks})
         return
-    terminal.out.print(Listing(str(model), *table_of(rows)))
-    for line in [*frozen_lines(rows), *(f"Wrote {path}" for path in (html, svg) if path)]:
+    if rows:
+        terminal.out.print(Listing(str(model), *table_of(rows)))
+    written = (f"Wrote {path}" for path in (html, svg) if path)
+    for line in [*frozen_lines(rows), *remarks, *written]:
         terminal.say_plainly(line)
 
 

@@ -1,7 +1,8 @@
 """Whether outputs that had to stay did, against the network's own noise.
 
-For an output ``f`` before and ``f'`` after a permutation, and ``f~`` for an input that changed by a
-relative ``shake`` of about one rounding::
+For an output ``f`` before and ``f'`` after a permutation, and ``f~`` for inputs that changed by a
+relative ``shake`` of about one rounding (where this does not explain the change, for weights that
+did as well: inputs may be whole numbers, or be made such)::
 
     change = max |f' - f| / max |f|          noise = max |f~ - f| / max |f|
 
@@ -70,7 +71,7 @@ class Verdict:
     within : bool
         Whether every output is within its noise.
     shake : float
-        Relative change of the inputs that made the noise.
+        Relative change that made the noise.
     """
 
     change: float
@@ -81,8 +82,8 @@ class Verdict:
     def __str__(self) -> str:
         which = "within" if self.within else "beyond"
         return (
-            f"outputs changed by {self.change:.2e}, {which} the network's own noise (they change "
-            f"by {self.noise:.2e} if the inputs change by {self.shake:.0e})"
+            f"outputs changed by {self.change:.2e}, {which} the network's own noise "
+            f"({self.noise:.2e}, its response to a relative change of {self.shake:.0e})"
         )
 
 
@@ -99,8 +100,8 @@ def judge(
     before, after : sequence of ndarray
         All outputs for the same inputs.
     shaken : iterable of sequence of ndarray
-        Outputs before the change for inputs that were shaken; further ones are only asked for
-        where the first do not explain the change.
+        Outputs before the change for what was shaken; further ones are only asked for where the
+        first do not explain the change.
     limits : Limits
     """
     finite = [bool(np.isfinite(x).any()) for x in before]

@@ -59,10 +59,12 @@ def example_inputs(
     integers = any(dtype.kind in "iu" for dtype in types.values())
     free = any(not isinstance(n, int) for name in whole if name not in given for n in whole[name])
     tried = set()
-    for extent, zeros in itertools.product(
-        (None, *OTHER_EXTENTS) if free else (None,), (False, True) if integers else (False,)
+    for extent, state, zeros in itertools.product(
+        (None, *OTHER_EXTENTS) if free else (None,),
+        (False, True) if len(whole) > 1 else (False,),
+        (False, True) if integers else (False,),
     ):
-        made = _shapes(whole, given, batch, extent)
+        made = _shapes(whole, given, batch, extent, state)
         key = (*made.values(), zeros)
         too_large = max((np.prod(s, dtype=float) for s in made.values()), default=0) > MOST_ELEMENTS
         if key not in tried and (extent is None or not too_large):
@@ -115,8 +117,13 @@ def _shapes(
     given: Mapping[str, tuple[int, ...]],
     batch: int,
     extent: int | None,
+    state: bool,
 ) -> dict[str, tuple[int, ...]]:
-    """A shape for every input; equal names get equal sizes."""
+    """A shape for every input; equal names get equal sizes.
+
+    Free axes of the first input get ``extent``, and so do those of others unless these are a
+    ``state``, whose free axis is the batch wherever it stands.
+    """
     sizes: dict[str, int] = {}
     for name, shape in given.items():
         sizes |= {d: n for d, n in zip(declared[name], shape, strict=True) if isinstance(d, str)}
@@ -126,6 +133,7 @@ def _shapes(
     made = {}
     for name, axes in declared.items():
         usual = extent or (IMAGE_EXTENT if len(axes) == 4 else UNKNOWN_EXTENT)
+        usual = batch if state and made else usual
         shape = []
         for axis, d in enumerate(axes):
             if isinstance(d, int):

@@ -15,23 +15,31 @@ from onnx.reference import ReferenceEvaluator
 
 from .session import light_message
 
+UNKNOWN = -(2**62)  # a length, in values that are computed from shapes
+MOVES = frozenset(["Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"])  # of their first input
+JOINS = frozenset(["Concat"])
 SMALL = 1 << 12  # elements up to which an initializer may be a setting, and is computed with
+
+Shape = tuple[int | None, ...]  # None for a length that is not known
 
 
 def inferred_shapes(
-    model: ir.Model, feeds: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
-) -> dict[str, tuple[int, ...]]:
-    """Shapes by ONNX's inference, inputs having the shapes of ``feeds``.
+    model: ir.Model, given: Mapping[str, Shape], constants: Mapping[str, np.ndarray]
+) -> dict[str, Shape]:
+    """Shapes by ONNX's inference, inputs having the shapes ``given``, else those declared.
 
     Nodes whose values are known are replaced by these values.
     """
     proto = light_message(model)
     for value in proto.graph.input:
-        if value.name in feeds:
-            kind = value.type.tensor_type
+        kind = value.type.tensor_type
+        if value.name in given:
             kind.ClearField("shape")
-            for size in feeds[value.name].shape:
+            for size in given[value.name]:
                 kind.shape.dim.add(dim_value=size)
+        for dimension in kind.shape.dim:
+            if dimension.WhichOneof("value") == "dim_value" and dimension.dim_value <= 0:
+                dimension.ClearField("dim_value")
     kept = []
     for node in proto.graph.node:
         if all(name in constants for name in node.output):
@@ -53,52 +61,95 @@ def inferred_shapes(
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # what is left unknown becomes opaque
         return {}
-    found = {}
-    for value in (*proto.graph.value_info, *proto.graph.output):
-        kind = value.type.tensor_type
-        dims = list(kind.shape.dim)
-        if kind.HasField("shape") and all(d.dim_value > 0 for d in dims):
-            found[value.name] = tuple(d.dim_value for d in dims)
-    return found
+    return {
+        value.name: tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+        for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+        if (kind := value.type.tensor_type).HasField("shape")
+    }
 
 
-def folded(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], feeds: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Values of tensors that depend on initializers, constants and shapes only."""
-    values: dict[str, np.ndarray] = {}
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None and value.const_value.size <= SMALL:
-            values[name] = value.const_value.numpy()
-    # Only the shape of what is not constant is looked at.
-    empty = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
-    empty |= {name: np.broadcast_to(np.int8(0), array.shape) for name, array in feeds.items()}
+def folded(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+    """Values of tensors that depend on initializers, constants and shapes only.
+
+    Where a shape has a length that is not known, ``UNKNOWN`` stands in its place.
+    """
+    values: dict[str, np.ndarray] = {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.size <= SMALL
+    }
     for node in model.graph:
         read = [str(v.name) for v in node.inputs if v is not None]
-        by_shape = node.op_type in ("Shape", "Size") and read[0] in {**empty, **values}
-        if node.op_type.startswith("Random") or not (by_shape or all(n in values for n in read)):
+        names = [str(v.name) for v in node.outputs]
+        if node.op_type == "Shape" and (read[0] in shapes or read[0] in values):
+            shape = shapes[read[0]] if read[0] in shapes else values[read[0]].shape
+            start, end = (node.attributes.get(name) for name in ("start", "end"))
+            part = slice(start and start.as_int(), end and end.as_int())
+            lengths = [UNKNOWN if n is None else n for n in shape]
+            values[names[0]] = np.array(lengths[part], np.int64)
             continue
-        given = {name: values[name] if name in values else empty[name] for name in read}
+        if node.op_type == "Size" and None not in (shape := shapes.get(read[0], (None,))):
+            values[names[0]] = np.array(np.prod(shape, dtype=np.int64))
+            continue
+        if node.op_type.startswith("Random") or any(name not in values for name in read):
+            continue
+        # Only what moves whole numbers about may see one that is not known.
+        counted = read[1:] if node.op_type in MOVES else [] if node.op_type in JOINS else read
+        if any(_is_unknown(values[name]) for name in counted):
+            continue
         try:
-            results = ReferenceEvaluator(ir.to_proto(node)).run(None, given)
+            results = ReferenceEvaluator(ir.to_proto(node)).run(None, {n: values[n] for n in read})
         except Exception:  # not a constant, then
             continue
-        names = [str(v.name) for v in node.outputs]
         values |= {n: np.asarray(v) for n, v in zip(names, results, strict=False) if n}
     return values
+
+
+def _is_unknown(array: np.ndarray) -> bool:
+    return array.dtype == np.int64 and bool((array == UNKNOWN).any())
+
+
+def fixed_values(model: ir.Model) -> dict[str, np.ndarray]:
+    """Values that are the same for all inputs that the model declares to take."""
+    _, values = _known(model, {})
+    # From version 4 on, an initializer that is an input as well is a default.
+    both = {v.name for v in model.graph.inputs} & set(model.graph.initializers)
+    defaults = both if model.ir_version >= 4 else set()
+    for node in model.graph:
+        by_values = node.op_type not in ("Shape", "Size")
+        if by_values and any(v is not None and v.name in defaults for v in node.inputs):
+            defaults |= {v.name for v in node.outputs}
+    return {
+        name: array
+        for name, array in values.items()
+        if not _is_unknown(array) and name not in defaults
+    }
 
 
 def run_as_far_as_known(
     model: ir.Model, feeds: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
     """Shapes of all tensors that have a known one, and the values of constants."""
-    given = {name: array.shape for name, array in feeds.items()}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes, values = _known(model, {name: array.shape for name, array in feeds.items()})
+    values = {name: array for name, array in values.items() if not _is_unknown(array)}
+    whole = {name: tuple(n for n in shape if n is not None) for name, shape in shapes.items()}
+    return {n: shape for n, shape in whole.items() if len(shape) == len(shapes[n])}, values
+
+
+def _known(
+    model: ir.Model, given: Mapping[str, Shape]
+) -> tuple[dict[str, Shape], dict[str, np.ndarray]]:
+    shapes: dict[str, Shape] = {}
     values: dict[str, np.ndarray] = {}
     while True:  # what is known to be constant may say more about shapes
-        before = len(shapes), len(values)
-        shapes |= given | inferred_shapes(model, feeds, values)
-        values = folded(model, shapes, feeds)
-        shapes |= {name: array.shape for name, array in values.items()}
-        if (len(shapes), len(values)) == before:
+        before = sum(None not in shape for shape in shapes.values()), len(values)
+        known = {name: array for name, array in values.items() if not _is_unknown(array)}
+        shapes |= dict(given) | inferred_shapes(model, given, known)
+        values = folded(model, shapes)
+        shapes |= _shapes_of(values)
+        if (sum(None not in shape for shape in shapes.values()), len(values)) == before:
             return shapes, values
+
+
+def _shapes_of(values: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in values.items()}

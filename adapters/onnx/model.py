@@ -21,6 +21,7 @@ from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
+from .branches import without_fixed_branches
 from .example_inputs import Shapes, example_inputs
 from .layer_names import Request, layers_of, resolve
 from .saving import write
@@ -28,6 +29,8 @@ from .session import session, swapped
 from .shared import Copy, separated, with_copies
 from .storage import Stored, is_outside, read
 from .structure import Structure
+
+LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 
 
 class OnnxModel:
@@ -48,8 +51,8 @@ class OnnxModel:
     ir : onnx_ir.Model
         The model as it was read.
     analysed : onnx_ir.Model
-        The same with its functions inlined, or with copies of what it shares by value alone,
-        which is what runs.
+        The same with its functions inlined, or with copies of what it shares by value alone, and
+        with the branches that always run inlined; this is what runs.
     copies : dict of str to Copy
         The uses that have a copy of their own, by its name.
     changed : dict of str to ndarray
@@ -68,6 +71,7 @@ class OnnxModel:
         self.copies: dict[str, Copy] = {}
         if not model.functions:  # their nodes are not in the file: what they share stays shared
             self.analysed, self.copies = separated(self.analysed)
+        self.analysed, self._brought = without_fixed_branches(self.analysed)
         self.changed: dict[str, np.ndarray] = {}
         self._stored = stored
         self._batch, self._input_shapes = batch, input_shapes
@@ -85,6 +89,7 @@ class OnnxModel:
         """
         own = _constants(self.ir)
         shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
+        shared |= self._brought
         candidates = example_inputs(self.analysed, self._batch, self._input_shapes)
         return Structure(self.analysed, candidates, shared, strict=bool(self._input_shapes))
 
@@ -102,6 +107,29 @@ class OnnxModel:
     def groups(self) -> list[ChannelGroup]:
         """Channel groups in the order of execution."""
         return find_groups(self.graph)
+
+    @property
+    def without_groups(self) -> str:
+        """Why there is no channel group; empty where there is one."""
+        if self.groups:
+            return ""
+        sources = []
+        for node in self.analysed.graph.all_nodes():
+            if node.op_type in LAYERS and len(node.inputs) > 1 and node.inputs[1] is not None:
+                maker = node.inputs[1].producer()
+                sources.append(maker.op_type if maker is not None else "an input")
+        if not sources:
+            return "the model has no channel groups: it holds no convolution and no product"
+        return (
+            f"the model has no channel groups: the weights of its {len(sources)} convolutions and "
+            f"products come from {', '.join(sorted(set(sources)))}, and hold no values of their own"
+        )
+
+    @property
+    def inferred(self) -> str:
+        """Why the shapes are not measured; empty where they are."""
+        why = self.structure.not_run
+        return f"shapes are inferred as far as they can be, since {why}" if why else ""
 
     def group(self, name: str) -> ChannelGroup:
         """The channel group that a layer makes.
@@ -122,7 +150,15 @@ class OnnxModel:
         return find_group(self.groups, str(self.requests(name)[0]))
 
     def requests(self, layers: Request | Sequence[Request]) -> list[Request]:
-        """``layers`` with the names of modules and nodes replaced by those of their weights."""
+        """``layers`` with the names of modules and nodes replaced by those of their weights.
+
+        Raises
+        ------
+        ValueError
+            The model has no channel groups, with the reason; or no such layer.
+        """
+        if not self.groups:
+            raise ValueError(self.without_groups)
         return resolve(layers, self.groups, layers_of(self.analysed))
 
     @property

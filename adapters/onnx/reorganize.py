@@ -39,7 +39,7 @@ from .storage import OnDisk
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
 Layers = str | Sequence[str | ChannelGroup]
-SHAKES = 6  # of the inputs, before a change of the outputs is called an error
+MORE_SHAKES = 5  # of inputs and weights, before a change of the outputs is called an error
 
 
 def arrange(
@@ -320,25 +320,25 @@ def _verified(before: OnnxModel, after: OnnxModel) -> tuple[Verdict | None, floa
     limits = limits_of(str(x.dtype) for x in (*inputs.values(), *before.weights.values()))
     rng = np.random.default_rng(0)
 
-    def shaken() -> dict[str, np.ndarray]:
-        return {name: shaken_array(x, limits.shake, rng) for name, x in inputs.items()}
+    def shaken(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: shaken_array(x, limits.shake, rng) for name, x in arrays.items()}
 
-    def again() -> Iterator[list[np.ndarray]]:
+    def responses() -> Iterator[list[np.ndarray]]:
         yield response
-        runner = Runner(before)
-        for _ in range(SHAKES - 1):
-            yield runner.compared(runner(shaken()))
+        for _ in range(MORE_SHAKES):
+            runner = Runner(before.with_weights(shaken(before.weights)))
+            yield runner.compared(runner(shaken(inputs)))
 
     try:
         runner = Runner(before)
-        old, response = runner.compared(runner(inputs)), runner.compared(runner(shaken()))
+        old, response = runner.compared(runner(inputs)), runner.compared(runner(shaken(inputs)))
         del runner
         runner = Runner(after)
         new = runner.compared(runner(inputs))
     except ValueError as error:  # operators that onnxruntime does not have
         return None, None, str(error)
     del runner
-    verdict = judge(old, new, again(), limits)
+    verdict = judge(old, new, responses(), limits)
     if verdict is None:
         return None, None, "they hold no finite number for random inputs"
     if not verdict.within:

@@ -152,13 +152,15 @@ def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
     """The model with references in place of large initializers, whose values are yielded."""
     kept: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
+    # onnxruntime looks for what it is given where the outermost nodes read it.
+    read = {v.name for node in model.graph for v in node.inputs if v is not None}
     try:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             external = isinstance(tensor, ir.ExternalTensor)
             if tensor is None or not (external or tensor.nbytes >= LARGE):
                 continue
-            if tensor.dtype in NATIVE:
+            if tensor.dtype in NATIVE and name in read:
                 arrays[name] = np.ascontiguousarray(tensor.numpy())
                 light: Any = ir.ExternalTensor(
                     "given",
@@ -213,7 +215,8 @@ def run_everything(
             reason = " ".join(str(error).split())[:300]
             failure = failure or DoesNotRun(
                 f"the model cannot run on example inputs of the shapes "
-                f"{({name: x.shape for name, x in feeds.items()})}: {reason}"
+                f"{({name: x.shape for name, x in feeds.items()})}: {reason} (input_shapes=, "
+                "--input-shape give others)"
             )
             continue
         return values | dict(feeds), dict(feeds)

@@ -207,7 +207,8 @@ class Call:
 
 
 class Structure:
-    """The translation of one model; constants named in ``shared`` belong to functions and stay.
+    """The translation of one model; constants named in ``shared`` belong to functions
+    or branches and stay.
 
     Where a model does not run on its example inputs, shapes are inferred; ``strict`` raises.
 
@@ -312,7 +313,7 @@ class Structure:
                 continue
             array = value.const_value.numpy()
             self.known[name], self.shapes[name] = array, array.shape
-            if array.size > 1 and _is_data(array.dtype):
+            if array.size > 1 and _is_data(array.dtype) and name not in self.shared:
                 self.weights.add(name)
         for node in self.ir.graph:
             read = [str(v.name) for v in node.inputs if v is not None]
@@ -412,8 +413,9 @@ class Structure:
                 continue
             value = inner.inputs[1]
             name = str(value.name) if value is not None else ""
-            if value is not None and value.const_value is not None and name not in self.known:
-                self.known[name] = value.const_value.numpy()
+            held = _held(value)
+            if held is not None and name not in self.known:
+                self.known[name] = held.numpy()
                 self.shapes[name] = self.known[name].shape
                 self.weights.add(name)
             if name not in self.weights:
@@ -456,6 +458,14 @@ def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
     for attribute in node.attributes.values():
         if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
             yield from attribute.value.all_nodes()
+
+
+def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The values of an initializer, or of a ``Constant``."""
+    maker = value.producer() if value is not None else None
+    if maker is not None and maker.op_type == "Constant" and "value" in maker.attributes:
+        return maker.attributes["value"].as_tensor()
+    return None if value is None else value.const_value
 
 
 def _captured(node: ir.Node) -> list[str]:

@@ -15,7 +15,7 @@ from .output_change import leaves
 from .passes import forward
 from .trace import TracedModel
 
-MORE_SHAKES = 5  # of the inputs, before a change of the outputs is called an error
+MORE_SHAKES = 5  # of inputs and weights, before a change of the outputs is called an error
 
 
 class Unchanged:
@@ -33,7 +33,8 @@ class Unchanged:
         self.limits = limits_of(str(dtype).removeprefix("torch.") for dtype in types)
         self.before = forward(traced, traced.example_inputs, {})
         self.kept = _arrays(self.before)
-        self.response = next(self._shaken(self.limits))
+        self.generator = torch.Generator().manual_seed(0)
+        self.response = self._response(self.limits)
 
     def verdict(self, after: Any, edit: Edit) -> Verdict | None:
         """The verdict on what the model returns in the middle of an edit; None if it is not finite.
@@ -47,7 +48,7 @@ class Unchanged:
         found = judge(self.kept, arrays, self._responses(edit), self.limits)
         if found is not None and not found.within and self.limits is DOUBLE:
             with edit.undone():  # a model in double precision that computes in single inside
-                found = judge(self.kept, arrays, self._shaken(SINGLE), SINGLE)
+                found = judge(self.kept, arrays, self._more(SINGLE), SINGLE)
         if found is not None and not found.within:
             raise ValueError(
                 f"{found}; nothing was changed: the model does something that was not understood"
@@ -57,21 +58,32 @@ class Unchanged:
     def _responses(self, edit: Edit) -> Iterator[list[np.ndarray]]:
         yield self.response
         with edit.undone():
-            yield from self._shaken(self.limits)
+            yield from self._more(self.limits)
 
-    def _shaken(self, limits: Limits) -> Iterator[list[np.ndarray]]:
-        """Outputs for shaken inputs; the random state of the program stays."""
-        generator = torch.Generator().manual_seed(0)
-
-        def shake(x: Any) -> Any:
-            if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-                return x
-            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            return (x.detach().cpu().double() * (1 + limits.shake * noise)).to(x)
-
+    def _more(self, limits: Limits) -> Iterator[list[np.ndarray]]:
         for _ in range(MORE_SHAKES):
-            inputs = tree_map(shake, self.traced.example_inputs)
-            yield _arrays(forward(self.traced, inputs, {}))
+            tensors = list(self.traced.tensors.values())
+            kept = [tensor.data for tensor in tensors]
+            try:
+                for tensor in tensors:
+                    tensor.data = self._shaken(tensor.data, limits)
+                response = self._response(limits)
+            finally:
+                for tensor, values in zip(tensors, kept, strict=True):
+                    tensor.data = values
+            yield response
+
+    def _response(self, limits: Limits) -> list[np.ndarray]:
+        """Outputs for shaken inputs."""
+        inputs = tree_map(lambda x: self._shaken(x, limits), self.traced.example_inputs)
+        return _arrays(forward(self.traced, inputs, {}))
+
+    def _shaken(self, x: Any, limits: Limits) -> Any:
+        """A tensor with a relative change; the random state of the program stays."""
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            return x
+        noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64)
+        return (x.detach().cpu().double() * (1 + limits.shake * noise)).to(x)
 
 
 def _arrays(output: Any) -> list[np.ndarray]:

@@ -14,9 +14,11 @@ import pytest
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from rejuvenet.adapters.command_line import app  # noqa: E402
 from rejuvenet.adapters.network_layers import network_of  # noqa: E402
 from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 RNG = np.random.default_rng(0)
 node = helper.make_node
@@ -380,3 +382,156 @@ def test_a_fixed_batch_whose_samples_lie_elsewhere_is_refused(tmp_path):
     path = save(tmp_path / "m.onnx", form)
     with pytest.raises(ValueError, match="takes 4 samples at a time, and its tensor"):
         collect(load(path), [(values(7, 5, 3), np.arange(7) % 2)])
+
+
+def choice(condition, then, other):
+    """``If`` that makes ``z``; the branches' nodes read ``r``."""
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            nodes, name, [], [helper.make_tensor_value_info("z0", TensorProto.FLOAT, None)]
+        )
+        for name, nodes in (("then", then), ("else", other))
+    }
+    return node("If", [condition], ["z"], **branches)
+
+
+SQUEEZE = [node("Squeeze", ["r"], ["z0"], axes=[2])]
+CONDITIONS = {  # the condition, what else it reads, and whether it is the same for all inputs
+    "constant": ([node("Constant", [], ["one"], value_int=1), node("Cast", ["one"], ["yes"], to=9)],
+                 {}, True),
+    "initializer": ([], {"yes": np.array(True)}, True),
+    "channels": ([node("Shape", ["r"], ["s"]), node("Gather", ["s", "place"], ["n"]),
+                  node("Equal", ["n", "eight"], ["yes"])],
+                 {"place": np.int64(1), "eight": np.int64(8)}, True),
+    "rank": ([node("Shape", ["r"], ["s"]), node("Shape", ["s"], ["n"]),
+              node("Equal", ["n", "four"], ["yes"])], {"four": ints(4)}, True),
+    "a free size": ([node("Shape", ["r"], ["s"]), node("Gather", ["s", "place"], ["n"]),
+                     node("Greater", ["n", "eight"], ["yes"])],
+                    {"place": np.int64(2), "eight": np.int64(4)}, False),
+    "a free size, clipped": (
+        [node("Shape", ["r"], ["s"]), node("Gather", ["s", "place"], ["n"]),
+         node("Min", ["n", "eight"], ["m"]), node("Equal", ["m", "eight"], ["yes"])],
+        {"place": np.int64(3), "eight": np.int64(4)}, False),
+    "data": ([node("ReduceSum", ["r"], ["s"], keepdims=0),
+              node("Greater", ["s", "least"], ["yes"])],
+             {"least": np.float32(-1e9)}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_branch_that_always_runs_takes_part(name, tmp_path):
+    """Both branches hold a constant of the same name; a second choice uses it again."""
+    before, arrays, always = CONDITIONS[name]
+    scale = numpy_helper.from_array(np.full((1,), 0.5, np.float32))
+    then = [
+        node("Constant", [], ["c0"], value=scale),
+        node("Mul", ["r", "c0"], ["z0"]),
+    ]
+    other = [node("Constant", [], ["c0"], value=scale), node("Transpose", ["r"], ["z0"])]
+    added = [node("Constant", [], ["c0"], value=scale), node("Add", ["z", "c0"], ["z0"])]
+    again = choice("yes", added, [node("Identity", ["z"], ["z0"])])
+    again.output[0] = "z2"
+    nodes = [
+        *PLAIN[:2], *before, choice("yes", then, other), again, node("Conv", ["z2", "b"], ["y"])
+    ]  # fmt: skip
+    path = save(tmp_path / "m.onnx", Form(nodes, CONVS | arrays, MOVED))
+    if not always:
+        reasons = {group.name: group.frozen for group in load(path).groups}
+        assert "holds a graph of its own" in reasons["a"]
+        return
+    moved, report = arrange(path, order="random")
+    assert report.verdict.within
+    moved.save(tmp_path / "moved.onnx")
+    old, new = weights(path), weights(tmp_path / "moved.onnx")
+    assert {n for n in old if (old[n] != new[n]).any()} == MOVED
+    for shape in ((2, 3, 8, 8), (1, 3, 5, 9)):
+        x = values(*shape)
+        for one, two in zip(run(path, x), run(tmp_path / "moved.onnx", x), strict=True):
+            np.testing.assert_allclose(two, one, rtol=0, atol=2e-5 * np.abs(one).max())
+
+
+def test_weights_inside_a_branch_that_always_runs_stay(tmp_path):
+    """What is computed with them keeps its order; the output of the model may come from there."""
+    own = numpy_helper.from_array(values(8, 8, 1, 1))
+    then = [
+        node("Constant", [], ["w0"], value=own),
+        node("Conv", ["r", "w0"], ["z1"]),
+        node("Conv", ["z1", "b"], ["z0"]),
+    ]
+    nodes = [*PLAIN[:2], choice("yes", then, [node("Identity", ["r"], ["z0"])])]
+    nodes[-1].output[0] = "y"
+    form = Form(nodes, CONVS | {"yes": np.array(True)}, MOVED)
+    path = save(tmp_path / "m.onnx", form)
+    reasons = {group.name: group.frozen for group in load(path).groups}
+    assert "order is fixed" in reasons["a"]
+    assert load(path).example_inputs
+
+
+def test_a_large_weight_that_only_a_branch_reads(tmp_path):
+    """onnxruntime does not look inside branches for weights that are handed over as arrays."""
+    then = [node("Conv", ["r", "wide"], ["z1"]), node("Conv", ["z1", "back"], ["z0"])]
+    nodes = [
+        *PLAIN[:2], node("ReduceSum", ["r"], ["s"], keepdims=0),
+        node("Greater", ["s", "l"], ["yes"]),
+        choice("yes", then, [node("Identity", ["r"], ["z0"])]),
+        node("Conv", ["z", "b"], ["i"]), node("Conv", ["i", "c"], ["y"]),
+    ]  # fmt: skip
+    arrays = CONVS | {"c": C, "l": np.float32(0), "wide": values(64, 8, 1, 1),
+                      "back": values(8, 64, 1, 1)}  # fmt: skip
+    model = load(save(tmp_path / "m.onnx", Form(nodes, arrays, MOVED)))
+    assert model.structure.not_run is None
+    _, report = arrange(model, order="random")
+    assert report.verdict.within
+
+
+def test_a_recurrent_state_gets_the_batch_wherever_it_stands(tmp_path):
+    """Nobody names its axes: the sound in samples, the state in layers, batch and channels."""
+    nodes = [
+        node("Unsqueeze", ["x", "one"], ["w"]), node("Conv", ["w", "window"], ["s"]),
+        node("ReduceMax", ["s"], ["p"], axes=[2], keepdims=0),
+        node("Split", ["state"], ["h0", "c0"], axis=0), node("Squeeze", ["h0", "zero"], ["h"]),
+        node("Concat", ["p", "h"], ["u"], axis=1), node("MatMul", ["u", "dense"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"one": ints(1), "zero": ints(0), "window": values(6, 1, 500), "dense": values(12, 3)}
+    path = save(tmp_path / "m.onnx", Form(nodes, arrays, set(), declared=[None, None]))
+    message = onnx.load(path)
+    message.graph.input.append(helper.make_tensor_value_info("state", 1, [2, None, 6]))
+    onnx.save(message, path)
+    model = load(path)
+    assert model.structure.not_run is None
+    assert model.example_inputs["state"].shape == (2, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ([node("ConstantOfShape", ["k"], ["w"]), node("Conv", ["x", "w"], ["y"])],
+         "1 convolutions and products come from ConstantOfShape"),
+        ([node("Relu", ["x"], ["y"])], "holds no convolution and no product"),
+        ([node("Conv", ["x", "x"], ["y"])], "come from an input"),
+    ],
+)  # fmt: skip
+def test_no_groups_without_a_reason(made, said, tmp_path):
+    form = Form(made, {"k": ints(8, 3, 1, 1)}, set(), declared=[3, 3, 1, 1])
+    path = save(tmp_path / "m.onnx", form)
+    assert said in load(path).without_groups
+    for change in (arrange, reorganize):
+        with pytest.raises(ValueError, match=said):
+            change(path, [(values(3, 3, 1, 1), np.arange(3) % 2)])
+    shown = CliRunner().invoke(app, ["inspect", str(path)])
+    assert shown.exit_code == 0
+    assert said in " ".join(shown.stdout.split())
+
+
+def test_weights_inside_a_branch_are_shown_with_the_reason(tmp_path):
+    """Silero's detector holds all its weights in constants of both branches."""
+    then = [node("Constant", [], ["w0"], value=numpy_helper.from_array(values(8, 3, 1, 1))),
+            node("Conv", ["x", "w0"], ["z0"])]  # fmt: skip
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0), node("Greater", ["s", "l"], ["yes"]),
+        choice("yes", then, [node("Neg", ["x"], ["z0"])]), node("Relu", ["z"], ["y"]),
+    ]  # fmt: skip
+    path = save(tmp_path / "m.onnx", Form(nodes, {"l": np.float32(0)}, set()))
+    (group,) = load(path).groups
+    assert (group.name, group.channels) == ("w0", 8)
+    assert "holds a graph of its own" in group.frozen

@@ -137,3 +137,41 @@ def test_what_cannot_run_says_that_it_was_not_compared(tmp_path):
     _, report = onnx_adapter.arrange(path, order="random")
     assert report.verdict is None
     assert "outputs were not compared: onnxruntime cannot run the model" in str(report)
+
+
+def test_inputs_that_are_made_whole_numbers_have_no_noise_and_the_weights_have(tmp_path):
+    """Keras casts the indices of an embedding from floats: shaken inputs change nothing."""
+    arrays = {"table": values(30, 64), "a": values(64, 64), "b": values(64, 64)}
+    nodes = [node("Cast", ["x"], ["i"], to=7), node("Gather", ["table", "i"], ["h0"])]
+    for i in range(8):
+        name = f"w{i}"
+        arrays[name] = values(64, 64) * np.float32(3)
+        nodes += [node("MatMul", [f"h{i}", name], [f"m{i}"]), node("Sin", [f"m{i}"], [f"h{i + 1}"])]
+    nodes[-1].output[0] = "y"
+    path = write(tmp_path / "m.onnx", nodes, arrays, 13, {"x": ["n", 7]})
+    _, report = onnx_adapter.arrange(path, order="random")
+    assert report.verdict.within
+    assert report.verdict.change > 1e-4  # which looked like an error
+
+
+def test_a_module_that_rounds_its_inputs():
+    torch.manual_seed(0)
+    layers = [Rounded()]
+    for _ in range(24):
+        layers += [nn.Linear(64, 64), nn.Tanh()]
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    report = arrange(model, 5 * torch.randn(2, 64), order="random")
+    assert report.verdict.within
+    assert report.verdict.change > 1e-5  # more than is always allowed
+    sums = {name: x.double().sum() for name, x in before.items()}
+    for name, x in model.state_dict().items():  # shaken weights were put back
+        torch.testing.assert_close(x.double().sum(), sums[name], rtol=1e-12, atol=1e-9)
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return torch.round(x)
