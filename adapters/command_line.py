@@ -37,6 +37,8 @@ from .command_options import (
 )
 from .terminal import Listing, guarded, percent, print_json, progress, shows_progress
 
+PICTURE_BYTES = 2**28  # class means of a page are pooled until they fit; its tiles are small
+
 app = typer.Typer(
     help="Self-reorganizing and rejuvenating convolutional networks.",
     no_args_is_help=True,
@@ -52,9 +54,9 @@ def version(
 ) -> None:
     """Self-reorganizing and rejuvenating convolutional networks."""
     if show:
-        from .. import __version__
+        from .. import __state_
 
-        typer.echo(f"rejuvenet {__version__}")
+        typer.echo(f"rejuvenet {__state_}")
         raise typer.Exit
 
 
@@ -85,15 +87,12 @@ def inspect(
     groups = loaded.groups
     figures = {}
     if data is not None:
-        from ..graph import capacity
+        from .capacity_figures import capacity_figures
 
         batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
-        shown = shows_progress(as_json)
-        means = onnx_adapter.collect(loaded, batches, [g for g in groups if g.tap], progress=shown)
-        figures = {
-            name: capacity(found.Q, activity=found.activity)
-            for name, found in progress("capacity", as_json)(means.items())
-        }
+        figures = capacity_figures(
+            loaded, batches, shows_progress(as_json), progress("capacity", as_json)
+        )
     from .group_table import frozen_lines, group_rows, table_of
     from .network_layers import network_of
     from .onnx.layer_names import modules_of
@@ -195,11 +194,14 @@ def reorganize(
             loaded, batches, layers=wanted, recipe=chosen, progress=shown
         )
     if html is not None and batches is not None:
+        from .onnx.collect import described
         from .report_page import report_page
 
         groups = [loaded.group(line.group) for line in report.groups]
-        before = onnx_adapter.collect(loaded, batches, groups, progress=shown)
-        after = onnx_adapter.collect(changed, batches, groups, progress=shown)
+        before, after = (
+            described(state, batches, groups, progress=shown, max_bytes=PICTURE_BYTES)[0]
+            for state in (loaded, changed)
+        )
         write_text(html, report_page(f"{model} to {output}", report, before, after))
     if plan is not None and report.plan is not None:
         report.plan.save(plan)

@@ -133,6 +133,11 @@ class Batches:
             raise ValueError(f"The batch size must be 1 or more, got {self.batch_size}.")
         self._rows = np.arange(len(self.data.labels)) if self.order is None else self.order
 
+    @property
+    def classes(self) -> list:
+        """Names of the classes, whether a batch holds them or not."""
+        return self.data.classes
+
     def __len__(self) -> int:
         return -(-len(self._rows) // self.batch_size)
 

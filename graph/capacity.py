@@ -2,7 +2,11 @@
 
 - *Occupied nodes*: best matching units that the channels' fingerprints take on a map; channels
   that respond alike share one.  On a map with one node a channel, a quarter to a third of the
-  nodes stays empty even where all channels differ: its neighbourhood pulls nodes together.
+  nodes stays empty even where all channels differ: its neighbourhood pulls nodes together.  The
+  map sees the fingerprints by their leading principal coordinates, 64 at most.  Channels that are
+  equal stay so; where the spectrum falls off as trained layers' do, the count is that of a map of
+  all coordinates to 5 % (512 and 1,024 channels), and to 13 % where all directions are alike, at a
+  seventh to a tenth of the time.
 - *Effective rank* (Roy and Vetterli 2007) of the channel-by-slice matrix: the exponential of the
   entropy of its singular values, each divided by their sum.  The matrix is not centred; with ``C``
   classes of ``h * w`` positions it is at most ``C * h * w``, however many channels there are.
@@ -20,6 +24,8 @@ from .mapping import best_matching_units, coordinates, fingerprints
 from .one_thread import on_one_thread
 from .recipe import DORMANT_TAU, Recipe
 from .redundancy import dormant_channels
+
+MAP_FEATURES = 64  # principal coordinates that the map sees, see above
 
 
 @dataclass(frozen=True)
@@ -80,18 +86,38 @@ def capacity(
     K = Q.shape[1] if n_nodes is None else int(n_nodes)
     if K < 1:
         raise ValueError(f"expected at least one node, got {n_nodes!r}")
-    X = coordinates(fingerprints(Q))
-    units, _ = best_matching_units(X.astype(np.float32), K, Recipe(), seed)
+    X = principal_coordinates(fingerprints(Q))
+    leading = np.ascontiguousarray(X[:, :MAP_FEATURES], dtype=np.float32)
+    units, _ = best_matching_units(leading, K, Recipe(), seed)
     if activity is None:
         activity = np.abs(Q).mean(axis=(0, 2, 3), dtype=np.float64)
     return Capacity(
         channels=Q.shape[1],
         nodes=K,
         occupied=len(np.unique(units)),
-        effective_rank=effective_rank(X),
+        effective_rank=_effective_rank(np.linalg.norm(X, axis=0)),
         dormant=dormant_share(activity),
         features=Q[:, 0].size,
     )
+
+
+def principal_coordinates(X: np.ndarray) -> np.ndarray:
+    """The samples in the basis of their right singular vectors, the largest singular value first.
+
+    Parameters
+    ----------
+    X : ndarray, shape (samples, features)
+
+    Returns
+    -------
+    ndarray of float64, shape (samples, min(samples, features))
+        Orthogonal columns, whose norms are the singular values.
+    """
+    if X.shape[1] > X.shape[0]:
+        return coordinates(X)[:, ::-1]
+    X = X.astype(np.float64)
+    _, vectors = np.linalg.eigh(X.T @ X)
+    return X @ vectors[:, ::-1]
 
 
 def effective_rank(X: np.ndarray) -> float:
@@ -100,7 +126,11 @@ def effective_rank(X: np.ndarray) -> float:
     >>> effective_rank(np.eye(4))
     4.0
     """
-    values = np.linalg.svd(X, compute_uv=False)
+    return _effective_rank(np.linalg.svd(X, compute_uv=False))
+
+
+def _effective_rank(values: np.ndarray) -> float:
+    """The same from the singular values."""
     # Below the rounding of float32 activations a singular value is noise.
     values = values[values > values.max(initial=0.0) * 1e-6]
     if values.size == 0:

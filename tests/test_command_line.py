@@ -63,6 +63,32 @@ def test_inspect_with_data_measures_capacity(place):
     assert 0 <= last["dormant"] <= 1
 
 
+def test_inspect_with_data_keeps_a_budget_of_memory(place, monkeypatch):
+    """Small batches, sums of a smaller extent, and several passes; every group has its figures."""
+    from rejuvenet.adapters import capacity_figures
+
+    words = ("inspect", "original.onnx", "--data", "digits_test.npz", "--json")
+    whole = json.loads(call(*words).stdout)["groups"]
+    read, held = [], []
+
+    def described(model, batches, part, **options):
+        read.append((batches.batch_size, len(part)))
+        found, refused = real(model, batches, part, **options)
+        held.append(sum(means.sums.nbytes for means in found.values()))
+        return found, refused
+
+    real = capacity_figures.described
+    monkeypatch.setattr(capacity_figures, "described", described)
+    monkeypatch.setattr(capacity_figures, "MEMORY", 4 * 9_000)
+    small = json.loads(call(*words).stdout)["groups"]
+    assert len(read) > 1
+    assert all(size < 64 for size, _ in read)
+    assert max(held) <= 9_000
+    for a, b in zip(whole[:-1], small[:-1], strict=True):
+        assert b["dormant"] == a["dormant"]
+        assert b["occupied"] == pytest.approx(a["occupied"], abs=6)
+
+
 @pytest.mark.parametrize("method", ["sofm", "redo"])
 def test_reorganize_leaves_what_is_not_redundant(place, method):
     done = call(

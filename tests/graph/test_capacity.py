@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from rejuvenet.graph import capacity
 from rejuvenet.graph.capacity import dormant_share, effective_rank
+from rejuvenet.graph.mapping import best_matching_units, coordinates
+from rejuvenet.graph.recipe import Recipe
 
 
 def naive_effective_rank(X):
@@ -30,6 +32,17 @@ def test_duplicates_occupy_one_node_and_add_no_rank():
     assert found.effective_rank == pytest.approx(1.0, abs=1e-4)
     distinct = np.random.default_rng(0).normal(size=(3, 16, 2, 2)).astype(np.float32)
     assert capacity(distinct, 8).occupied > 4
+
+
+def test_the_map_of_a_wide_group_sees_its_leading_coordinates():
+    """Equal channels stay equal, and the count is that of a map of all coordinates to 6 %."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 256)))[0] for n in (256, 400))
+    X = left * np.arange(1, 257) ** -0.5 @ right.T  # singular values fall as those of layers do
+    Q = X.reshape(256, 4, 10, 10).swapaxes(0, 1).astype(np.float32)
+    units, _ = best_matching_units(coordinates(X).astype(np.float32), 256, Recipe(), 0)
+    assert capacity(Q).occupied == pytest.approx(len(np.unique(units)), rel=0.06)
+    assert capacity(np.repeat(Q[:, :64], 4, axis=1)).occupied <= 64
 
 
 def test_dormant_channels():
