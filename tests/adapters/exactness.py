@@ -1,7 +1,8 @@
 """How a permutation is checked honestly (design of the verification).
 
 Statistics, affine terms and layer scales get random values first, because fresh networks hide wrong
-permutations.  Everything is permuted at once, in float64.  The tolerance is a hundred times the
+permutations.  Everything is permuted at once, in float64, by what users call: ``arrange`` of all
+groups.  A convolution that moved is one that it moved.  The tolerance is a hundred times the
 network's own noise floor: its response to a relative input change of 1e-15.  A negative control
 leaves one weight behind and must change the outputs.
 
@@ -18,9 +19,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from rejuvenet.adapters.torch import trace
+from rejuvenet.adapters.torch import arrange, trace
 from rejuvenet.adapters.torch.trace import evaluation
-from rejuvenet.graph import ChannelGroup, Graph, Plan, arrange_plan, transform, verdict
+from rejuvenet.graph import ChannelGroup, Graph, Plan, verdict
 from rejuvenet.graph.nodes import input_names, uniform_axes
 from torch.utils._pytree import tree_flatten
 
@@ -129,10 +130,10 @@ def convolutions(model: torch.nn.Module) -> set[str]:
     return found
 
 
-def shuffle(groups: Sequence[ChannelGroup], seed: int = 0) -> Plan:
-    """Every set of exchangeable channels in random order, never in the order that it has."""
+def orders(groups: Sequence[ChannelGroup], seed: int = 0) -> dict[str, np.ndarray]:
+    """For every group that has any, another order of its exchangeable channels, at random."""
     rng = np.random.default_rng(seed)
-    orders = {}
+    found = {}
     for group in groups:
         order = np.arange(group.channels)
         for indices in group.exchangeable if group.frozen is None else ():
@@ -140,8 +141,8 @@ def shuffle(groups: Sequence[ChannelGroup], seed: int = 0) -> Plan:
             same = len(indices) > 1 and (shuffled == indices).all()
             order[indices] = np.roll(indices, 1) if same else shuffled
         if (order != np.arange(group.channels)).any():
-            orders[group.name] = order
-    return arrange_plan(groups, order=orders)
+            found[group.name] = order
+    return found
 
 
 def produced(groups: Sequence[ChannelGroup], plan: Plan) -> set[str]:
@@ -222,13 +223,6 @@ def _verify(
     model = randomize(copy.deepcopy(model).float(), seed).to(dtype)
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     traced = trace(model, inputs)
-    weights = traced.weights
-    plan = shuffle(traced.groups, seed)
-    changed = transform(plan, weights)
-
-    def swapped(names):
-        return {name: torch.from_numpy(changed[name]).to(dtype) for name in names}
-
     before = outputs(model, inputs)
     scale = float(before.abs().max())
 
@@ -238,17 +232,22 @@ def _verify(
     shaken = tuple(
         x * (1 + limits.shake * torch.randn_like(x)) if x.is_floating_point() else x for x in inputs
     )
-    error = change(outputs(model, inputs, swapped(changed)))
+    noise = change(outputs(model, shaken))
+    tensors, plan = traced.tensors, Plan([])
+    old = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    if wanted := orders(traced.groups, seed):
+        plan = arrange(traced, groups="all", order=wanted).plan
+    error = change(outputs(model, inputs))
 
     def left_behind(name):
-        return change(outputs(model, inputs, swapped(n for n in changed if n != name)))
+        return change(outputs(model, inputs, {name: old[name]}))
 
-    touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
+    touched = [name for name in plan.weights if not torch.equal(old[name], tensors[name])]
     convs = convolutions(model)
     moved = convs & produced(traced.groups, plan)
     return Verdict(
         error=error,
-        noise=change(outputs(model, shaken)),
+        noise=noise,
         control=negative_control(touched, left_behind, limits, error),
         convolutions=len(convs),
         moved=len(moved),

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from exactness import LIMITS, Verdict, negative_control, produced, randomize, reasons, shuffle
-from rejuvenet.adapters.onnx import OnnxModel, load
+from exactness import LIMITS, Verdict, negative_control, orders, produced, randomize, reasons
+from rejuvenet.adapters.onnx import OnnxModel, arrange, load
 from rejuvenet.adapters.onnx.collect import Runner
-from rejuvenet.graph import transform
+from rejuvenet.graph import Plan
 
 __all__ = ["VARIANTS", "FileVerdict", "export", "exports", "randomize", "verify"]
 VARIANTS = ("dynamo, folded", "dynamo, kept", "script, folded", "script, kept")
@@ -129,8 +129,12 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     given = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     half = any(x.dtype == np.float16 for x in given)
     limits = LIMITS[torch.float16 if half else torch.float32]
-    plan = shuffle(model.groups, seed)
-    changed = transform(plan, weights)
+    wanted = orders(model.groups, seed)
+    plan, moved_model = Plan([]), model
+    if wanted:
+        moved_model, report = arrange(model, groups="all", order=wanted)
+        plan = report.plan
+    changed = {name: moved_model.weight(name) for name in plan.weights}
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
     first = Runner(model)
     before = first.scores(first(inputs))
@@ -139,7 +143,7 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     def difference(runner: Runner, fed: Any = inputs) -> float:
         return float(np.abs(runner.scores(runner(fed)) - before).max()) / scale
 
-    error = difference(Runner(model.with_weights(changed)))
+    error = difference(Runner(moved_model))
 
     def left_behind(name: str) -> float:
         others = {n: values for n, values in changed.items() if n != name}

@@ -11,13 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 from rejuvenet.adapters.torch import observe, trace  # noqa: E402
 from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
-from rejuvenet.graph import transform  # noqa: E402
+from rejuvenet.graph import arrange_plan, transform  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from exactness import convolutions, shuffle, verify  # noqa: E402
+from exactness import convolutions, orders, verify  # noqa: E402
 from small_networks import small_network  # noqa: E402
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -204,7 +204,7 @@ def test_what_a_model_keeps_between_passes_follows_its_weights():
     assert torch.equal(seen[0], model.stem(x))  # the pass is the one that was traced
     with torch.no_grad():
         model(x)
-    plan = shuffle(traced.groups)
+    plan = arrange_plan(traced.groups, orders(traced.groups))
     assert any(group.group.endswith(":sets") for group in plan.groups)
     with Edit(model, caches=traced.caches) as edit:
         edit.write(transform(plan, edit.read(plan.weights)))
