@@ -2,17 +2,19 @@
 
 LeViT looks its attention biases up once and keeps them.  Such a tensor would no longer be true
 after the weights were changed, and a pass that finds it runs other operators than one that makes
-it.  So a pass of ours leaves none behind, and starts without those that the traced pass made.
+it.  So a pass of ours starts without those that the traced pass made (and without the marks that
+say so, which stand in the same module), and a change of the weights throws them away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+
+from .model_state import ModelState
 
 Place = tuple[str, str]  # name of the module, attribute
 Caches = Mapping[Place, Any]  # what stood there before the pass; ABSENT where nothing did
@@ -21,24 +23,26 @@ ABSENT = object()
 OWN = frozenset(vars(nn.Module()))  # modules, parameters, hooks, mode
 
 
-def kept(model: nn.Module) -> dict[Place, Any]:
-    """All other attributes of all modules, and buffers; containers are copied."""
-    return {
-        (path, name): value.copy() if isinstance(value, (dict, list)) else value
-        for path, module in model.named_modules()
-        for held in (vars(module), module._buffers)
-        for name, value in held.items()
-        if name not in OWN
-    }
-
-
-def made_since(before: Mapping[Place, Any], model: nn.Module) -> Caches:
-    """What stood in the places where other tensors stand now."""
-    return {
-        place: before.get(place, ABSENT)
-        for place, value in kept(model).items()
-        if _tensors(value) != _tensors(before.get(place))
-    }
+def made_since(
+    state: ModelState, model: nn.Module, depends: Callable[[torch.Tensor], bool]
+) -> Caches:
+    """What stood in the places that have changed, in modules that keep what ``depends``."""
+    found: dict[Place, Any] = {}
+    for path, module in model.named_modules():
+        changed, stale = {}, False
+        for held in (vars(module), module._buffers):
+            before = state.before(held) or {}
+            for name, value in held.items():
+                old = before.get(name, ABSENT)
+                if value is old and isinstance(value, (dict, list)) and name not in OWN:
+                    old = state.before(value)
+                    old = value if old is None or _same(value, old) else old
+                if value is not old and name not in OWN:
+                    changed[path, name] = old
+                    stale = stale or any(map(depends, _tensors(value)))
+        if stale:
+            found.update(changed)
+    return found
 
 
 def restore(model: nn.Module, caches: Caches) -> None:
@@ -58,10 +62,19 @@ def restore(model: nn.Module, caches: Caches) -> None:
             held[name] = value
 
 
-def _tensors(value: Any) -> list[int]:
-    """Identities of the tensors in an attribute."""
+def _same(value: Any, before: Any) -> bool:
+    pairs = zip(_parts(value), _parts(before), strict=False)
+    return len(value) == len(before) and all(a is b for a, b in pairs)
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else list(value)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """Tensors in an attribute, and in the containers that it holds."""
     if isinstance(value, torch.Tensor):
-        return [id(value)]
+        return [value]
     if isinstance(value, (dict, list, tuple)):
-        return [id(leaf) for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        return [tensor for part in _parts(value) for tensor in _tensors(part)]
     return []

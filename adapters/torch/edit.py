@@ -58,10 +58,10 @@ class Edit:
                     tensor.copy_(values)
         elif self._within is not None:
             self._within._kept = {**self._kept, **self._within._kept}
-        else:
+        elif self.written:
             for tensor in (self.tensors[name] for name in self.written):
                 tensor.grad = None
-        restore(self._model, self.caches)
+            restore(self._model, self.caches)
         self._kept.clear()
 
     @property
@@ -122,5 +122,3 @@ def refuse_sharded(model: nn.Module) -> None:
                 "FullyShardedDataParallel.summon_full_params, or train with "
                 "DistributedDataParallel"
             )
-        if parameter.is_meta:
-            raise ValueError(f"the parameter {name!r} has no values (meta device): load them first")

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from .batches import Batches, samples
 from .distributed import Processes
+from .model_state import Guarded
+from .nested import tensors_within
 from .output_change import leaves
 from .passes import as_written
 from .trace import TracedModel, evaluation
@@ -41,8 +43,15 @@ def loss_gradients(
             if labels is None:
                 raise ValueError("expected labels to take gradients of the loss, got none")
             args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-            with as_written(), evaluation(traced.model), torch.enable_grad():
-                scores = next(iter(leaves(traced.model(*args, **kwargs))), None)
+            given = tensors_within((args, kwargs))
+            with (
+                as_written(),
+                evaluation(traced.model, given, traced.caches) as state,
+                torch.enable_grad(),
+            ):
+                with Guarded(state):
+                    result = traced.model(*args, **kwargs)
+                scores = next(iter(leaves(result)), None)
                 if scores is None or scores.ndim < 2 or len(scores) != len(labels):
                     raise ValueError(
                         "expected a model whose first output is scores of classes, (n, C, ...), "

@@ -11,13 +11,12 @@ With ``f`` the outputs before and ``f'`` after, over all samples of the calibrat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten
 
 from .distributed import Processes
+from .nested import tensors_within
 
 LIMIT = 2**26  # elements kept for the comparison; later batches are not compared
 
@@ -89,6 +88,5 @@ def floating(output: Any) -> list[torch.Tensor]:
 
 
 def leaves(output: Any) -> list[torch.Tensor]:
-    """All floating-point tensors of an output, of any container."""
-    found = tree_flatten(dict(output) if isinstance(output, Mapping) else output)[0]
-    return [x for x in found if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    """All floating-point tensors of an output, of any structure."""
+    return [tensor for tensor in tensors_within(output) if tensor.is_floating_point()]

@@ -8,48 +8,60 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.overrides import TorchFunctionMode
 
 from ...graph.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
+from .calls import FACTORIES, Call, Calls
+from .model_state import ModelState
+from .nested import tensors_within
 from .operators import RULES, Rule, Value, elementwise
 
 CONSTANT_LIMIT = 1 << 20  # elements; larger constants are taken as having a fixed order
-# Operators whose result does not depend on the values of their tensor arguments.
-FACTORIES = frozenset(
-    ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
-     "new_ones", "new_full", "new_empty", "new_empty_strided")
-)  # fmt: skip
 FILLS = frozenset(("zero_", "fill_"))
 RESHAPES = frozenset(("transpose_", "squeeze_", "unsqueeze_", "as_strided_"))  # nothing is written
 LOOKS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 PREALLOCATED = "written in place into a part of another tensor"
+READ = "its values are read by Python code"
 
 
-class Numbering(TorchDispatchMode):
-    """Numbers every tensor that a call returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.number = 0
-
-    def next_name(self) -> str:
-        self.number += 1
-        return f"v{self.number}"
+class LooksAtValuesError(RuntimeError):
+    """The model looks at values, which a pass without products does not have."""
 
 
-class GraphRecorder(Numbering):
-    """Appends structural nodes for every call."""
+class GraphRecorder(Calls):
+    """Appends structural nodes for every call.
 
-    def __init__(self, model: torch.nn.Module, compute: bool):
-        super().__init__()
+    Parameters
+    ----------
+    model : torch.nn.Module
+    state : ModelState
+    compute : bool
+        Whether products are computed; else the first look at a value that depends on the inputs
+        ends the pass.
+
+    Attributes
+    ----------
+    looked_at : str
+        The operator that asked for values which were not computed.
+    calls : dict
+        The names of what each call returned.
+    shown : dict
+        The name of a view in the graph, and of the tensor that it shows.
+    """
+
+    def __init__(self, model: torch.nn.Module, state: ModelState, compute: bool):
+        tensors = {n: t for n, t in named_tensors(model).items() if t.is_floating_point()}
+        super().__init__(state, tensors)
         self.compute = compute
-        self.looked_at = ""  # operator that asked for values which were not computed
+        self.looked_at = ""
+        self.read = False  # values left PyTorch, and may have come back
+        self.calls: dict[Call, tuple[str, ...]] = {}
+        self.shown: dict[str, str] = {}
         self.graph = Graph()
         self.names: dict[int, str] = {}
         # Every tensor seen, by its memory: identities must not be reused during the pass, and
@@ -58,27 +70,52 @@ class GraphRecorder(Numbering):
         self.constants: dict[str, torch.Tensor] = {}
         self.computed: set[str] = set()  # depend on the inputs
         self.derived: set[str] = set()  # depend on weights, not on the inputs
+        self._number = 0
         trained = {id(p) for p in model.parameters()}
-        for name, tensor in named_tensors(model).items():
-            if not tensor.is_floating_point() or id(tensor) in self.names:
+        for name, tensor in tensors.items():
+            if id(tensor) in self.names:
                 continue
-            self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
+            self._register(tensor, name)
             self.graph.weights[name] = name
             if id(tensor) not in trained:
                 self.graph.buffers.add(name)
 
-    def name_of(self, tensor: torch.Tensor, computed: bool = False) -> str:
-        name = self.names.get(id(tensor))
+    def add_input(self, tensor: torch.Tensor) -> None:
+        """A tensor that the model is given."""
+        if id(tensor) not in self.names:
+            name = self._register(tensor, self._next_name())
+            self.computed.add(name)
+            self.name(tensor, name)
+        self.graph.inputs.append(self.names[id(tensor)])
+
+    def name_of(self, tensor: torch.Tensor) -> str:
+        name = self.names.get(id(tensor)) or self._same_elements(tensor)
         if name is None:
-            name = self._register(tensor, self.next_name() if computed else None)
-            if computed:
-                self.computed.add(name)
-            else:
-                self.constants[name] = tensor
+            name = self._register(tensor, f"c{len(self.graph.shapes)}")
+            self.constants[name] = tensor
         return name
 
-    def _register(self, tensor: torch.Tensor, name: str | None) -> str:
-        name = name or f"c{len(self.graph.shapes)}"
+    def _same_elements(self, tensor: torch.Tensor) -> str | None:
+        """The name of a tensor that is another object (of a subclass) over the same elements."""
+        for other in self.by_storage.get(_storage(tensor), {}).values():
+            place = (other.shape, other.stride(), other.storage_offset(), other.dtype)
+            if place == (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype):
+                return self._register(tensor, self.names[id(other)])
+        return None
+
+    def depends(self, name: str) -> bool:
+        """Whether a tensor depends on the inputs or on weights."""
+        return name in self.computed or name in self.derived or name in self.graph.weights
+
+    def follows(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor has changed when weights or inputs have."""
+        return self.depends(self.names.get(id(tensor), ""))
+
+    def _next_name(self) -> str:
+        self._number += 1
+        return f"v{self._number}"
+
+    def _register(self, tensor: torch.Tensor, name: str) -> str:
         self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
         self.by_storage.setdefault(_storage(tensor), {})[id(tensor)] = tensor
         return name
@@ -91,29 +128,61 @@ class GraphRecorder(Numbering):
             constant = tensor.detach().cpu().numpy()
         return Value(name, tuple(tensor.shape), tuple(tensor.stride()), constant)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        operator = func.overloadpacket.__name__
-        read: list[Value] = []
-        values_in = self._values(args, read), {k: self._values(v, read) for k, v in kwargs.items()}
-        computed = any(v.name in self.computed for v in read)
-        skip = computed and not self.compute
-        if skip and not LOOKS.isdisjoint(func.tags):
-            self.looked_at = operator
-            raise RuntimeError(f"{operator} looks at values")
-        if skip and operator in COSTLY:
-            first = next(t for t in args if isinstance(t, torch.Tensor))
-            result = first.new_zeros(COSTLY[operator](*args))
-        else:
-            result = func(*args, **kwargs)
-        outputs = [
-            t
-            for t in (result if isinstance(result, (tuple, list)) else (result,))
-            if isinstance(t, torch.Tensor)
-        ]
+    def run(self, func: Any, operator: str, args: Any, kwargs: Any) -> Any:
+        values: list[Value] = []  # as they are before the call
+        read = {name: value for name, value in kwargs.items() if name != "out"}
+        self._given = self._values(args, values), self._values(read, values), values
+        if not self.compute and any(v.name in self.computed for v in values):
+            if not LOOKS.isdisjoint(func.tags):
+                self.refuse_to_look(operator)
+            if operator in COSTLY:
+                first = next(t for t in args if isinstance(t, torch.Tensor))
+                return first.new_zeros(COSTLY[operator](*args))
+        return func(*args, **kwargs)
+
+    def refuse_to_look(self, operator: str) -> None:
+        """End the pass."""
+        self.looked_at = operator
+        raise LooksAtValuesError(f"{operator} looks at values")
+
+    def looks(self, tensor: torch.Tensor, how: str) -> None:
+        """Python reads the values of a tensor."""
+        name = self.names.get(id(tensor)) or self._same_elements(tensor) or ""
+        if name in self.computed and not self.compute:
+            self.refuse_to_look(how)
+        self._freeze(name, how)
+
+    def _freeze(self, name: str, how: str) -> None:
+        if self.depends(name):
+            self.read = True
+            self.graph.nodes.append(Opaque((name,), (), f"{READ} ({how})"))
+
+    def copied(self, source: torch.Tensor, copy: torch.Tensor) -> None:
+        self._register(copy, self.name_of(source))
+
+    def returned(
+        self, func: Any, operator: str, outputs: list[torch.Tensor], call: Call | None
+    ) -> None:
+        given, named, values = self._given
+        computed = any(v.name in self.computed for v in values)
         if outputs:
-            self._record(func, operator, values_in, read, outputs, computed)
-        return result
+            self._record(func, operator, (given, named), values, outputs, computed)
+        elif not LOOKS.isdisjoint(func.tags) or ":" in operator:
+            for value in values:
+                self._freeze(value.name, operator)
+        names = tuple(self.names[id(t)] for t in outputs)
+        if call is not None:
+            self.calls[call] = names
+            for tensor, name in zip(outputs, names, strict=True):
+                self.name(tensor, name)
+        else:
+            for tensor, name in zip(outputs, names, strict=True):
+                self.shown[name] = self.known_as(tensor)
+
+    def name_of_call(self, call: Call) -> str:
+        name = self._next_name()
+        self.calls[call] = (name,)
+        return name
 
     def _values(self, argument: Any, read: list[Value]) -> Any:
         """An argument of an operator with values for its tensors, which are added to ``read``."""
@@ -122,7 +191,11 @@ class GraphRecorder(Numbering):
             read.append(value)
             return value
         if isinstance(argument, (list, tuple)):
+            if argument and type(argument[0]) in (int, bool):
+                return argument
             return [self._values(part, read) for part in argument]
+        if isinstance(argument, dict):
+            return {name: self._values(part, read) for name, part in argument.items()}
         return argument
 
     def _record(
@@ -137,7 +210,7 @@ class GraphRecorder(Numbering):
         graph = self.graph
         weighted = any(v.name in graph.weights or v.name in self.derived for v in read)
         written = [(t, self.names[id(t)]) for t in outputs if id(t) in self.names]
-        names = [self._register(t, self.next_name()) for t in outputs]
+        names = [self._register(t, self._next_name()) for t in outputs]
         outs = [Value(name, graph.shapes[name]) for name in names]
         if operator in FACTORIES or not (computed or weighted):
             for tensor, name in zip(outputs, names, strict=True):
@@ -158,10 +231,16 @@ class GraphRecorder(Numbering):
         args, kwargs = values_in
         rule, parameters = _rule_for(func, operator)
         if rule is not None:
+            nodes = self.graph.nodes
+            start = len(nodes)
             named = {**kwargs, "operator": operator} if "operator" in parameters else kwargs
             out = outs if "outs" in parameters else outs[0]
-            if rule(self.graph, out, *args, **named) is not False:
+            understood = rule(self.graph, out, *args, **named) is not False
+            # What a rule passes over would have no link to what is made from it.
+            linked = {name for node in nodes[start:] for name in input_names(node)}
+            if understood and all(v.name in linked or not self.depends(v.name) for v in read):
                 return
+            del nodes[start:]
         self._opaque(read, outs, f"the operator {operator} is not understood")
 
     def _renew_aliases(
@@ -175,7 +254,7 @@ class GraphRecorder(Numbering):
         for alias in list(self.by_storage[_storage(written)].values()):
             if alias is not written and _overlap(alias, written):
                 old = self.value(alias)
-                name = self._register(alias, None)
+                name = self._register(alias, f"c{len(self.graph.shapes)}")
                 (self.computed if computed else self.derived).add(name)
                 if filled:
                     self.graph.nodes.append(Elementwise((old.name,), name))
@@ -188,15 +267,29 @@ class GraphRecorder(Numbering):
         )
 
     def finish(self, result: Any) -> Graph:
-        """The graph without what no output needs."""
+        """The graph without what no output needs and nobody looks at.
+
+        Raises
+        ------
+        ValueError
+            Where the tensors of ``result`` cannot be found.
+        """
         graph = self.graph
-        for tensor in tree_flatten(_plain(result))[0]:
-            if isinstance(tensor, torch.Tensor) and id(tensor) in self.names:
-                graph.outputs.append(self.names[id(tensor)])
+        for tensor in tensors_within(result):
+            name = self.names.get(id(tensor)) or self._same_elements(tensor)
+            if name is not None:
+                graph.outputs.append(name)
+            elif not (self.read or self.state.holds(tensor)):
+                raise ValueError(
+                    f"expected outputs that the model's operators made, got a "
+                    f"{type(tensor).__name__} of shape {tuple(tensor.shape)} that none of them "
+                    "returned"
+                )
         needed = set(graph.outputs)
         kept = []
         for node in reversed(graph.nodes):
-            if needed.intersection(output_names(node)):
+            made = output_names(node)
+            if not made or needed.intersection(made):
                 needed.update(input_names(node))
                 kept.append(node)
         graph.nodes = kept[::-1]
@@ -207,6 +300,26 @@ class GraphRecorder(Numbering):
         self.by_storage.clear()
         self.constants.clear()
         return graph
+
+
+class ValuesRead(TorchFunctionMode):
+    """Tells a recorder which tensors leave PyTorch, of which no operator says so."""
+
+    def __init__(self, recorder: GraphRecorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in LEAVING and isinstance(args[0], torch.Tensor):
+            self.recorder.looks(args[0], func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+LEAVING = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "storage",
+                 "untyped_storage", "__deepcopy__", "__reduce_ex__")
+)  # fmt: skip
 
 
 def _convolution_shape(
@@ -253,16 +366,11 @@ COSTLY: dict[str, Callable[..., tuple[int, ...]]] = {
 }
 
 
-def _plain(result: Any) -> Any:
-    """Outputs of any container, dataclasses such as Hugging Face's included."""
-    return dict(result) if isinstance(result, Mapping) else result
-
-
 @functools.cache
 def _rule_for(func: Any, operator: str) -> tuple[Rule | None, frozenset[str]]:
     """The rule of an operator and the names of the rule's parameters."""
     found = RULES.get(operator)
-    if found is None and torch.Tag.pointwise in func.tags:
+    if found is None and ":" not in operator and torch.Tag.pointwise in func.tags:
         found = elementwise
     return found, frozenset(inspect.signature(found).parameters if found else ())
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ...graph.nodes import Concat, Expand, Gather, Graph, Pad, Positional, Reshape, Transpose
+from ...graph.nodes import (
+    Concat,
+    Elementwise,
+    Expand,
+    Gather,
+    Graph,
+    Pad,
+    Positional,
+    Reshape,
+    Transpose,
+)
 from .operator_table import Value, resolved_axes, resolved_axis, rule
 
 
@@ -28,20 +38,6 @@ from .operator_table import Value, resolved_axes, resolved_axis, rule
 def reshape(graph: Graph, out: Value, x: Value, *_: Any, **__: Any) -> None:
     """Row-major order is kept."""
     graph.nodes.append(Reshape(x.name, out.name))
-
-
-@rule("as_strided", "as_strided_")
-def as_strided(
-    graph: Graph, out: Value, x: Value, shape: Sequence[int], strides: Sequence[int], *_: Any
-) -> bool | None:
-    """Only where it changes nothing but the strides of axes of size one."""
-    layout = [(n, s) for n, s in zip(x.shape, x.strides, strict=True) if n > 1]
-    if tuple(shape) != x.shape or layout != [
-        (n, s) for n, s in zip(shape, strides, strict=True) if n > 1
-    ]:
-        return False
-    graph.nodes.append(Reshape(x.name, out.name))
-    return None
 
 
 @rule("permute")
@@ -172,10 +168,33 @@ def _gather_axes(graph: Graph, out: Value, x: Value, indices: dict[int, np.ndarr
 def index_select(graph: Graph, out: Value, x: Value, axis: int, index: Value) -> None:
     """Positions of one axis, by a constant or by data."""
     axis = resolved_axis(axis, len(x.shape))
-    if index.constant is None:
-        graph.nodes.append(Positional(x.name, out.name, (axis,)))
-    else:
+    if index.constant is not None:
         graph.nodes.append(Gather(x.name, out.name, axis, index.constant.ravel()))
+        return
+    row = graph.temporary([n if a == axis else 1 for a, n in enumerate(out.shape)])
+    graph.nodes.append(Reshape(index.name, row))
+    _chosen(graph, out, x, axis, row)
+
+
+@rule("gather")
+def gather(graph: Graph, out: Value, x: Value, axis: int, index: Value, **_: Any) -> bool | None:
+    """For every position of the index another one of an axis."""
+    axis = resolved_axis(axis, len(x.shape))
+    if any(n != m for a, (n, m) in enumerate(zip(x.shape, out.shape, strict=True)) if a != axis):
+        return False
+    _chosen(graph, out, x, axis, index.name)
+    return None
+
+
+def _chosen(graph: Graph, out: Value, x: Value, axis: int, index: str) -> None:
+    """``out`` holds what data choose along one axis of ``x``, and goes with what chooses."""
+    one = graph.temporary([1 if a == axis else n for a, n in enumerate(x.shape)])
+    every = graph.temporary(out.shape)
+    graph.nodes += [
+        Positional(x.name, one, (axis,)),
+        Expand(one, every),
+        Elementwise((every, index), out.name),
+    ]
 
 
 @rule("index")
@@ -195,10 +214,19 @@ def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -
 
 
 @rule("embedding")
-def embedding(graph: Graph, out: Value, weight: Value, *_: Any) -> None:
+def embedding(graph: Graph, out: Value, weight: Value, index: Value, *_: Any) -> None:
     """Rows of a table chosen by data."""
     row = graph.temporary((1, weight.shape[1]))
-    graph.nodes += [Positional(weight.name, row, (0,)), Expand(row, out.name)]
+    graph.nodes.append(Positional(weight.name, row, (0,)))
+    if index.constant is not None:
+        graph.nodes.append(Expand(row, out.name))
+        return
+    column, every = graph.temporary((*index.shape, 1)), graph.temporary(out.shape)
+    graph.nodes += [
+        Reshape(index.name, column),
+        Expand(row, every),
+        Elementwise((every, column), out.name),
+    ]
 
 
 @rule("expand", "expand_copy", "broadcast_to")

@@ -2,28 +2,29 @@
 
 The model runs once in evaluation mode under a dispatch mode that sees every ATen call, so that
 whatever the module's Python does (control flow, functional calls, hooks, parametrizations) is
-seen as it happens.  Parameters and buffers are known by identity.  Calls are numbered; tensor
-``"v12"`` is the twelfth tensor that a call returned, in this and in every later pass, which is how
-:func:`observe` finds it again.
+seen as it happens.  Parameters and buffers are known by identity, other tensors by the calls that
+made them (:mod:`.calls`), which is how :func:`observe` finds them again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
 
 from ...graph.channels import ChannelGroup
 from ...graph.nodes import Graph
 from ...graph.selection import find_group
 from ...graph.solve import find_groups
-from .caches import Caches, Place, kept, made_since, restore
-from .recorder import GraphRecorder, Numbering, named_tensors, to_numpy
+from .caches import Caches, made_since, restore
+from .calls import UNKNOWN, Call, Calls
+from .model_state import ModelState
+from .nested import tensors_within
+from .recorder import GraphRecorder, ValuesRead, named_tensors, to_numpy
 
 
 class TracedModel:
@@ -38,6 +39,10 @@ class TracedModel:
         Inputs of the recorded pass.
     caches : mapping
         Where modules kept tensors that they made in the pass, and what stood there before.
+    calls : mapping
+        The tensors of the graph by the calls that made them.
+    shown : mapping
+        Views among these, and the tensors whose elements they show.
     """
 
     def __init__(
@@ -46,11 +51,15 @@ class TracedModel:
         graph: Graph,
         example_inputs: tuple[Any, ...],
         caches: Caches,
+        calls: Mapping[Call, tuple[str, ...]],
+        shown: Mapping[str, str],
     ):
         self.model = model
         self.graph = graph
         self.example_inputs = example_inputs
         self.caches = caches
+        self.calls = calls
+        self.shown = shown
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -114,29 +123,52 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
+    _check(model)
     args, kwargs = _as_arguments(example_inputs)
-    try:
-        graph, caches = _record(model, args, kwargs, compute=False)
-    except Exception:  # the model looked at values, which this pass does not have
-        graph, caches = _record(model, args, kwargs, compute=True)
-    return TracedModel(model, graph, (args, kwargs), caches)
+    traced = _record(model, args, kwargs, compute=False)
+    if traced is None:  # the model looked at values, which that pass did not have
+        traced = _record(model, args, kwargs, compute=True)
+    assert traced is not None
+    return traced
+
+
+def _check(model: torch.nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"expected modules of Python, got {f'{name!r} as ' * bool(name)}TorchScript, whose "
+                "operators cannot be seen as they are written: give the module that it was made of"
+            )
+    for name, tensor in named_tensors(model).items():
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise ValueError(
+                f"{name!r} has no shape yet (a lazy layer): run the model once on a batch first"
+            )
+        if tensor.is_meta:
+            raise ValueError(f"{name!r} has no values (meta device): load them first")
 
 
 def _record(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], compute: bool
-) -> tuple[Graph, Caches]:
-    """The structural graph of one forward pass, and the caches that it filled."""
-    recorder = GraphRecorder(model, compute)
-    for tensor in tree_flatten((args, kwargs))[0]:
-        if isinstance(tensor, torch.Tensor):
-            recorder.graph.inputs.append(recorder.name_of(tensor, computed=True))
-    with evaluation(model) as before:
-        with recorder:
-            result = model(*args, **kwargs)
-        caches = made_since(before, model)
-    if recorder.looked_at:
-        raise RuntimeError(f"the model looked at values: {recorder.looked_at}")
-    return recorder.finish(result), caches
+) -> TracedModel | None:
+    """One forward pass; None where the model looked at values that were not computed."""
+    given = tensors_within((args, kwargs))
+    with evaluation(model, given) as state:
+        recorder = GraphRecorder(model, state, compute)
+        for tensor in given:
+            recorder.add_input(tensor)
+        try:
+            with recorder, ValuesRead(recorder):
+                result = model(*args, **kwargs)
+        except Exception:
+            if recorder.looked_at:
+                return None
+            raise
+        if recorder.looked_at:  # and the model went on without
+            return None
+        caches = made_since(state, model, recorder.follows)
+        graph = recorder.finish(result)
+    return TracedModel(model, graph, (args, kwargs), caches, recorder.calls, recorder.shown)
 
 
 def observe(
@@ -163,18 +195,26 @@ def observe(
         The model did not run the operators that it ran when it was traced.
     """
     args, kwargs = _as_arguments(inputs)
-    watcher = _Watcher(taps)
-    restore(traced.model, traced.caches)
-    with evaluation(traced.model), watcher:
-        for tensor in tree_flatten((args, kwargs))[0]:
-            if isinstance(tensor, torch.Tensor):
-                watcher.skip_input()
-        result = traced.model(*args, **kwargs)
+    given, names = tensors_within((args, kwargs)), traced.graph.inputs
+    if len(given) != len(names):
+        raise ValueError(
+            f"expected as many input tensors as the model was traced with, {len(names)}, got "
+            f"{len(given)}"
+        )
+    example = tensors_within(traced.example_inputs)
+    alike = all(a.shape[1:] == b.shape[1:] for a, b in zip(given, example, strict=True))
+    with evaluation(traced.model, given, traced.caches) as state:
+        watcher = _Watcher(state, traced, taps, alike)
+        for tensor, name in zip(given, names, strict=True):
+            watcher.name(tensor, name)
+        with watcher:
+            result = traced.model(*args, **kwargs)
     missing = set(taps) - watcher.seen
     if missing:
+        first = f" (the first other call is {watcher.strange!r})" if watcher.strange else ""
         raise RuntimeError(
             f"the forward pass has changed since the model was traced: tensor {min(missing)!r} "
-            "was not computed; trace the model again"
+            f"was not computed{first}; trace the model again"
         )
     return result
 
@@ -191,23 +231,29 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @contextlib.contextmanager
-def evaluation(model: torch.nn.Module) -> Iterator[dict[Place, Any]]:
-    """Evaluation mode without gradients; every module's mode and caches are restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    before = kept(model)
+def evaluation(
+    model: torch.nn.Module,
+    inputs: Iterable[torch.Tensor] = (),
+    caches: Caches | None = None,
+) -> Iterator[ModelState]:
+    """Evaluation mode without gradients; the model and the inputs are as before afterwards.
+
+    What the model writes in place is put back where the block's dispatch mode is a
+    :class:`~rejuvenet.adapters.torch.model_state.Guarded` of this state.
+    """
+    state = ModelState(model, inputs)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
-        for module, _ in modes:
+        restore(model, caches or {})
+        for module in model.modules():
             module.training = False
         # The fused attention hides the layout of its heads.
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.no_grad():
-            yield before
+            yield state
     finally:
-        restore(model, made_since(before, model))
+        state.restore()
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -223,21 +269,45 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
-class _Watcher(Numbering):
-    def __init__(self, taps: Mapping[str, Callable[[torch.Tensor], None]]):
-        super().__init__()
-        self.taps = taps
+class _Watcher(Calls):
+    """Shows tensors as they are made."""
+
+    def __init__(
+        self,
+        state: ModelState,
+        traced: TracedModel,
+        taps: Mapping[str, Callable[[torch.Tensor], None]],
+        alike: bool,
+    ):
+        graph, tensors = traced.graph, traced.tensors
+        super().__init__(state, {name: tensors[name] for name in graph.weights.values()})
+        self.calls, self.shapes, self.taps, self.alike = traced.calls, graph.shapes, taps, alike
+        self.wanted: dict[str, list[str]] = {}
+        for tap in taps:
+            self.wanted.setdefault(traced.shown.get(tap, tap), []).append(tap)
         self.seen: set[str] = set()
+        self.strange = ""  # the first operator that the traced pass did not run so
 
-    def skip_input(self) -> None:
-        self.next_name()
+    def returned(
+        self, func: Any, operator: str, outputs: list[torch.Tensor], call: Call | None
+    ) -> None:
+        names = self.calls.get(call, ()) if call is not None else ()
+        if call is not None and not names and not self.strange:
+            self.strange = operator
+        for i, tensor in enumerate(outputs):
+            if call is not None:
+                self.name(tensor, names[i] if i < len(names) else UNKNOWN)
+            for tap in self.wanted.get(self.known_as(tensor), ()):
+                if tap not in self.seen and self._fits(tap, tensor):
+                    self.seen.add(tap)
+                    self.taps[tap](tensor)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                name = self.next_name()
-                if name in self.taps:
-                    self.seen.add(name)
-                    self.taps[name](tensor)
-        return result
+    def name_of_call(self, call: Call) -> str:
+        return self.calls.get(call, (UNKNOWN,))[0]
+
+    def _fits(self, tap: str, tensor: torch.Tensor) -> bool:
+        """Whether the shape is that of the trace, up to the number of samples."""
+        pairs = list(zip(self.shapes[tap], tensor.shape, strict=False))
+        if len(self.shapes[tap]) != tensor.ndim:
+            return False
+        return not self.alike or sum(a != b for a, b in pairs) <= 1
