@@ -149,7 +149,7 @@ def test_class_means_are_those_of_the_layer_for_any_batch(model, traced_with, dt
     x, y = torch.randn(11, 7, 4, dtype=dtype), torch.arange(11) % 2
     shown = {}
     hook = model.a.register_forward_hook(lambda _, __, out: shown.update(a=torch.relu(out)))
-    if isinstance(model, Encoder):  # the last layer that reads these channels
+    if isinstance(model, Encoder) and traced_with > 1:  # the last layer that reads these channels
         hook.remove()
         hook = model.h.register_forward_hook(lambda _, given, __: shown.update(a=given[0]))
     with torch.no_grad():
@@ -159,9 +159,14 @@ def test_class_means_are_those_of_the_layer_for_any_batch(model, traced_with, dt
         shown["a"] = shown["a"].transpose(0, 1)
     traced = trace(model, x[:traced_with])
     batches = [(x[i:j], y[i:j]) for i, j in ((0, 5), (5, 10), (10, 11))]
+    if traced.group("a").tap is None:  # one sample may lie anywhere
+        assert traced_with == 1
+        pytest.skip("refused with a reason")
     found = collect(traced, batches, ["a"])["a.weight"].Q
     wanted = np.stack([shown["a"][y == c].mean(0).numpy().T for c in range(2)])
-    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-6)
+    # One tensor after the other of those that describe the group.
+    parts = np.split(found.reshape(2, 6, -1), found.size // wanted.size, axis=2)
+    assert min(np.abs(part - wanted).max() for part in parts) < 1e-6
     reorganize(traced, batches, layers="all", recipe=Recipe.preserving(ratio=0.5))
 
 
