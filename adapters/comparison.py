@@ -100,17 +100,14 @@ class Runner:
     """
 
     def __init__(self, model: str) -> None:
-        import onnxruntime
-
-        from .onnx.session import providers
+        from .onnx import load
 
         self.input = ImageInput.of(model)
-        onnxruntime.set_default_logger_severity(3)
+        loaded = load(model)
         try:
-            self.session = onnxruntime.InferenceSession(model, providers=providers())
-        except Exception as error:  # onnxruntime has a dozen error types of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"onnxruntime cannot run {model}: {reason}") from error
+            self.session = loaded.session()
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", model, 1)) from error
         made = {output.name: output.type for output in self.session.get_outputs()}
         tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
         self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]

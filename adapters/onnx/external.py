@@ -237,10 +237,14 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def tensors_of(message: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a message: those of subgraphs, functions and training too."""
-    graphs = [message.graph]
+    """All tensors of a message: first the initializers of its graph, in their order.
+
+    Then those of nodes, subgraphs, functions and training.
+    """
+    graphs = []
     for training in message.training_info:
         graphs += [training.initialization, training.algorithm]
+    graphs.append(message.graph)
     attributes: list[onnx.AttributeProto] = []
     for function in message.functions:
         attributes += function.attribute_proto

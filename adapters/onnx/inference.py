@@ -5,6 +5,7 @@ Operators of other domains have no shapes there: what they touch is frozen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,17 +19,23 @@ from .session import light_message
 UNKNOWN = -(2**62)  # a length, in values that are computed from shapes
 MOVES = frozenset(["Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"])  # of their first input
 JOINS = frozenset(["Concat"])
+# Operators whose outputs are as large, or take as long, as the values of their inputs say.
+MAKERS = frozenset(
+    ("ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+)
+UNBOUNDED = MAKERS | {"If", "Loop", "Scan", "SequenceMap"}
+MAX_BYTES = 1 << 29  # that may be made out of constants and shapes
 SMALL = 1 << 12  # elements up to which an initializer may be a setting, and is computed with
 
 Shape = tuple[int | None, ...]  # None for a length that is not known
 
 
-def inferred_shapes(
+def inferred(
     model: ir.Model, given: Mapping[str, Shape], constants: Mapping[str, np.ndarray]
-) -> dict[str, Shape]:
-    """Shapes by ONNX's inference, inputs having the shapes ``given``, else those declared.
+) -> onnx.ModelProto | None:
+    """The model with shapes by ONNX's inference, inputs having those ``given`` or declared.
 
-    Nodes whose values are known are replaced by these values.
+    Nodes whose values are known are replaced by these values.  None where inference fails.
     """
     proto = light_message(model)
     for value in proto.graph.input:
@@ -58,8 +65,17 @@ def inferred_shapes(
     for value in proto.graph.output:  # what an exporter declares may be stale
         value.type.tensor_type.ClearField("shape")
     try:
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # what is left unknown becomes opaque
+        return None
+
+
+def inferred_shapes(
+    model: ir.Model, given: Mapping[str, Shape], constants: Mapping[str, np.ndarray]
+) -> dict[str, Shape]:
+    """Shapes of :func:`inferred` by name."""
+    proto = inferred(model, given, constants)
+    if proto is None:
         return {}
     return {
         value.name: tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
@@ -68,9 +84,13 @@ def inferred_shapes(
     }
 
 
-def folded(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray]:
+def folded(
+    model: ir.Model, shapes: Mapping[str, Shape], max_bytes: int = MAX_BYTES
+) -> dict[str, np.ndarray]:
     """Values of tensors that depend on initializers, constants and shapes only.
 
+    Without those that would take more than ``max_bytes`` together, and those whose size only
+    computing them would show.
     Where a shape has a length that is not known, ``UNKNOWN`` stands in its place.
     """
     values: dict[str, np.ndarray] = {
@@ -97,6 +117,13 @@ def folded(model: ir.Model, shapes: Mapping[str, Shape]) -> dict[str, np.ndarray
         counted = read[1:] if node.op_type in MOVES else [] if node.op_type in JOINS else read
         if any(_is_unknown(values[name]) for name in counted):
             continue
+        made = [shapes.get(name, (None,)) for name in filter(None, names)]
+        if node.op_type in UNBOUNDED and any(None in shape for shape in made):
+            continue
+        size = 8 * sum(math.prod(n or 1 for n in shape) for shape in made)
+        if size > max_bytes:
+            continue
+        max_bytes -= size
         try:
             results = ReferenceEvaluator(ir.to_proto(node)).run(None, {n: values[n] for n in read})
         except Exception:  # not a constant, then
@@ -127,17 +154,18 @@ def fixed_values(model: ir.Model) -> dict[str, np.ndarray]:
 
 
 def run_as_far_as_known(
-    model: ir.Model, feeds: Mapping[str, np.ndarray]
+    model: ir.Model, feeds: Mapping[str, np.ndarray], max_bytes: int = MAX_BYTES
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
     """Shapes of all tensors that have a known one, and the values of constants."""
-    shapes, values = _known(model, {name: array.shape for name, array in feeds.items()})
+    given = {name: array.shape for name, array in feeds.items()}
+    shapes, values = _known(model, given, max_bytes)
     values = {name: array for name, array in values.items() if not _is_unknown(array)}
     whole = {name: tuple(n for n in shape if n is not None) for name, shape in shapes.items()}
     return {n: shape for n, shape in whole.items() if len(shape) == len(shapes[n])}, values
 
 
 def _known(
-    model: ir.Model, given: Mapping[str, Shape]
+    model: ir.Model, given: Mapping[str, Shape], max_bytes: int = MAX_BYTES
 ) -> tuple[dict[str, Shape], dict[str, np.ndarray]]:
     shapes: dict[str, Shape] = {}
     values: dict[str, np.ndarray] = {}
@@ -145,7 +173,7 @@ def _known(
         before = sum(None not in shape for shape in shapes.values()), len(values)
         known = {name: array for name, array in values.items() if not _is_unknown(array)}
         shapes |= dict(given) | inferred_shapes(model, given, known)
-        values = folded(model, shapes)
+        values = folded(model, shapes, max_bytes)
         shapes |= _shapes_of(values)
         if (sum(None not in shape for shape in shapes.values()), len(values)) == before:
             return shapes, values

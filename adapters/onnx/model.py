@@ -22,7 +22,9 @@ from ...graph.nodes import Graph
 from ...graph.selection import find_group, select_groups
 from ...graph.solve import find_groups
 from .branches import without_fixed_branches
+from .budget import check_inputs, check_nodes, check_sizes, max_bytes_of
 from .example_inputs import Shapes, example_inputs
+from .external import Refused
 from .layer_names import Request, layers_of, resolve
 from .saving import write
 from .session import session, swapped
@@ -45,6 +47,8 @@ class OnnxModel:
         Length of a free batch axis in the run that measures the shapes.
     input_shapes : mapping of input name to sequence of int, optional
         Shapes for that run.
+    max_bytes : int, optional
+        As in :func:`load`.
 
     Attributes
     ----------
@@ -65,9 +69,11 @@ class OnnxModel:
         stored: Stored | None = None,
         batch: int = 1,
         input_shapes: Shapes | None = None,
+        max_bytes: int | None = None,
     ):
+        self.max_bytes = max_bytes_of(max_bytes)
         self.ir = model
-        self.analysed = _executable(model)
+        self.analysed = _executable(model, self.max_bytes)
         self.copies: dict[str, Copy] = {}
         if not model.functions:  # their nodes are not in the file: what they share stays shared
             self.analysed, self.copies = separated(self.analysed)
@@ -90,8 +96,22 @@ class OnnxModel:
         own = _constants(self.ir)
         shared = _constants(self.analysed) - own if self.ir.functions else frozenset()
         shared |= self._brought
-        candidates = example_inputs(self.analysed, self._batch, self._input_shapes)
-        return Structure(self.analysed, candidates, shared, strict=bool(self._input_shapes))
+        return Structure(
+            self.analysed, self._candidates(), shared, bool(self._input_shapes), self.max_bytes
+        )
+
+    def _candidates(self) -> Iterator[dict[str, np.ndarray]]:
+        """Inputs to measure the model with, on which it stays within its budget."""
+        check_inputs(self.analysed, self.max_bytes)
+        given = example_inputs(self.analysed, self._batch, self._input_shapes)
+        for number, feeds in enumerate(given):
+            try:
+                check_sizes(self.analysed, feeds, self.max_bytes)
+            except Refused:
+                if number:  # a size that is only a guess
+                    continue
+                raise
+            yield feeds
 
     @property
     def example_inputs(self) -> dict[str, np.ndarray]:
@@ -202,6 +222,13 @@ class OnnxModel:
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
+        if "structure" not in self.__dict__:
+            try:
+                next(self._candidates(), None)
+            except Refused:
+                raise
+            except ValueError:  # an input declares no shape, so that nothing is known
+                pass
         with swapped(self.analysed, self.changed) as model:
             return session(model, outputs)
 
@@ -241,13 +268,14 @@ class OnnxModel:
                     yield name, own, array
 
 
-def _executable(model: ir.Model) -> ir.Model:
+def _executable(model: ir.Model, max_bytes: int) -> ir.Model:
     """The model without functions, if its nodes are in the order of execution.
 
     The weights are the same tensors.  A function that cannot be inlined stays, and its calls are
     operators that nobody knows.
     """
     if model.functions:
+        check_nodes(model, max_bytes)
         try:
             model = InlinePass()(model.clone()).model
         except Exception:  # functions that call themselves, attributes that are missing
@@ -288,6 +316,7 @@ def load(
     *,
     batch: int = 1,
     input_shapes: Shapes | None = None,
+    max_bytes: int | None = None,
 ) -> OnnxModel:
     """Read an ONNX file.
 
@@ -299,6 +328,10 @@ def load(
     input_shapes : mapping of input name to sequence of int, optional
         Whole shapes for that run, where other axes are free; an empty name stands for the only
         input.  Without them, usual sizes are tried.
+    max_bytes : int, optional
+        What the model may make out of constants and shapes; a file that asks for more is refused
+        when it is first looked at.  By default the environment variable ``REJUVENET_MAX_BYTES``,
+        else 512 MiB (:mod:`.budget`).
 
     Returns
     -------
@@ -313,8 +346,9 @@ def load(
         not lie beneath the model's folder, or ``input_shapes`` gives a shape that an input does
         not take.
     """
+    how: dict[str, Any] = {"batch": batch, "input_shapes": input_shapes, "max_bytes": max_bytes}
     if isinstance(source, ir.Model):
         stored = Stored.of(source) if is_outside(source) else None
-        return OnnxModel(source, stored=stored, batch=batch, input_shapes=input_shapes)
+        return OnnxModel(source, stored=stored, **how)
     model, stored = read(source)
-    return OnnxModel(model, stored=stored, batch=batch, input_shapes=input_shapes)
+    return OnnxModel(model, stored=stored, **how)

@@ -187,23 +187,22 @@ def _place_anew(
 
     A tensor stays at its offset.  One whose bytes another tensor reads as well goes to the end.
     """
+    own = len(message.graph.initializer)
+    outside = [(n, t) for n, t in enumerate(tensors_of(message)) if is_external(t)]
     spans = defaultdict(list)
-    for tensor in tensors_of(message):
-        if is_external(tensor):
-            location, offset, length = place(tensor)
-            content = files[location]
-            spans[id(content)].append((offset, offset + length, id(tensor)))
-            _set(tensor, location=names[id(content)])
-    shared = {key: _overlapping(found) for key, found in spans.items()}
-    ends = {id(content): len(content) for content in files.values()}
-    keys = {name: key for key, name in names.items()}
-    changes: dict[int, list[Change]] = defaultdict(list)
-    for tensor in message.graph.initializer:
-        if tensor.name not in values or not is_external(tensor):
-            continue
+    for number, tensor in outside:
         location, offset, length = place(tensor)
-        key = keys[location]
-        if id(tensor) in shared[key]:
+        spans[id(files[location])].append((offset, offset + length, number))
+    shared = {number for found in spans.values() for number in _overlapping(found)}
+    ends = {id(content): len(content) for content in files.values()}
+    changes: dict[int, list[Change]] = defaultdict(list)
+    for number, tensor in outside:
+        location, offset, length = place(tensor)
+        key = id(files[location])
+        _set(tensor, location=names[key])
+        if number >= own or tensor.name not in values:
+            continue
+        if number in shared:
             offset = ends[key] + -ends[key] % ALIGNMENT
             ends[key] = offset + length
             _set(tensor, offset=str(offset))
@@ -212,13 +211,13 @@ def _place_anew(
 
 
 def _overlapping(spans: list[tuple[int, int, int]]) -> set[int]:
-    """Those of ``(start, end, name)`` that have bytes in common with another."""
+    """Those of ``(start, end, number)`` that have bytes in common with another."""
     found, last, reached = set(), 0, 0
-    for start, end, name in sorted(span for span in spans if span[0] < span[1]):
+    for start, end, number in sorted(span for span in spans if span[0] < span[1]):
         if start < reached:
-            found |= {name, last}
+            found |= {number, last}
         if end > reached:
-            last, reached = name, end
+            last, reached = number, end
     return found
 
 

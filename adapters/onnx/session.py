@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .external import file_of
+from .external import Refused, file_of
 from .storage import tensor_like
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -26,6 +29,7 @@ NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.UINT8,
     ir.DataType.INT32,
 }
+LOOP_BYTES = 1 << 30  # of the memory for a run that stand for a second of a loop
 
 
 def providers() -> list[str]:
@@ -81,7 +85,9 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
             node.attributes[attribute.name] = attribute
 
 
-def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True) -> Any:
+def session(
+    model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True, capped: bool = False
+) -> Any:
     """An inference session of ``model`` that also returns the tensors named in ``outputs``.
 
     Large initializers are handed over as arrays, so that a model of any size, or one whose
@@ -98,6 +104,9 @@ def session(model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True
     options.log_severity_level = 4
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if capped:  # weights are no part of what is made
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     with _light(model) as arrays:
         proto = ir.to_proto(model)
     _expose(proto, outputs)
@@ -193,34 +202,88 @@ class DoesNotRun(ValueError):
 
 
 def run_everything(
-    model: ir.Model, candidates: Iterable[Mapping[str, np.ndarray]]
+    model: ir.Model, candidates: Iterable[Mapping[str, np.ndarray]], max_bytes: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Every tensor of the model, and the first of some inputs on which it runs.
 
     Raises
     ------
+    Refused
+        The tensors take more than ``max_bytes``, or a loop does not end.
     DoesNotRun
         onnxruntime fails on all of them; its reason for the first.
     ValueError
         It cannot run the model at all.
     """
+    import onnxruntime
+
     names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
-    taken = session(model, names, optimized=False)
+    taken = session(model, names, optimized=False, capped=_capped(max_bytes))
     produced = [o.name for o in taken.get_outputs()]
+    looping = any(node.op_type == "Loop" for node in model.graph.all_nodes())
     failure: DoesNotRun | None = None
     for feeds in candidates:
+        options = onnxruntime.RunOptions()
         try:
-            values = dict(zip(produced, taken.run(produced, feeds), strict=True))
+            with _limited(options, max_bytes / LOOP_BYTES if looping else None):
+                values = dict(zip(produced, taken.run(produced, feeds, options), strict=True))
         except Exception as error:  # onnxruntime has a dozen error types of its own
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())
+            if options.terminate or "bfc_arena" in reason:
+                what = "does not end" if options.terminate else f"takes over {max_bytes} bytes"
+                raise Refused(
+                    f"the model {what} on example inputs; if you trust the file, load it with a "
+                    "higher max_bytes or set REJUVENET_MAX_BYTES in the environment"
+                ) from error
             failure = failure or DoesNotRun(
                 f"the model cannot run on example inputs of the shapes "
-                f"{({name: x.shape for name, x in feeds.items()})}: {reason} (input_shapes=, "
+                f"{({name: x.shape for name, x in feeds.items()})}: {reason[:300]} (input_shapes=, "
                 "--input-shape give others)"
             )
             continue
         return values | dict(feeds), dict(feeds)
     raise failure or DoesNotRun("there are no example inputs")
+
+
+@cache
+def _capped(max_bytes: int) -> bool:
+    """Whether onnxruntime has an allocator that gives no more than ``max_bytes``.
+
+    It has one for all sessions of a process that ask for it, with the cap that came first.
+    """
+    import onnxruntime as ort
+
+    kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    try:
+        ort.create_and_register_allocator(
+            ort.OrtMemoryInfo("Cpu", *kinds),
+            ort.OrtArenaCfg({"max_mem": max_bytes, "arena_extend_strategy": 1}),
+        )
+    except Exception:  # there is one, with another cap
+        return False
+    return True
+
+
+@contextmanager
+def _limited(options: Any, seconds: float | None) -> Iterator[None]:
+    """End a run after so much processor time."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        until = time.process_time() + (seconds or 0.0)
+        while not ended.wait(0.1):
+            if time.process_time() > until:
+                options.terminate = True
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if seconds is not None:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if seconds is not None:
+            watcher.join()
 
 
 def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:

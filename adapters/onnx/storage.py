@@ -125,7 +125,7 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
         copy.CopyFrom(message)
         _bring_in(copy, files, arrays)
         model = ir.from_proto(copy)
-        model.graph.sort()  # some converters forget it
+        _sort(model, path)
     except Refused:
         raise
     except Exception as error:  # protobuf and onnx_ir raise many kinds
@@ -139,6 +139,16 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
         t.name for t in message.graph.initializer if t.name in arrays and not is_external(t)
     )
     return model, Stored(message, inside, files)
+
+
+def _sort(model: ir.Model, path: Path) -> None:
+    """Nodes in the order of execution; some converters forget it."""
+    try:
+        model.graph.sort()
+    except ValueError:
+        raise Refused(
+            f"{path} is not a complete ONNX model: some of its nodes wait for one another (a cycle)"
+        ) from None
 
 
 def _check_names(message: onnx.ModelProto, path: Path) -> None:
@@ -159,9 +169,9 @@ def _bring_in(
     message: onnx.ModelProto, files: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Values from files that are not at hand as arrays: of subgraphs, ``Constant`` nodes, int4."""
-    at_hand = {id(t) for t in message.graph.initializer if t.name in arrays}
-    for tensor in tensors_of(message):
-        if is_external(tensor) and id(tensor) not in at_hand:
+    own = len(message.graph.initializer)
+    for number, tensor in enumerate(tensors_of(message)):
+        if is_external(tensor) and not (number < own and tensor.name in arrays):
             location, offset, length = place(tensor)
             tensor.raw_data = files[location][offset : offset + length].tobytes()
             del tensor.external_data[:]

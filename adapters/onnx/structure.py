@@ -28,7 +28,9 @@ from ...graph.nodes import (
     output_names,
     uniform_axes,
 )
+from .budget import EVERYTHING, MAX_BYTES
 from .example_inputs import example_inputs
+from .external import Refused
 from .inference import run_as_far_as_known
 from .microsoft import MICROSOFT
 from .operators import OPERATORS
@@ -230,6 +232,7 @@ class Structure:
         candidates: Iterable[dict[str, np.ndarray]] | None = None,
         shared: frozenset[str] = frozenset(),
         strict: bool = False,
+        max_bytes: int = MAX_BYTES,
     ):
         self.ir = model
         self.shared = shared
@@ -241,15 +244,17 @@ class Structure:
         first = next(candidates)
         self.not_run: str | None = None
         try:
-            values, self.feeds = run_everything(model, itertools.chain([first], candidates))
+            values, self.feeds = run_everything(
+                model, itertools.chain([first], candidates), EVERYTHING * max_bytes
+            )
             # Sequences have no shape.
             values = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
             self.shapes = {name: value.shape for name, value in values.items()}
         except ValueError as error:  # operators that onnxruntime does not have
-            if strict and isinstance(error, DoesNotRun):
+            if isinstance(error, Refused) or (strict and isinstance(error, DoesNotRun)):
                 raise
             self.not_run, self.feeds = str(error), first
-            self.shapes, values = run_as_far_as_known(model, self.feeds)
+            self.shapes, values = run_as_far_as_known(model, self.feeds, max_bytes)
         self.known: dict[str, np.ndarray] = {}
         self.weights: set[str] = set()
         self.uses: dict[str, int] = {}

@@ -236,3 +236,124 @@ def test_two_gigabytes_and_more(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "m.onnx", "out.onnx", "out.onnx.data", "weights.bin"
     ]  # fmt: skip
+
+
+def outside(path, name, location, offset=0, n=1):
+    """Say of an initializer that its values lie in ``location``, ``n`` floats."""
+    message = onnx.load(path, load_external_data=False)
+    (tensor,) = [t for t in message.graph.initializer if t.name == name]
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": 4 * n}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(message.SerializeToString())
+
+
+def test_links_within_the_folder_and_those_of_a_cache_are_followed(tmp_path):
+    """Hugging Face keeps files under their checksums and links to them by name."""
+    store, names = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    store.mkdir()
+    names.mkdir(parents=True)
+    path = write(store / "0123", NODES, ARRAYS, 17)
+    (store / "4567").write_bytes(ARRAYS["a"].tobytes())
+    outside(path, "a", "w.bin", n=ARRAYS["a"].size)
+    (names / "m.onnx").symlink_to("../../blobs/0123")
+    (names / "w.bin").symlink_to("../../blobs/4567")
+    np.testing.assert_array_equal(load(names / "m.onnx").weight("a"), ARRAYS["a"])
+    (names / "w.bin").unlink()
+    (names / "w.bin").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(ARRAYS["a"].tobytes())
+    with pytest.raises(ValueError, match="a link to a place outside of its folder"):
+        load(names / "m.onnx")
+
+
+def test_a_model_saved_through_a_link_is_read_through_it(external, tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "out.onnx").touch()
+    (tmp_path / "link.onnx").symlink_to(real / "out.onnx")
+    load(external).save(tmp_path / "link.onnx")
+    np.testing.assert_array_equal(load(tmp_path / "link.onnx").weight("a"), ARRAYS["a"])
+
+
+def test_tensors_that_share_bytes_are_parted_when_one_changes(tmp_path):
+    path = write(tmp_path / "m.onnx", NODES, {**ARRAYS, "bias2": ARRAYS["bias"]}, 17)
+    (tmp_path / "w.bin").write_bytes(ARRAYS["bias"].tobytes())
+    outside(path, "bias", "w.bin", n=8)
+    outside(path, "bias2", "./w.bin", n=8)
+    load(path).with_weights({"bias": np.arange(8, dtype=np.float32)}).save(tmp_path / "out.onnx")
+    again = load(tmp_path / "out.onnx")
+    np.testing.assert_array_equal(again.weight("bias"), np.arange(8))
+    stored = {t.name: t for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    np.testing.assert_array_equal(numpy_helper.to_array(stored["bias2"]), ARRAYS["bias"])
+    assert len(list(tmp_path.glob("out.onnx*"))) == 2
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(external, tmp_path):
+    (tmp_path / "out.onnx.data").write_bytes(b"mine")
+    moved, _ = arrange(load(external), order="random")
+    for _ in range(2):
+        moved.save(tmp_path / "out.onnx")
+        assert (tmp_path / "out.onnx.data").read_bytes() == b"mine"
+        np.testing.assert_array_equal(load(tmp_path / "out.onnx").weight("a"), moved.weight("a"))
+    several = len({p["location"] for p in placed(external).values()})
+    assert len(list(tmp_path.glob("out.onnx.*.data"))) == several
+
+
+def test_a_model_stays_what_it_was_when_its_files_are_replaced(external):
+    """It is saved over itself twice; the first object still has, and runs with, its own values."""
+    first = load(external)
+    before = {name: first.weight(name).copy() for name in ARRAYS}
+    outputs = Runner(first)(X)["y"]
+    for _ in range(2):
+        arrange(load(external), order="random")[0].save(external)
+        load(external).with_weights({"bias": np.full(8, 9.0, np.float32)}).save(external)
+    for name, array in before.items():
+        np.testing.assert_array_equal(first.weight(name), array)
+    np.testing.assert_array_equal(Runner(first)(X)["y"], outputs)
+    np.testing.assert_array_equal(load(external).weight("bias"), 9.0)
+
+
+def test_a_model_of_onnx_ir_is_held_to_the_same(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = write(folder / "m.onnx", NODES, ARRAYS, 17)
+    (tmp_path / "secret").write_bytes(bytes(32))
+    outside(path, "bias", "../secret", n=8)
+    import onnx_ir
+
+    with pytest.raises(ValueError, match="does not lie beneath its folder"):
+        load(onnx_ir.load(path))
+
+
+def test_external_data_of_a_constant_is_read_once_and_written(tmp_path):
+    nodes = [node("Add", ["x", "k"], ["x2"]), node("Conv", ["x2", "a", "bias"], ["h"]), *NODES[1:]]
+    path = write(tmp_path / "m.onnx", nodes, ARRAYS, 17)
+    message = onnx.load(path)
+    constant = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[3, 1, 1],
+                           data_location=TensorProto.EXTERNAL)  # fmt: skip
+    constant.external_data.add(key="location", value="k.bin")
+    (tmp_path / "k.bin").write_bytes(np.array([1, 2, 3], np.float32).tobytes())
+    message.graph.node.insert(0, node("Constant", [], ["k"], value=constant))
+    path.write_bytes(message.SerializeToString())
+    moved, report = arrange(load(path), order="random")
+    assert report.output_change is not None
+    assert report.output_change < 1e-5
+    moved.save(tmp_path / "out.onnx")
+    again = onnx.load(tmp_path / "out.onnx").graph.node[0].attribute[0].t
+    np.testing.assert_array_equal(numpy_helper.to_array(again).ravel(), [1, 2, 3])
+
+
+def test_a_save_removes_what_nobody_holds_and_nothing_else(external, tmp_path):
+    from rejuvenet.files import partial
+
+    left = tmp_path / ".out.01234567.partial.onnx"
+    other = tmp_path / ".other.01234567.partial.onnx"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    with partial(tmp_path / "out.onnx") as held:  # as another process would
+        load(external).save(tmp_path / "out.onnx")
+        assert held.exists()
+    assert not left.exists()
+    assert other.exists()

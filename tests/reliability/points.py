@@ -24,12 +24,13 @@ ROOT = str(Path(rejuvenet.__file__).parent)
 
 @dataclass
 class Outcome:
-    """How a child ended: what it returned or raised, or the signal; seconds and peak memory."""
+    """How a child ended: what it returned or raised, or the signal; time and peak memory."""
 
     value: Any = None
     error: BaseException | None = None
     signal: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
     peak: int = 0
 
 
@@ -120,6 +121,7 @@ def in_child(
             time.sleep(0.001)
     os.close(reading)
     _, status, usage = os.wait4(child, 0)
+    outcome.processor = usage.ru_utime + usage.ru_stime
     outcome.seconds, outcome.peak = time.perf_counter() - began, usage.ru_maxrss * 1024
     outcome.signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if content and not outcome.signal:
