@@ -96,11 +96,11 @@ def check_inputs(model: ir.Model, max_bytes: int) -> None:
         usual = IMAGE_EXTENT if len(declared) == 4 else UNKNOWN_EXTENT
         free = (1, *(usual for _ in declared))
         sizes = [n if isinstance(n, int) else m for n, m in zip(declared, free, strict=False)]
-        made = 8 * math.prod(max(n, 1) for n in sizes)
-        if made > EVERYTHING * max_bytes:
+        made, allowed = 8 * math.prod(max(n, 1) for n in sizes), EVERYTHING * max_bytes
+        if made > allowed:
             raise Refused(
-                f"the input {str(value.name)[:100]!r} of shape {sizes[:9]} takes {_gib(made)}, more "
-                f"than the {_gib(EVERYTHING * max_bytes)} allowed; {_raise(-(-made // EVERYTHING))}"
+                f"the input {str(value.name)[:100]!r} of shape {sizes[:9]} takes {_gib(made)}, "
+                f"more than the {_gib(allowed)} allowed; {_raise(-(-made // EVERYTHING))}"
             )
 
 
