@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from ..files import written_beside
+from ..files import read_arrays, written_beside
 from .capacity import Capacity
 from .channels import Member
 from .recipe import Recipe
@@ -255,29 +254,36 @@ class Plan:
         """
         name = os.fspath(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-            header = json.loads(arrays["header"].tobytes())
+            arrays = read_arrays(path)
+            header = json.loads(arrays.pop("header").tobytes())
             known = header["format"] == FORMAT
         except OSError as error:
             raise ValueError(
                 f"expected a plan that can be read, got {name!r}: {error.strerror or error}"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        except Exception:  # no archive, no header, no JSON
             known = False
         if not known:
             raise ValueError(f"expected a plan written by Plan.save, got {name!r}")
-        if header["version"] != VERSION:
+        if header.get("version") != VERSION:
             raise ValueError(
-                f"expected a plan of version {VERSION}, got version {header['version']} in "
+                f"expected a plan of version {VERSION}, got version {header.get('version')!r} in "
                 f"{name!r}; make the plan again, or use the rejuvenet that made it"
             )
+        from .plan_check import check_names, check_plan
+
         try:
             groups = [_unpack(values, arrays) for values in header["groups"]]
+            for group in groups:
+                check_plan(group)
+            check_names(header["skipped"])
             recipe = None if header["recipe"] is None else Recipe(**header["recipe"])
-        except (KeyError, TypeError) as error:
+            return cls(groups, recipe, header["skipped"])
+        except KeyError as error:
             raise ValueError(f"expected a complete plan, got {name!r} without {error}") from error
-        return cls(groups, recipe, header["skipped"])
+        except Exception as error:  # values of any other type than they should have
+            reason = " ".join(str(error).split())
+            raise ValueError(f"expected a complete plan, got {name!r}: {reason}") from error
 
 
 def _pack(plan: GroupPlan, key: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import written_beside
+from ..files import read_arrays, written_beside
+from .parameters import INITS, grid_of, initial_array, schedule_of, wrong
 
 FORMAT, VERSION = "rejuvenet.sofm", 1
 ARRAYS = ("codebook_", "labels_", "_sums", "_counts", "feature_names_in_")
@@ -75,19 +76,17 @@ def load(cls, path):
     OSError
         There is no such file, or it cannot be opened.
     """
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                content = {name: archive[name] for name in archive.files}
-        except Exception as error:  # a flipped bit can end in any error of zipfile, zlib or numpy
-            raise _unreadable(path, error) from None
+    try:
+        content = read_arrays(path)
+    except ValueError as error:
+        raise _unreadable(path, error) from None
     if str(content.get("format")) != FORMAT:
         raise ValueError(f"expected a map of SOFM.save, got something else in {path}")
     try:
         version = int(content["version"])
         if version <= VERSION:
             return _restored(cls, content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # values of any other type than they should have
         raise _unreadable(path, error) from None
     raise ValueError(
         f"expected format version {VERSION} or older, got {version} in {path}: update rejuvenet"
@@ -100,29 +99,96 @@ def _unreadable(path, error: Exception) -> ValueError:
 
 
 def _restored(cls, content: dict):
-    """The estimator of a file's arrays."""
-    from .parameters import grid_of
+    """The estimator of a file's arrays, all of which are checked.
 
-    parameters = json.loads(str(content["parameters"]))
+    Raises
+    ------
+    ValueError
+        With what is wrong.
+    """
+    expected = {"format", "version", "parameters", "state", "init", *ARRAYS}
+    if unknown := sorted(content.keys() - expected):
+        raise ValueError(f"expected no part {unknown[0]!r}")
+    given = json.loads(str(content["parameters"]))
     for name in ("shape", "sigma", "learning_rate"):
-        if isinstance(parameters[name], list):
-            parameters[name] = tuple(parameters[name])
+        if isinstance(given[name], list):
+            given[name] = tuple(given[name])
     if "init" in content:
-        parameters["init"] = content["init"]
-    estimator = cls(**parameters)
-    for name, value in json.loads(str(content["state"])).items():
-        setattr(estimator, name, value)
-    for name in ARRAYS:
-        if name in content:
-            value = content[name]
-            setattr(estimator, name, value.astype(object) if value.dtype.kind == "U" else value)
-    estimator.grid_ = grid_of(estimator)
-    expected = estimator.grid_.n_nodes, estimator.n_features_in_
-    if estimator.codebook_.shape != expected:
-        raise ValueError(f"codebook_: expected shape {expected}, got {estimator.codebook_.shape}")
-    learned = set(ARRAYS + NUMBERS) - OPTIONAL
-    missing = sorted(name for name in learned if not hasattr(estimator, name))
-    if missing:
+        given["init"] = content["init"]
+    estimator = cls(**given)
+    state = json.loads(str(content["state"]))
+    learned = {name: content[name] for name in ARRAYS if name in content} | state
+    if unknown := sorted(learned.keys() - {*ARRAYS, *NUMBERS}):
+        raise ValueError(f"expected no learned attribute {unknown[0]!r}")
+    if missing := sorted({*ARRAYS, *NUMBERS} - OPTIONAL - learned.keys()):
         raise KeyError(", ".join(missing))
+    check_parameters(estimator, learned)
+    for name, value in learned.items():
+        text = isinstance(value, np.ndarray) and value.dtype.kind == "U"
+        setattr(estimator, name, value.astype(object) if text else value)
+    estimator.grid_ = grid_of(estimator)
     estimator._n_features_out = len(estimator.codebook_)
     return estimator
+
+
+def check_parameters(estimator, learned: dict) -> None:
+    """Raise ValueError unless parameters and learned values belong to one map."""
+    grid = grid_of(estimator)
+    schedule_of(estimator, grid)
+    seed = estimator.random_state
+    _expect("random_state", seed is None or _is_count(seed), "a number or None", seed)
+    _expect("verbose", isinstance(estimator.verbose, int), "a number", estimator.verbose)
+    D = learned["n_features_in_"]
+    _expect("n_features_in_", _is_count(D) and D > 0, "a positive number", D)
+    if isinstance(estimator.init, str):
+        _expect("init", estimator.init in INITS, " or ".join(INITS), estimator.init)
+    else:
+        initial_array(estimator.init, grid, D, np.float64)
+    unobserved = estimator.missing == "ignore"  # a feature that no sample had
+    K = grid.n_nodes
+    for name, shapes in {
+        "codebook_": {(K, D)}, "_sums": {(K, D), ()}, "_counts": {(K, D), (K, 1), (K,), ()}
+    }.items():  # fmt: skip
+        if name not in learned:
+            continue
+        array = learned[name]
+        _expect(
+            name, array.dtype.kind == "f" and array.shape in shapes,
+            f"numbers of shape {max(shapes)}", f"{array.dtype} {array.shape}",
+        )  # fmt: skip
+        good = np.isfinite(array) | (np.isnan(array) & unobserved)
+        _expect(name, bool(good.all()), "finite numbers", "NaN or infinity")
+        _expect(name, name != "_counts" or bool((array >= 0).all()), "no negative number", "one")
+    labels = learned["labels_"]
+    good = labels.ndim == 1 and labels.dtype.kind == "i"
+    good = good and (not labels.size or bool(labels.min() >= 0 and labels.max() < K))
+    _expect("labels_", good, f"numbers below {K}", f"{labels.dtype} {labels.shape}")
+    for name in ("quantization_error_", "topographic_error_"):
+        _expect(name, _is_number(learned[name]), "a number from 0", learned[name])
+    for name in ("n_iter_", "_calls"):
+        value = learned.get(name, 0)
+        _expect(name, _is_count(value), "a number of epochs", value)
+    history = learned["history_"]
+    good = isinstance(history, list) and all(
+        isinstance(record, dict) and record and all(map(_is_number, record.values()))
+        for record in history
+    )
+    _expect("history_", good, "numbers of every epoch", "something else")
+    if "feature_names_in_" in learned:
+        names = learned["feature_names_in_"]
+        good = names.shape == (D,) and names.dtype.kind == "U" and len(set(names)) == D
+        _expect("feature_names_in_", good, f"{D} different names", f"{names.dtype} {names.shape}")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < np.inf
+
+
+def _expect(name: str, good: bool, expected: str, got) -> None:
+    if not good:
+        raise wrong(name, expected, got)
