@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from .channels import Kind, Member
-from .plan import GroupPlan
+from .plan import GroupPlan, filter_name
 from .recipe import BatchNorm, Init, NewOutgoing, Outgoing
 
 TEXTS = ("group", "method", "note", "reason")
@@ -50,6 +50,7 @@ def check_plan(plan: GroupPlan) -> None:
     _indices("new", plan.new, o)
     for places in plan.sets:
         _indices("an exchangeable set", places, o)
+        _expect(len(places) > 0, "an exchangeable set", "channels", places)
     _indices("all exchangeable sets", np.concatenate([np.zeros(0, np.int64), *plan.sets]), o)
     if reorganizes:
         _expect(plan.order is None, "order", "None", plan.order)
@@ -68,15 +69,15 @@ def check_plan(plan: GroupPlan) -> None:
         _expect(not matrix[plan.new].any(), name, "zeros in rows of new channels", matrix)
     for member in plan.members:
         _check_member(member, o)
+    wanted = {filter_name(member): _row_shape(member) for member in plan.members}
     for name, rows in plan.filters.items():
-        _expect(isinstance(name, str), "filters", "names", name)
-        _floats(f"the filters of {name!r}", rows, (len(plan.new), *rows.shape[1:]))
+        _expect(name in wanted, "filters", " or ".join(wanted), name)
+        _floats(f"the filters of {name!r}", rows, (len(plan.new), *wanted[name]))
     if plan.capacity is not None:
         for entry in fields(plan.capacity):
             value = getattr(plan.capacity, entry.name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            good = number and 0 <= value < math.inf
-            _expect(good, f"capacity.{entry.name}", "a number from 0", value)
+            share = entry.type == "float" and type(value) is float and 0 <= value < math.inf
+            _expect(share or _is_count(value), f"capacity.{entry.name}", "a number from 0", value)
 
 
 def check_names(names: Any) -> None:
@@ -106,6 +107,12 @@ def _check_member(member: Member, channels: int) -> None:
     shape = positions.ndim == 2 and len(positions) == channels
     _expect(shape, f"positions in {member.weight!r}", f"rows of {channels} channels", positions)
     _indices(f"positions in {member.weight!r}", positions.ravel(), rows)
+
+
+def _row_shape(member: Member) -> tuple[int, ...]:
+    """Shape of what one channel owns."""
+    rest = (n for axis, n in enumerate(member.view) if axis not in member.axes)
+    return (member.positions.shape[1], *rest)
 
 
 def _is_count(value: Any) -> bool:

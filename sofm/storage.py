@@ -7,6 +7,7 @@
 ``init``             the initial codebook, where ``init`` was an array
 ``state``            JSON of the learned numbers and of the history
 ``codebook_`` ...    learned arrays under their own names
+``arrays``           JSON of the type and shape of each of these; since version 2
 ===================  =================================================================
 
 A ``callback`` and a ``RandomState`` object are not data and are left out (None on loading).
@@ -22,7 +23,7 @@ import numpy as np
 from ..files import read_arrays, written_beside
 from .parameters import INITS, grid_of, initial_array, schedule_of, wrong
 
-FORMAT, VERSION = "rejuvenet.sofm", 1
+FORMAT, VERSION = "rejuvenet.sofm", 2
 ARRAYS = ("codebook_", "labels_", "_sums", "_counts", "feature_names_in_")
 NUMBERS = (
     "quantization_error_", "topographic_error_", "n_iter_", "n_features_in_", "history_", "_calls",
@@ -61,6 +62,7 @@ def save(estimator, path) -> None:
         version=np.array(VERSION),
         parameters=np.array(json.dumps(parameters, default=_plain)),
         state=np.array(json.dumps(state, default=_plain)),
+        arrays=np.array(json.dumps({name: _kind(array) for name, array in arrays.items()})),
     )
     with written_beside(path) as beside, open(beside, "wb") as file:
         np.savez(file, **arrays)
@@ -85,7 +87,7 @@ def load(cls, path):
     try:
         version = int(content["version"])
         if version <= VERSION:
-            return _restored(cls, content)
+            return _restored(cls, content, version)
     except Exception as error:  # values of any other type than they should have
         raise _unreadable(path, error) from None
     raise ValueError(
@@ -98,7 +100,7 @@ def _unreadable(path, error: Exception) -> ValueError:
     return ValueError(f"expected a map of SOFM.save, cannot read {path}: {reason}")
 
 
-def _restored(cls, content: dict):
+def _restored(cls, content: dict, version: int):
     """The estimator of a file's arrays, all of which are checked.
 
     Raises
@@ -106,10 +108,17 @@ def _restored(cls, content: dict):
     ValueError
         With what is wrong.
     """
-    expected = {"format", "version", "parameters", "state", "init", *ARRAYS}
+    expected = {"format", "version", "parameters", "state", "arrays", "init", *ARRAYS}
     if unknown := sorted(content.keys() - expected):
         raise ValueError(f"expected no part {unknown[0]!r}")
+    if version > 1:
+        told = json.loads(str(content["arrays"]))
+        found = {name: _kind(content[name]) for name in ("init", *ARRAYS) if name in content}
+        _expect("arrays", found == told, f"{told}", found)
     given = json.loads(str(content["parameters"]))
+    known = cls._get_param_names()
+    if set(given) | {"init"} != set(known):
+        raise ValueError(f"expected the parameters {', '.join(known)}, got {', '.join(given)}")
     for name in ("shape", "sigma", "learning_rate"):
         if isinstance(given[name], list):
             given[name] = tuple(given[name])
@@ -137,7 +146,8 @@ def check_parameters(estimator, learned: dict) -> None:
     schedule_of(estimator, grid)
     seed = estimator.random_state
     _expect("random_state", seed is None or _is_count(seed), "a number or None", seed)
-    _expect("verbose", isinstance(estimator.verbose, int), "a number", estimator.verbose)
+    verbose = estimator.verbose
+    _expect("verbose", isinstance(verbose, int) and verbose >= 0, "a number from 0", verbose)
     D = learned["n_features_in_"]
     _expect("n_features_in_", _is_count(D) and D > 0, "a positive number", D)
     if isinstance(estimator.init, str):
@@ -168,16 +178,29 @@ def check_parameters(estimator, learned: dict) -> None:
     for name in ("n_iter_", "_calls"):
         value = learned.get(name, 0)
         _expect(name, _is_count(value), "a number of epochs", value)
-    history = learned["history_"]
-    good = isinstance(history, list) and all(
-        isinstance(record, dict) and record and all(map(_is_number, record.values()))
-        for record in history
-    )
-    _expect("history_", good, "numbers of every epoch", "something else")
+    _check_history(learned["history_"], learned["n_iter_"], "_calls" in learned)
+    parts = {"_calls", "_sums", "_counts"}
+    _expect("partial_fit", learned.keys() & parts in (set(), parts), "all parts", "some")
     if "feature_names_in_" in learned:
         names = learned["feature_names_in_"]
         good = names.shape == (D,) and names.dtype.kind == "U" and len(set(names)) == D
         _expect("feature_names_in_", good, f"{D} different names", f"{names.dtype} {names.shape}")
+
+
+def _check_history(history, n: int, partial: bool) -> None:
+    """Records of ``fit`` say how far the nodes moved, those of ``partial_fit`` do not."""
+    _expect("history_", isinstance(history, list) and len(history) == n, f"{n} epochs", history)
+    least = {"epoch", "sigma", "quantization_error"}
+    for record in history:
+        good = isinstance(record, dict) and least <= record.keys() <= least | {"movement"}
+        good = good and (partial or "movement" in record) and _is_count(record["epoch"])
+        good = good and all(map(_is_number, record.values()))
+        _expect("history_", good, f"{', '.join(sorted(least))} and movement", record)
+
+
+def _kind(array: np.ndarray) -> list:
+    """Type and shape, for JSON."""
+    return [array.dtype.str, list(array.shape)]
 
 
 def _is_count(value) -> bool:

@@ -33,6 +33,7 @@ from .edit import refuse_sharded
 from .freezing import Frozen, weights_before
 from .passes import trace
 from .reorganize import reorganize
+from .reorganizer_state import VERSION, check_state
 from .schedule import Every, is_after
 from .trace import TracedModel, unwrap
 from .warm_up import NewChannels, WarmUp, innermost, new_rows
@@ -163,9 +164,9 @@ class Reorganizer:
         self._turns: list[str] = []
         if layers != "auto":
             chosen, _ = select_groups(self.traced.groups, layers)
-            for group, _ in chosen:
-                ratio_of(group, first.ratio)  # raises where a mapping leaves it out
-            self._turns = [layer or group.name for group, layer in chosen]
+            for choice in chosen:
+                ratio_of(choice.group, first.ratio)  # raises where a mapping leaves it out
+            self._turns = [choice.layer or choice.group.name for choice in chosen]
         if freeze_below:
             _check_freezing(model, layers)
         self.freeze_below = freeze_below
@@ -213,6 +214,7 @@ class Reorganizer:
         """What a checkpoint needs, in plain types (``weights_only=True`` loads it, JSON too)."""
         new = self._new_channels
         return {
+            "version": VERSION,
             "last_epoch": self.last_epoch,
             "seed": self.seed,
             "history": list(self.history),
@@ -226,24 +228,19 @@ class Reorganizer:
         Raises
         ------
         ValueError
-            For a state without the entries of :meth:`state_dict`, or of another model.
+            For a state that is damaged, or of another model; nothing has changed then.
         """
-        expected = {"last_epoch", "seed", "history", "frozen", "new_channels"}
-        if missing := sorted(expected - set(state)):
-            raise ValueError(f"expected the state of a Reorganizer, got one without {missing[0]!r}")
-        tensors = self.traced.tensors
-        rows = (state["new_channels"] or {}).get("rows", [])
-        for name in [*state["frozen"], *(row["weight"] for row in rows)]:
-            if name not in tensors:
-                raise ValueError(f"expected the state of this model, got one with weight {name!r}")
-        self.release()
-        self.last_epoch, self.seed = int(state["last_epoch"]), int(state["seed"])
-        self.history = list(state["history"])
-        self._frozen.freeze(tensors, state["frozen"])
-        if rows and self.warmup is not None:
-            self._new_channels = NewChannels(
-                self.warmup, self.optimizer, tensors, **state["new_channels"]
+        check_state(state, self.traced.tensors)
+        new = None
+        if self.warmup is not None and (state["new_channels"] or {}).get("rows"):
+            new = NewChannels(
+                self.warmup, self.optimizer, self.traced.tensors, **state["new_channels"]
             )
+        self.release()
+        self._new_channels = new
+        self.last_epoch, self.seed = state["last_epoch"], state["seed"]
+        self.history = list(state["history"])
+        self._frozen.freeze(self.traced.tensors, state["frozen"])
 
     def _recipe(self, epoch: int) -> Recipe:
         """The recipe of one event."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,7 +120,17 @@ class DeferredReorganizer:
         return (self._saved or {}) if self.reorganizer is None else self.reorganizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep a state for :meth:`start`; an empty one, saved before any training, means none."""
+        """Keep a state for :meth:`start`; an empty one, saved before any training, means none.
+
+        Raises
+        ------
+        ValueError
+            It is no dict.
+        """
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f"expected the state of a Reorganizer as a dict, got a {type(state).__name__}"
+            )
         self._saved = dict(state)
 
 

@@ -88,8 +88,11 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
         """Make the Reorganizer: model, optimizer and the checkpoint's state are in place."""
         if state.global_step:
             states: Any = state.stateful_callbacks or {}  # by the name of the class
-            saved = states.get(type(self).__name__, {})
-            self._deferred.load_state_dict(saved.get("attributes", {}).get("saved", {}))
+            try:
+                saved = states.get(type(self).__name__, {}).get("attributes", {}).get("saved", {})
+            except AttributeError:
+                raise ValueError("expected the callbacks of trainer_state.json by name") from None
+            self._deferred.load_state_dict(saved)
         optimizer, loader = made.get("optimizer"), made.get("train_dataloader")
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
