@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.UINT8,
     ir.DataType.INT32,
 }
+_ALLOCATOR = threading.Lock()
 LOOP_BYTES = 1 << 30  # of the memory for a run that stand for a second of a loop
 
 
@@ -218,7 +218,8 @@ def run_everything(
     import onnxruntime
 
     names = [str(v.name) for node in model.graph for v in node.outputs if v.name]
-    taken = session(model, names, optimized=False, capped=_capped(max_bytes))
+    with _ALLOCATOR:  # of the process; a session keeps the one that it was made with
+        taken = session(model, names, optimized=False, capped=_capped(max_bytes))
     produced = [o.name for o in taken.get_outputs()]
     looping = any(node.op_type == "Loop" for node in model.graph.all_nodes())
     failure: DoesNotRun | None = None
@@ -245,11 +246,10 @@ def run_everything(
     raise failure or DoesNotRun("there are no example inputs")
 
 
-@cache
 def _capped(max_bytes: int) -> bool:
-    """Whether onnxruntime has an allocator that gives no more than ``max_bytes``.
+    """Give the next sessions that ask for it an allocator of at most ``max_bytes`` in all.
 
-    It has one for all sessions of a process that ask for it, with the cap that came first.
+    False where this onnxruntime keeps the one that came first.
     """
     import onnxruntime as ort
 
@@ -259,7 +259,7 @@ def _capped(max_bytes: int) -> bool:
             ort.OrtMemoryInfo("Cpu", *kinds),
             ort.OrtArenaCfg({"max_mem": max_bytes, "arena_extend_strategy": 1}),
         )
-    except Exception:  # there is one, with another cap
+    except Exception:
         return False
     return True
 

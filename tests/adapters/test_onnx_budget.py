@@ -61,6 +61,17 @@ def test_ten_thousand_nodes_and_a_loop_are_fine(written):
     assert not np.array_equal(moved.weight("a"), load(path).weight("a"))
 
 
+def test_the_cap_of_one_model_is_not_that_of_the_next(written):
+    path = written(hostile.of_size(1 << 22, "of the data"))
+    for max_bytes, fine in ((None, True), (1 << 20, False), (None, True)):
+        model = load(path, max_bytes=max_bytes)
+        if fine:
+            assert model.groups
+        else:
+            with pytest.raises(ValueError, match="takes over"):
+                _ = model.groups
+
+
 def test_the_cap_holds_for_sizes_that_only_data_shows(written):
     small = hostile.of_size(1 << 10, "of the data")
     assert load(written(small)).groups
