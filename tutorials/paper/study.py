@@ -130,7 +130,7 @@ def images(setting: Setting, data: str, split: str) -> tuple[torch.Tensor, torch
 def figures(model: nn.Module, layers: Sequence[str], calibration: list[Any]) -> dict[str, float]:
     """How much of its capacity the deepest of the reorganized groups uses."""
     traced = trace(model, calibration[0][0])
-    group, _ = select_groups(traced.groups, layers)[0][-1]
+    group = select_groups(traced.groups, layers)[0][-1].group
     means = collect(traced, calibration, [group])[group.name]
     return capacity(means.Q, activity=means.activity).to_dict()
 
