@@ -163,7 +163,7 @@ class Reorganizer:
         self.traced: TracedModel = trace(self.model, inputs)
         self._turns: list[str] = []
         if layers != "auto":
-            chosen, _ = select_groups(self.traced.groups, layers)
+            chosen, _ = select_groups(self.traced.groups, layers, activations=first.needs_means)
             for choice in chosen:
                 ratio_of(choice.group, first.ratio)  # raises where a mapping leaves it out
             self._turns = [choice.layer or choice.group.name for choice in chosen]
