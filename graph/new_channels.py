@@ -2,7 +2,7 @@
 
 ==============  ===================================================================
 ``kaiming``     normal, standard deviation ``sqrt(2 / fan_in)`` (He et al. 2015)
-``match``       normal, the present standard deviation of the layer
+``match``       normal, with the median size that the layer's weights have
 ``orthogonal``  orthonormal rows times ``sqrt(2)`` (Saxe et al. 2014)
 ``null_space``  orthogonal to the filters of the layer (:mod:`.directions`)
 ``gradient``    along the gradient of the layer (:mod:`.directions`)
@@ -72,8 +72,8 @@ def draw(
     member : Member
         For its fan-in.
     present : ndarray
-        Weights of the surviving channels, for their standard deviation; where it is zero (or
-        nothing survives) all draw like ``"kaiming"``.
+        Weights of the surviving channels, for their spread; where it is zero (or nothing
+        survives) all draw like ``"kaiming"``.
     rng : Generator
 
     Returns
@@ -83,8 +83,21 @@ def draw(
     values = rng.standard_normal(shape)
     if init == "orthogonal":
         return GAIN * _orthonormal(values)
-    spread = float(present.std()) if init != "kaiming" and present.size else 0.0
+    spread = typical_spread(present) if init != "kaiming" else 0.0
     return values * (spread if spread > 0.0 else GAIN / fan_in(member) ** 0.5)
+
+
+def typical_spread(weights: np.ndarray) -> float:
+    """Standard deviation of the normal distribution with the same median size; zeros left out.
+
+    At most the standard deviation: a few channels that took over the weights of many do not make
+    it large, nor do outgoing weights that are still zero make it small.
+
+    >>> round(typical_spread(np.array([0.0, 0.0, -0.6745, 0.6745, 0.6745, 80.0])), 3)
+    1.0
+    """
+    sizes = np.abs(weights[weights != 0.0])
+    return min(float(np.median(sizes)) / 0.6745, float(weights.std())) if sizes.size else 0.0
 
 
 def _orthonormal(values: np.ndarray) -> np.ndarray:

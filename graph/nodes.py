@@ -40,12 +40,14 @@ class Elementwise:
     """``output = f(*inputs)`` elementwise with numpy broadcasting.
 
     ``op`` names what a weight among the inputs does: ``"mul"`` makes it a scale, ``"add"`` a
-    shift, anything else a parameter.
+    shift, anything else a parameter.  ``homogeneous`` says that ``f(s x) = s f(x)`` for every
+    ``s > 0`` and the data ``x``, whatever the weights (rectifiers; the identity).
     """
 
     inputs: tuple[str, ...]
     output: str
     op: str = "other"
+    homogeneous: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,29 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Positional:
-    """``output`` has the rank of ``input``; along ``axes`` every position has its own meaning."""
+    """``output`` has the rank of ``input``; along ``axes`` every position has its own meaning.
+
+    ``homogeneous`` as for :class:`Elementwise` (pooling, resizing).
+    """
 
     input: str
     output: str
     axes: tuple[int, ...]
+    homogeneous: bool = False
 
 
 @dataclass(frozen=True)
 class Reduce:
-    """``output = input`` reduced over ``axes`` by a symmetric function."""
+    """``output = input`` reduced over ``axes`` by a symmetric function.
+
+    ``homogeneous`` as for :class:`Elementwise` (sum, mean, maximum).
+    """
 
     input: str
     output: str
     axes: tuple[int, ...]
     keepdims: bool
+    homogeneous: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .recipe import Recipe
 FORMAT = "rejuvenet plan"
 VERSION = 2
 
-_ARRAYS = ("order", "A", "B", "new")
+_ARRAYS = ("order", "A", "B", "shares", "new")
 _VALUES = (
     "group",
     "kind",
@@ -65,6 +65,9 @@ class GroupPlan:
     A, B : ndarray of float64, shape (o, o), or None
         For ``reorganize``: ``W'[p] = sum_j A[p, j] W[j]`` and ``V'[p] = sum_j B[p, j] V[j]``.
         Rows of new channels are zero.
+    shares : ndarray of float64, shape (o, o), or None
+        ``shares[p, j]``: how much of old channel ``j`` came to place ``p``; columns sum to 1 at
+        most.  The ``B`` from before a refit, whose coefficients are no shares.
     new : ndarray of int
         Places whose channels are re-initialized.
     method : str
@@ -95,6 +98,7 @@ class GroupPlan:
     order: np.ndarray | None = None
     A: np.ndarray | None = None
     B: np.ndarray | None = None
+    shares: np.ndarray | None = None
     new: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     method: str = ""
     init: str = "match"

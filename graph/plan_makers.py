@@ -14,16 +14,21 @@ from .class_means import ClassMeans
 from .directions import prescribed_filters
 from .mapping import order_along_map
 from .merging import parts
-from .new_channels import named_seed
+from .moments import squared_norms
+from .new_channels import fan_in, named_seed
 from .one_thread import on_one_thread
 from .plan import GroupPlan, Plan
 from .recipe import Recipe
 from .redundancy import why_not
 from .selection import ratio_of, unmovable, untapped
-from .surgery import check
+from .surgery import check, transform
 
 # The ridge pulls towards the plan's own B, so that its size hardly matters.
 RIDGE = 1e-3
+
+# What refits may let a channel's outgoing weights grow to where scale cannot be moved back
+# (:mod:`.balance`), relative to the norm that they have when they are drawn (He et al. 2015).
+LARGEST = 5.0
 
 
 @on_one_thread
@@ -228,6 +233,7 @@ def reorganize_plan(
         sets=tuple(np.sort(indices) for indices in group.exchangeable),
         A=A,
         B=B,
+        shares=B.copy(),
         new=np.sort(np.concatenate(new)),
         method=recipe.method,
         init=recipe.init,
@@ -280,7 +286,13 @@ def _members_in_scope(
 
 
 @on_one_thread
-def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = RIDGE) -> GroupPlan:
+def refit(
+    plan: GroupPlan,
+    cross: np.ndarray,
+    gram: np.ndarray,
+    ridge: float = RIDGE,
+    bounded: Mapping[str, np.ndarray] | None = None,
+) -> GroupPlan:
     """Let the consumers reproduce what they read before, by least squares.
 
     With ``x`` the tap before and ``x'`` after the producers changed, the consumers ``V`` read
@@ -299,6 +311,11 @@ def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = R
         ``E[x' x'^T]``, with the same factor.
     ridge : float
         Relative to the mean of the survivors' ``E[x'^2]``.
+    bounded : mapping of str to ndarray, optional
+        Weights of the members before the change.  With them, the ridge grows tenfold at a time
+        until no channel's outgoing weights are larger than ``LARGEST`` times what is drawn, or the
+        consumers all but add up.  For groups in which scale cannot move (:mod:`.balance`), whose
+        survivors would else grow by every event of a training.
 
     Raises
     ------
@@ -323,6 +340,32 @@ def refit(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float = R
         )
     if plan.idle:
         return plan
+    fitted = _fitted(plan, cross, gram, ridge)
+    if bounded is not None:
+        reading = [m for m in plan.members if m.kind == "consumer"]
+        limit = LARGEST**2 * sum(
+            2.0 * bounded[m.weight].size / len(m.positions) / fan_in(m) for m in reading
+        )
+        names = {m.weight: bounded[m.weight] for m in reading}
+        prior = np.minimum(1.0, np.sqrt(limit / np.maximum(_reads(plan, reading, names), limit)))
+        plan = replace(plan, B=prior[:, None] * plan.B)
+        while ridge < 1.0 / RIDGE and _reads(fitted, reading, names).max() > limit:
+            ridge *= 10.0
+            fitted = _fitted(plan, cross, gram, ridge)
+    return fitted
+
+
+def _reads(
+    plan: GroupPlan, consumers: Sequence[Member], weights: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Squared norms of the outgoing weights that a plan makes, shape (channels,)."""
+    changed = transform(replace(plan, members=tuple(consumers)), weights, state="linear")
+    return squared_norms(consumers, changed)
+
+
+def _fitted(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float) -> GroupPlan:
+    """The plan with the ``B`` of least squares."""
+    assert plan.B is not None
     B = plan.B.copy()
     for S in plan.sets:
         kept = np.setdiff1d(S, plan.new)

@@ -107,10 +107,10 @@ class Recipe:
     batchnorm : {"recalibrate", "merge"}
         Statistics are merged, and then estimated again from data or left as they are.
     init : {"match", "kaiming", "orthogonal", "null_space", "gradient", "keep"}
-        Incoming weights of new channels: normal with the spread of the layer; normal with
-        ``sqrt(2 / fan_in)`` (He et al. 2015); orthogonal rows (Saxe et al. 2014); orthogonal to
-        every filter that the layer had (RePr); along the largest gradient of the layer (RigL);
-        or what the place holds (DSD).
+        Incoming weights of new channels: normal with the spread of the layer (by the median of
+        its weights' sizes); normal with ``sqrt(2 / fan_in)`` (He et al. 2015); orthogonal rows
+        (Saxe et al. 2014); orthogonal to every filter that the layer had (RePr); along the largest
+        gradient of the layer (RigL); or what the place holds (DSD).
     new_outgoing : {"zero", "random"}
         Outgoing weights of new channels; zero does not change the function.
     optimizer : {"merge", "reset", "keep"}

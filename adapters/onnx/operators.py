@@ -85,6 +85,11 @@ UNARY = [
     "Tanh",
     "ThresholdedRelu",
 ]
+# f(s x) = s f(x) for every s > 0.
+HOMOGENEOUS = frozenset({
+    "Abs", "Dropout", "Identity", "LeakyRelu", "Neg", "PRelu", "Relu",
+    "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
+})  # fmt: skip
 BROADCAST = {
     "Add": "add",
     "Sub": "add",
@@ -132,7 +137,7 @@ REDUCTIONS = [
 
 def unary(c: Call) -> None:
     """A function of each element alone; further inputs are settings (bounds, ratio, type)."""
-    c.emit(Elementwise((c.data(0),), c.output()))
+    c.emit(Elementwise((c.data(0),), c.output(), homogeneous=c.op in HOMOGENEOUS))
 
 
 def broadcast(c: Call) -> None:
@@ -146,7 +151,7 @@ def broadcast(c: Call) -> None:
         if len(shape) < rank and behind > 0:
             others = [c.temporary((*shape, *[1] * behind))]
             c.emit(Reshape(other, others[0]))
-    c.emit(Elementwise((x, *others), c.output(), BROADCAST[c.op]))
+    c.emit(Elementwise((x, *others), c.output(), BROADCAST[c.op], c.op in HOMOGENEOUS))
 
 
 def quantize(c: Call) -> None:
@@ -179,11 +184,11 @@ def spatial_axes(c: Call, x: str) -> tuple[int, ...]:
 
 def pool(c: Call) -> None:
     """Windows over the spatial axes."""
-    c.emit(Positional(c.data(0), c.output(), spatial_axes(c, c.data(0))))
+    c.emit(Positional(c.data(0), c.output(), spatial_axes(c, c.data(0)), homogeneous=True))
 
 
 def global_pool(c: Call) -> None:
-    c.emit(Reduce(c.data(0), c.output(), spatial_axes(c, c.data(0)), True))
+    c.emit(Reduce(c.data(0), c.output(), spatial_axes(c, c.data(0)), True, homogeneous=True))
 
 
 def places_by_data(c: Call) -> None:
@@ -258,7 +263,8 @@ def reduce(c: Call) -> None:
             return c.emit(Elementwise((x,), c.output()))
         axes = range(rank)
     places = tuple(sorted(int(axis) % rank for axis in axes))
-    return c.emit(Reduce(x, c.output(), places, bool(c.attribute("keepdims", 1))))
+    keepdims = bool(c.attribute("keepdims", 1))
+    return c.emit(Reduce(x, c.output(), places, keepdims, c.op in HOMOGENEOUS))
 
 
 def reshape(c: Call) -> None:

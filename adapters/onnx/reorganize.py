@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...graph.balance import balance_plan, scaled_members
 from ...graph.capacity import capacity
 from ...graph.channels import ChannelGroup, Unfit
 from ...graph.normalizations import (
@@ -222,6 +223,10 @@ class _Task:
             values = transform(plan, weights)
             consumers = {m.weight for m in plan.members if m.kind == "consumer"}
             changed = changed.with_weights({n: v for n, v in values.items() if n in consumers})
+        balance = balance_plan(model.graph, plan, weights, changed.weights)
+        if balance is not None:
+            values = transform(balance, changed.weights)
+            changed, merged = changed.with_weights(values), {**merged, **values}
         behind = [n.level for n in touched if not n.own]
         rest = [n for n in touched if behind and n.level >= min(behind)]
         return self.recalibrated(changed, rest, statistics, merged), plan
@@ -284,7 +289,8 @@ class _Task:
                     for found in values
                 )
                 cross, gram = cross + x @ y.T, gram + y @ y.T
-        return refit(plan, cross, gram)
+        free = scaled_members(self.model.graph, plan.members)
+        return refit(plan, cross, gram, bounded=None if free else self.model.weights)
 
 
 def _arranged(model: OnnxModel, plan: Plan) -> dict[str, np.ndarray]:

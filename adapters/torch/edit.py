@@ -7,7 +7,8 @@ model, so values are copied into them.  An :class:`Edit` keeps what was there un
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class Edit:
         self.caches = caches or {}
         self._model, self._within = model, within
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._numbers: list[tuple[MutableMapping[Any, Any], Any, Any]] = []
 
     def __enter__(self) -> Edit:
         return self
@@ -56,8 +58,11 @@ class Edit:
             with torch.no_grad():
                 for tensor, values in self._kept.values():
                     tensor.copy_(values)
+            for mapping, key, number in reversed(self._numbers):
+                mapping[key] = number
         elif self._within is not None:
             self._within._kept = {**self._kept, **self._within._kept}
+            self._within._numbers += self._numbers
         elif self.written:
             for tensor in (self.tensors[name] for name in self.written):
                 tensor.grad = None
@@ -90,6 +95,15 @@ class Edit:
         source = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         with torch.no_grad():
             tensor.copy_(source)
+
+    def put(self, mapping: MutableMapping[Any, Any], key: Any, value: float) -> None:
+        """Set a number in a mapping (of an optimizer's state), be it held by a tensor or not."""
+        present = mapping[key]
+        if isinstance(present, torch.Tensor):
+            self.copy(present, torch.full_like(present, value))
+        else:
+            self._numbers.append((mapping, key, present))
+            mapping[key] = type(present)(value)
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:

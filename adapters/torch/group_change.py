@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...graph.balance import balance_plan, scaled_members
 from ...graph.channels import ChannelGroup, Tap, Unfit
 from ...graph.class_means import ClassMeans
 from ...graph.directions import filters_of
@@ -76,6 +77,7 @@ class GroupChange:
     def __post_init__(self) -> None:
         self.corrections: dict[str, Correction] = {}
         self.means: ClassMeans | None = None
+        self.balance: GroupPlan | None = None
         self.passes = 0
         self._taps = () if self.group.tap is None else self.group.tap.each
         self._kept: dict[Tap, list[torch.Tensor | None]] = {tap: [] for tap in self._taps}
@@ -108,11 +110,15 @@ class GroupChange:
         merged = {**weights, **changed}
         self._recalibrate(read, [n for n in touched if n.own], statistics, merged)
         if recipe.outgoing == "least_squares" and self._taps:
-            plan = self._refitted(plan, read)
+            plan = self._refitted(plan, read, weights)
             values = transform(plan, weights)
             # Only the consumers differ from what was written before.
             consumers = {m.weight for m in plan.members if m.kind == "consumer"}
             edit.write({name: values[name] for name in values if name in consumers})
+        if self.processes.first:
+            after = edit.read(names)
+            self.balance = balance_plan(self.traced.graph, plan, weights, after)
+        self.balance = self.processes.from_first(self.balance)
         behind = [n.level for n in touched if not n.own]
         rest = [n for n in touched if behind and n.level >= min(behind)]
         self._recalibrate(read, rest, statistics, merged)
@@ -196,7 +202,9 @@ class GroupChange:
                 self.edit.write(values)
                 self.corrections[normalization.mean] = correction
 
-    def _refitted(self, plan: GroupPlan, read: Batches) -> GroupPlan:
+    def _refitted(
+        self, plan: GroupPlan, read: Batches, weights: Mapping[str, np.ndarray]
+    ) -> GroupPlan:
         """``E[x x'^T]`` and ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
         o = self.group.channels
         exact = exact_type(read.device)
@@ -235,7 +243,9 @@ class GroupChange:
         fitted: GroupPlan | None = None
         with self.processes.together():
             if self.processes.first:
-                fitted = refit(plan, cross.cpu().double().numpy(), gram.cpu().double().numpy())
+                matrices = (cross.cpu().double().numpy(), gram.cpu().double().numpy())
+                free = scaled_members(self.traced.graph, plan.members)
+                fitted = refit(plan, *matrices, bounded=None if free else weights)
         fitted = self.processes.from_first(fitted)
         assert fitted is not None
         return fitted

@@ -1,37 +1,36 @@
 """What optimizers and averaged copies keep beside the weights, changed along with them.
 
-A plan turns activations and weights into ``x' = A x`` and ``V' = B V`` (producers ``A``,
-consumers ``B``).  Gradients go the other way: with ``y = V x``::
+Averages of gradients change as :mod:`rejuvenet.graph.moments` says.
 
-    dL/dV'[p] = dL/dy x'[p] = sum_j A[p, j] dL/dV[j]          consumers by A
-    dL/dx'[p] = V'[p] dL/dy = sum_j B[p, j] dL/dx[j]          producers by B
+===============  ============================
+what it holds    for example
+===============  ============================
+gradients        SGD's momentum, Adam's first
+squares          Adam's second, Adagrad's sum
+sizes            Adamax' infinity norm
+steps            RMSprop's momentum
+step sizes       Rprop's
+squared steps    Adadelta's
+weights          Lookahead's slow weights
+===============  ============================
 
-so that what is an average of gradients (SGD's momentum, Adam's first moment) is changed by the
-same plan with ``A`` and ``B`` exchanged, and equals, after channels that respond alike have
-merged, what the merged network would have gathered itself.  Averages of squared gradients change
-in their roots, with absolute values, which bounds them from above.  New channels start at zero.
-
-Tensors are known by their shape, that of the parameter, and by their values:
-
-- near the parameter itself (an average of the weights, Lookahead's slow weights, the point that
-  SAM returns to): changed as the weights are, new channels copied from them;
-- without a negative element, and without the name of a first moment: a second moment;
-- in the memory of the parameter: already changed with it.
-
-Scalars, such as the number of steps, stay.  So do tensors of other shapes (factored moments) and
-quantized ones.
+Tensors are known by the names that PyTorch's optimizers give them, else by their shape, that of
+the parameter, and their values: near the parameter (within half of its norm) they are weights,
+without a negative element squared gradients, else gradients.  What lies in the memory of the
+parameter has already changed with it.  Scalars, such as the number of steps, stay.  So do tensors
+of other shapes (factored moments) and quantized ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...graph.moments import Kind, StateChange
 from ...graph.normalizations import Correction
 from ...graph.plan import GroupPlan
 from ...graph.surgery import transform
@@ -40,7 +39,15 @@ from .edit import Edit
 from .recorder import to_numpy
 from .trace import unwrap
 
-FIRST_MOMENTS = frozenset({"exp_avg", "momentum_buffer", "momentum", "exp_avg_diff", "grad_avg"})
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("exp_avg", "momentum_buffer", "momentum", "grad_avg", "prev"), "gradients"),
+    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"), "squares"),
+    "exp_inf": "sizes",
+    "step_size": "step sizes",
+    "acc_delta": "squared steps",
+}
+# Where counts begin: with moments of zero and many steps, Adam's next steps would be too large.
+ANEW = {"step": 0.0, "mu_product": 1.0}
 WRAPPED = ("base_optimizer", "optimizer", "_optimizer")
 NEAR = 0.5  # distance of an average of weights from the weights, relative to their norm
 
@@ -69,13 +76,12 @@ def optimizer_states(optimizer: Any) -> Iterator[Mapping[Any, Any]]:
             yield state
 
 
-def gradient_plan(plan: GroupPlan) -> GroupPlan:
-    """The plan that changes gradients as ``plan`` changes weights."""
-    return plan if plan.kind == "arrange" else replace(plan, A=plan.B, B=plan.A)
-
-
 def change_state(
-    edit: Edit, optimizer: Any, plan: GroupPlan, how: str = "merge"
+    edit: Edit,
+    optimizer: Any,
+    plan: GroupPlan,
+    how: str = "merge",
+    before: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[int, list[str]]:
     """Change the optimizer's state of every parameter that a plan touches.
 
@@ -86,7 +92,10 @@ def change_state(
     optimizer : torch.optim.Optimizer, a wrapper of one, or a sequence of these
     plan : GroupPlan
     how : {"merge", "reset", "keep"}
-        Change along with the weights; zero; or leave (a permutation is always followed).
+        Change along with the weights; begin anew, steps counted from 0; or leave (a permutation is
+        always followed).
+    before : mapping of str to ndarray, optional
+        The weights before the plan; those before the edit by default.
 
     Returns
     -------
@@ -109,10 +118,16 @@ def change_state(
     if how == "keep" and plan.kind != "arrange":
         return 0, []
     changed, left = 0, set()
+    if before is None:
+        before = {name: to_numpy(edit.before(edit.tensors[name])) for name in plan.weights}
+    change = StateChange(plan, before, edit.read(plan.weights))
     memory = {t.untyped_storage().data_ptr() for t in edit.tensors.values()}
     for states in optimizer_states(optimizer):
         for name, parameter in parameters.items():
-            for key, value in (states.get(parameter) or {}).items():
+            own = states.get(parameter) or {}
+            for key, value in own.items():
+                if how == "reset" and plan.kind != "arrange" and key in ANEW:
+                    edit.put(own, key, ANEW[key])
                 if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.numel() == 1:
                     continue
                 if value.shape != parameter.shape or not value.is_floating_point():
@@ -121,12 +136,14 @@ def change_state(
                 if value.untyped_storage().data_ptr() in memory:
                     continue
                 values = to_numpy(value)
-                if near(values, to_numpy(edit.before(parameter))):
+                kind = kind_of(str(key), own, values, before[name])
+                if kind == "weights":
                     edit.copy(value, changed_copy(edit, plan, {name: values})[name])
                 elif how == "reset" and plan.kind != "arrange":
-                    edit.copy(value, np.zeros_like(values))
+                    start = _at_the_start(kind, parameter, optimizer)
+                    edit.copy(value, np.full_like(values, start))
                 else:
-                    edit.copy(value, changed_state(plan, name, str(key), values))
+                    edit.copy(value, change.changed(name, kind, values))
                 changed += 1
     return changed, sorted(left)
 
@@ -147,6 +164,39 @@ def check_held(optimizer: Any, parameters: Mapping[str, torch.Tensor]) -> None:
         )
 
 
+def _at_the_start(kind: Kind, parameter: torch.Tensor, optimizer: Any) -> float:
+    """What an optimizer's state holds before its first step."""
+    option = {"step sizes": "lr", "squares": "initial_accumulator_value"}.get(kind)
+    for present in optimizers_within(optimizer) if option else ():
+        for group in getattr(present, "param_groups", ()):
+            if option in group and any(p is parameter for p in group["params"]):
+                return float(group[option])
+    return 0.0
+
+
+def kind_of(
+    key: str, state: Mapping[Any, Any], values: np.ndarray, weights: np.ndarray
+) -> Kind | Literal["weights"]:
+    """What a tensor of an optimizer's state holds.
+
+    Parameters
+    ----------
+    key : str
+        Its name.
+    state : mapping
+        All that the optimizer keeps for the parameter.
+    values, weights : ndarray
+        The tensor, and the parameter before the change.
+    """
+    if key == "momentum_buffer" and "square_avg" in state:  # RMSprop's is of steps
+        return "steps"
+    if key in KINDS:
+        return KINDS[key]
+    if near(values, weights):
+        return "weights"
+    return "gradients" if values.min() < 0 else "squares"
+
+
 def near(values: np.ndarray, weights: np.ndarray) -> bool:
     """Whether a tensor is an average of weights, by its distance from them.
 
@@ -154,29 +204,6 @@ def near(values: np.ndarray, weights: np.ndarray) -> bool:
     (True, False)
     """
     return bool(np.linalg.norm(values - weights) <= NEAR * np.linalg.norm(weights) > 0.0)
-
-
-def changed_state(plan: GroupPlan, name: str, key: str, values: np.ndarray) -> np.ndarray:
-    """One tensor of the state of the parameter ``name``.
-
-    Parameters
-    ----------
-    plan : GroupPlan
-    name, key : str
-        Name of the parameter, and of the tensor in its state.
-    values : ndarray
-        Of the parameter's shape.
-    """
-    if plan.kind == "arrange":
-        return transform(plan, {name: values}, state="linear")[name]
-    plan = gradient_plan(plan)
-    if key in FIRST_MOMENTS or values.min() < 0:
-        return transform(plan, {name: values}, state="linear")[name]
-    assert plan.A is not None
-    assert plan.B is not None
-    plan = replace(plan, A=np.abs(plan.A), B=np.abs(plan.B))
-    roots = np.sqrt(values.astype(np.float64))
-    return (transform(plan, {name: roots}, state="linear")[name] ** 2).astype(values.dtype)
 
 
 def change_averages(

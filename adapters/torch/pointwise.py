@@ -14,9 +14,16 @@ ELEMENTWISE_OP = {
     "mul": "mul", "div": "mul", "mul_": "mul", "div_": "mul", "_prelu_kernel": "prelu",
 }  # fmt: skip
 
+# f(s x) = s f(x) for every s > 0.
+HOMOGENEOUS = frozenset({
+    "clone", "contiguous", "alias", "detach", "lift_fresh", "lift", "lift_fresh_copy",
+    "requires_grad_", "dropout", "native_dropout", "relu", "relu_", "leaky_relu",
+    "leaky_relu_", "_prelu_kernel", "prelu", "rrelu_with_noise", "abs", "neg", "positive",
+})  # fmt: skip
+
 
 @rule(
-    "clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
+    "clone", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
     "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
     "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
     "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",
@@ -27,7 +34,12 @@ def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: An
     """Every tensor among the arguments meets the output position by position."""
     values = [v for v in (*args, *named.values()) if isinstance(v, Value)]
     graph.nodes.append(
-        Elementwise(tuple(v.name for v in values), out.name, ELEMENTWISE_OP.get(operator, "other"))
+        Elementwise(
+            tuple(v.name for v in values),
+            out.name,
+            ELEMENTWISE_OP.get(operator, "other"),
+            operator in HOMOGENEOUS,
+        )
     )
 
 

@@ -49,8 +49,9 @@ def spatial(
     """Pooling, resizing and border padding of the last one, two or three axes."""
     rank = len(x.shape)
     count = next(k for k in (1, 2, 3) if f"{k}d" in operator)
-    for value in outs:
-        graph.nodes.append(Positional(x.name, value.name, tuple(range(rank - count, rank))))
+    axes = tuple(range(rank - count, rank))
+    for number, value in enumerate(outs):  # the second one holds places, not values
+        graph.nodes.append(Positional(x.name, value.name, axes, homogeneous=number == 0))
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "sort", "topk")

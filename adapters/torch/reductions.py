@@ -8,6 +8,9 @@ from typing import Any
 from ...graph.nodes import Elementwise, Graph, Positional, Reduce, Reshape
 from .operator_table import Value, resolved_axes, rule
 
+# f(s x) = s f(x) for every s > 0.
+HOMOGENEOUS = frozenset({"mean", "sum", "nansum", "amax", "amin", "max", "min", "median", "std"})
+
 
 @rule(
     "mean",
@@ -21,7 +24,6 @@ from .operator_table import Value, resolved_axes, rule
     "nansum",
     "norm",
     "var",
-    "std",
     "linalg_vector_norm",
     "max",
     "min",
@@ -39,7 +41,9 @@ def reduction(
     axes = resolved_axes(
         named.get("dim", args[0] if args and not isinstance(args[0], bool) else None), len(x.shape)
     )
-    graph.nodes.append(Reduce(x.name, outs[0].name, axes, len(outs[0].shape) == len(x.shape)))
+    keepdims = len(outs[0].shape) == len(x.shape)
+    homogeneous = operator in HOMOGENEOUS
+    graph.nodes.append(Reduce(x.name, outs[0].name, axes, keepdims, homogeneous))
     for indices in outs[1:]:  # they depend on the order
         graph.nodes.append(_positions(graph, x, indices, axes))
 

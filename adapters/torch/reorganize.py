@@ -230,6 +230,10 @@ def reorganize(
                     plan = change.run(None if looked else outputs)
                     with processes.together():
                         _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
+                        if change.balance is not None:
+                            balance, present = change.balance, edit.read(change.balance.weights)
+                            edit.write(transform(balance, present))
+                            _follow(edit, balance, recipe.optimizer, optimizer, ema, {}, present)
             except Unfit as error:
                 if named:
                     raise
@@ -385,12 +389,13 @@ def _follow(
     optimizer: Any,
     ema: Any,
     corrections: Mapping[str, Correction],
+    before: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Change what goes along with the model."""
     if plan.kind == "reorganize" and plan.idle:
         return
     if optimizer is not None:
-        _, left = change_state(edit, optimizer, plan, how)
+        _, left = change_state(edit, optimizer, plan, how, before)
         if left:
             log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
     if ema is not None:

@@ -153,7 +153,9 @@ def test_second_moments_stay_positive_and_bound_those_of_the_members(
         members = np.flatnonzero(plan.A[place])
         roots = before[members].sqrt().sum(0)
         # The refit of exact duplicates leaves B at the sum of both.
-        torch.testing.assert_close(after[place], roots**2, rtol=2e-2, atol=1e-12)
+        # No larger than the largest of any channel, or it would grow from event to event.
+        expected = torch.minimum(roots**2, before.amax(0))
+        torch.testing.assert_close(after[place], expected, rtol=2e-2, atol=1e-12)
     assert not after[torch.as_tensor(plan.new)].any()
 
 

@@ -1,0 +1,121 @@
+"""Scale moved between what makes channels and what reads them: the function stays."""
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rejuvenet.adapters.torch import group_change, reorganize  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
+from rejuvenet.graph.moments import squared_norms  # noqa: E402
+from torch import nn  # noqa: E402
+
+IMAGES, VECTORS = (3, 8, 8), (10,)
+
+
+class Residual(nn.Module):
+    """Two producers whose sum is read: both take the scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 3)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.a(x) + self.b(x))).mean((2, 3))
+
+
+class ReadTwice(nn.Module):
+    """What makes the channels is also read by something that is not homogeneous."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(10, 12), nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.relu(x)) + self.c(torch.tanh(x))
+
+
+def dense(between, *, bias=True):
+    return nn.Sequential(nn.Linear(10, 12, bias=bias), between, nn.Linear(12, 4))
+
+
+def conv(*between, flat=12):
+    return nn.Sequential(nn.Conv2d(3, 12, 3), *between, nn.Flatten(), nn.Linear(flat, 4))
+
+
+# Network, input, and whether scale can move.
+NETWORKS = {
+    "relu": (lambda: dense(nn.ReLU()), VECTORS, True),
+    "no bias": (lambda: dense(nn.ReLU(), bias=False), VECTORS, True),
+    "leaky": (lambda: dense(nn.LeakyReLU(0.2)), VECTORS, True),
+    "prelu": (lambda: dense(nn.PReLU(12)), VECTORS, True),
+    "linear": (lambda: dense(nn.Identity()), VECTORS, True),
+    "max pool": (lambda: conv(nn.ReLU(), nn.MaxPool2d(2), flat=108), IMAGES, True),
+    "mean": (lambda: conv(nn.ReLU(), nn.AdaptiveAvgPool2d(1)), IMAGES, True),
+    "norm": (lambda: conv(nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), IMAGES, True),
+    "depthwise": (
+        lambda: conv(nn.ReLU(), nn.Conv2d(12, 12, 3, groups=12), nn.AdaptiveMaxPool2d(1)),
+        IMAGES,
+        True,
+    ),
+    "residual": (Residual, IMAGES, True),
+    "tanh": (lambda: dense(nn.Tanh()), VECTORS, False),
+    "gelu": (lambda: dense(nn.GELU()), VECTORS, False),
+    "relu6": (lambda: dense(nn.ReLU6()), VECTORS, False),
+    "layer norm": (lambda: dense(nn.LayerNorm(12)), VECTORS, True),
+    "no affine": (lambda: conv(nn.BatchNorm2d(12, affine=False), flat=432), IMAGES, False),
+    "read twice": (ReadTwice, VECTORS, False),
+}
+
+
+def first_group(model):
+    return next(name for name, p in model.named_parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("outgoing", ["least_squares", "sum"])
+def test_the_function_is_that_without_balance(monkeypatch, name, outgoing):
+    make, shape, balanced = NETWORKS[name]
+    torch.manual_seed(0)
+    model = make().double().eval()
+    with torch.no_grad():
+        for key, value in model.named_buffers():  # fresh statistics hide what is wrong
+            if value.is_floating_point():
+                value.copy_(torch.rand_like(value) + (0.5 if "var" in key else -0.5))
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    plain = copy.deepcopy(model)
+    batches = [(torch.randn(40, *shape, dtype=torch.double), torch.arange(40) % 4)]
+    recipe = Recipe.preserving(method="kmeans", ratio=0.5, outgoing=outgoing)
+    layer = [first_group(model)]
+    report = reorganize(model, batches, layer, recipe)
+    monkeypatch.setattr(group_change, "balance_plan", lambda *_: None)
+    reorganize(plain, batches, layer, recipe)
+    x = batches[0][0]
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
+    weights = {key: p.detach().numpy() for key, p in model.named_parameters()}
+    pairs = list(zip(model.parameters(), plain.parameters(), strict=True))
+    moved = any(not torch.equal(p, q) for p, q in pairs)
+    assert moved == balanced
+    plan = report.plan.groups[0]
+    if balanced and name not in ("norm", "layer norm", "depthwise"):
+        making = [m for m in plan.members if (m.kind, m.role) == ("producer", "weight")]
+        reading = [m for m in plan.members if m.kind == "consumer"]
+        made, read = (squared_norms(ms, weights)[plan.survivors] for ms in (making, reading))
+        np.testing.assert_allclose(made, read, rtol=1e-9)
+
+
+@pytest.mark.parametrize("recipe", [Recipe.paper(), Recipe.comparison("redo")])
+def test_recipes_of_others_are_left_as_they_print_it(monkeypatch, recipe):
+    torch.manual_seed(0)
+    model = dense(nn.ReLU())
+    plain = copy.deepcopy(model)
+    batches = [(torch.randn(40, 10), torch.arange(40) % 4)]
+    reorganize(model, batches, "last", recipe)
+    monkeypatch.setattr(group_change, "balance_plan", lambda *_: None)
+    reorganize(plain, batches, "last", recipe)
+    pairs = zip(model.parameters(), plain.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
