@@ -19,9 +19,9 @@ incoming ones.  With the mean over the members of a place, rows ``R`` of ``share
 
 and ``A`` and ``|in|`` for consumers.  Duplicates that merge get what the merged network would have
 gathered (``f = n^2`` at their producer).  ``f`` is at most ``n^2`` for ``n`` members, which is what
-gradients that are all alike would give, and no square becomes larger than the largest that any
-channel has at the same place: what events overestimate would else grow by every one of them, as
-second moments are slow to forget.  Averages of gradients stay within the square root of what
+gradients that are all alike would give, and no square or step becomes larger than the largest that
+any channel has at the same place: what events overestimate would else grow by every one of them,
+as second moments are slow to forget.  Averages of gradients stay within the square root of what
 becomes of their squares.
 
 New channels start at zero, except for sizes of steps, of which they get the survivors' mean.  That
@@ -93,9 +93,9 @@ class StateChange:
         if kind == "gradients" and self.plan.shares is not None:
             limit = np.sqrt(self._linear(name, "squares", values.astype(np.float64) ** 2))
             result = np.clip(result, -limit, limit)
-        if kind in ("squares", "sizes"):
+        if kind != "gradients":
             result = self._within(name, result, values)
-        if kind in ("step sizes", "squared steps"):
+        if kind == "step sizes":
             result = self._with_means(name, result)
         return result.astype(values.dtype)
 
@@ -126,7 +126,8 @@ class StateChange:
         """No larger than the largest of any channel at the same place."""
         for member in self._own(name):
             rows, old = np.array(member.rows(result)), member.rows(values)[member.positions]
-            rows[member.positions] = np.minimum(rows[member.positions], old.max(axis=0))
+            largest = np.abs(old).max(axis=0)
+            rows[member.positions] = np.clip(rows[member.positions], -largest, largest)
             result = member.restore(rows, result.shape)
         return result
 

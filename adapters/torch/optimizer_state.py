@@ -66,14 +66,14 @@ def optimizers_within(optimizer: Any) -> Iterator[Any]:
             pending.extend(getattr(present, name, None) for name in WRAPPED)
 
 
-def optimizer_states(optimizer: Any) -> Iterator[Mapping[Any, Any]]:
-    """The states of an optimizer and of those within it."""
+def optimizer_states(optimizer: Any) -> Iterator[tuple[Any, Mapping[Any, Any]]]:
+    """An optimizer and those within it, each with its own state."""
     seen: set[int] = set()
     for present in optimizers_within(optimizer):
         state = getattr(present, "state", None)
         if isinstance(state, Mapping) and id(state) not in seen:
             seen.add(id(state))
-            yield state
+            yield present, state
 
 
 def change_state(
@@ -122,7 +122,7 @@ def change_state(
         before = {name: to_numpy(edit.before(edit.tensors[name])) for name in plan.weights}
     change = StateChange(plan, before, edit.read(plan.weights))
     memory = {t.untyped_storage().data_ptr() for t in edit.tensors.values()}
-    for states in optimizer_states(optimizer):
+    for holder, states in optimizer_states(optimizer):
         for name, parameter in parameters.items():
             own = states.get(parameter) or {}
             for key, value in own.items():
@@ -140,11 +140,16 @@ def change_state(
                 if kind == "weights":
                     edit.copy(value, changed_copy(edit, plan, {name: values})[name])
                 elif how == "reset" and plan.kind != "arrange":
-                    start = _at_the_start(kind, parameter, optimizer)
+                    start = _at_the_start(kind, parameter, holder)
                     edit.copy(value, np.full_like(values, start))
                 else:
                     edit.copy(value, change.changed(name, kind, values))
                 changed += 1
+            if plan.kind != "arrange" and {"grad_avg", "square_avg"} <= set(own):
+                # Centred RMSprop takes the root of the variance, which rounding must not make
+                # negative.
+                root = own["square_avg"].sqrt() * (1.0 - 1e-3)
+                edit.copy(own["grad_avg"], own["grad_avg"].clamp(-root, root))
     return changed, sorted(left)
 
 
@@ -167,10 +172,9 @@ def check_held(optimizer: Any, parameters: Mapping[str, torch.Tensor]) -> None:
 def _at_the_start(kind: Kind, parameter: torch.Tensor, optimizer: Any) -> float:
     """What an optimizer's state holds before its first step."""
     option = {"step sizes": "lr", "squares": "initial_accumulator_value"}.get(kind)
-    for present in optimizers_within(optimizer) if option else ():
-        for group in getattr(present, "param_groups", ()):
-            if option in group and any(p is parameter for p in group["params"]):
-                return float(group[option])
+    for group in getattr(optimizer, "param_groups", ()):
+        if option in group and any(p is parameter for p in group["params"]):
+            return float(group[option])
     return 0.0
 
 
