@@ -12,6 +12,7 @@ import typer
 from ..files import check_writable
 from .data import ArrayFile, Batches, read_data
 from .terminal import say_aside
+from .visible import visible
 
 Model = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, metavar="MODEL", help="An ONNX file.")
@@ -101,8 +102,8 @@ def check_outputs(
             for other, taken in written:
                 if _same(file, taken):
                     raise typer.BadParameter(
-                        f"cannot write {file} twice ({other} and {option}); give each option a "
-                        "file of its own"
+                        f"cannot write {visible(file)} twice ({other} and {option}); give each "
+                        "option a file of its own"
                     )
             written.append((option, file))
     written = [(option, file) for option, file in written if file.exists()]
@@ -116,7 +117,8 @@ def check_outputs(
                 if _same(file, needed) and not (overwrite and in_place):
                     allow = ", or --overwrite" if in_place else ""
                     raise typer.BadParameter(
-                        f"{option} would overwrite {file}: it is {role}; give another name{allow}"
+                        f"{option} would overwrite {visible(file)}: it is {role}; give another "
+                        f"name{allow}"
                     )
 
 

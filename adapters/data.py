@@ -143,10 +143,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         labels = self.data.labels if self.labels is None else self.labels
-        levels = self.dtype is not None and self.dtype.kind != "f"
+        levels = self.dtype if self.dtype is not None and self.dtype.kind != "f" else None
         for start in range(0, len(self._rows), self.batch_size):
             wanted = self._rows[start : start + self.batch_size]
-            images, rows = self.data.read(wanted, self.shape, levels)
+            images, rows = self.data.read(wanted, self.shape, levels is not None)
             if not len(rows):
                 continue
             finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
@@ -155,8 +155,8 @@ class Batches:
                     f"Image {rows[~finite][0]} (counted from 0) holds NaN or infinity; "
                     "remove or mend it."
                 )
-            if levels:
-                images = in_type(images, self.dtype)
+            if levels is not None:
+                images = in_type(images, levels)
             else:
                 images = normalize(images, self.mean, self.std)
             if self.channels_last and images.ndim == 4:

@@ -299,6 +299,7 @@ def shortened(words: str, room: float, letter: float) -> str:
     >>> shortened("features.transition1.conv", 90, 6)
     'featu…ion1.conv'
     """
+    words = visible(words)
     most = max(4, int(room / letter))
     if len(words) <= most:
         return words

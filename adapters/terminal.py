@@ -14,6 +14,7 @@ from typing import Any
 import typer
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
@@ -58,7 +59,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     if issubclass(category, UserWarning):
         said = " ".join(str(message).split())
         say_aside(f"Warning: {said}{'' if said.endswith('.') else '.'}")
@@ -131,7 +132,7 @@ def progress(what: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
 
 
 class Listing:
-    """A table; where the terminal is too narrow for it, one line for each cell.
+    """A table; where the terminal is too narrow for it, one paragraph for each row.
 
     Columns of figures are set to the right and never broken.
     """
@@ -163,9 +164,9 @@ class Listing:
         yield self.title
         for row in self.rows:
             yield Text(row[0], "bold", overflow="fold")
-            for name, cell in zip(self.header[1:], row[1:], strict=True):
-                if cell not in ("", "-"):
-                    yield Text(f"  {' '.join(name.split())}: {cell}", overflow="fold")
+            cells = zip(self.header[1:], row[1:], strict=True)
+            said = [f"{' '.join(n.split())}: {cell}" for n, cell in cells if cell not in ("", "-")]
+            yield Padding(Text("; ".join(said), overflow="fold"), (0, 0, 0, 2))
 
 
 def percent(share: float | None) -> str:
