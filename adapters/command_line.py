@@ -54,9 +54,9 @@ def version(
 ) -> None:
     """Self-reorganizing and rejuvenating convolutional networks."""
     if show:
-        from .. import __state_
+        from .. import __version__
 
-        typer.echo(f"rejuvenet {__state_}")
+        typer.echo(f"rejuvenet {__version__}")
         raise typer.Exit
 
 
