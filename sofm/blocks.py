@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .batch import add, batch_sums, nearest_nodes, totals
 from .rounding import WORDS, error_of
 from .samples import Dense, as_floats, check_length, masked, unit_rows
-from .scan import Range
+from .scan import Range, unmasked
 
 
 class Blocks(Dense):
@@ -48,7 +48,7 @@ class Blocks(Dense):
     def _dense(self) -> Iterator[NDArray]:
         first = 0
         for block in self.blocks():
-            block = np.asarray(block)
+            block = unmasked(block)
             if block.ndim != 2:
                 raise ValueError(f"expected blocks of shape (n, D), got shape {block.shape}")
             block = as_floats(block)

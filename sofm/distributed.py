@@ -21,7 +21,7 @@ from .scan import Range
 
 def block_of(block, first_row: int, cosine: bool) -> NDArray:
     """A block's rows as floats, scaled to length 1 for the cosine metric."""
-    block = as_floats(np.asarray(block))
+    block = as_floats(block)
     return unit_rows(block, first_row) if cosine else block
 
 

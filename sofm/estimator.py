@@ -6,6 +6,7 @@ What a learned map is asked is in :mod:`.inference`.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import copy
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -57,7 +58,11 @@ class SOFM(Inference):
         root mean square distance of the samples from their mean.
     callback : callable or None, default=None
         ``callback(estimator, record)`` after every epoch, ``record`` being the last entry of
-        ``history_`` and ``codebook_`` up to date; returning True stops.
+        ``history_`` and ``codebook_`` up to date; returning True stops.  The estimator is the
+        one that learns: what was learned before stays until it is done, and if it fails.
+    half_life : float or None, default=None
+        For :meth:`partial_fit` on streams that drift: samples (their weights) after which what was
+        learned counts half as much.  None forgets nothing.
     random_state : int, RandomState or None, default=None
     n_jobs : int or None, default=None
         Threads; None and -1 use all processors that the process may run on.
@@ -120,6 +125,7 @@ class SOFM(Inference):
         missing="error",
         tol=0.0,
         callback=None,
+        half_life=None,
         random_state=None,
         n_jobs=None,
         verbose=0,
@@ -138,6 +144,7 @@ class SOFM(Inference):
         self.missing = missing
         self.tol = tol
         self.callback = callback
+        self.half_life = half_life
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
@@ -177,15 +184,20 @@ class SOFM(Inference):
         >>> SOFM(shape=2).fit(np.array([[0.0], [0.1], [0.9], [1.0]])).labels_
         array([0, 0, 1, 1], dtype=int32)
         """
+        learner = copy(self)  # whose attributes are taken over at the end, together
+        learner._train(X, sample_weight)
+        self.__dict__ = dict(vars(learner))
+        return self
+
+    def _train(self, X, sample_weight) -> None:
+        """:meth:`fit`, on a copy."""
         grid = parameters.grid_of(self)
         schedule = parameters.schedule_of(self, grid)
-        samples = open_samples(self, X, sample_weight, reset=True).without_idle()
+        samples = open_samples(self, X, sample_weight, reset=True).for_training()
         random = check_random_state(self.random_state)
         some, weights = samples.some()
-        self.grid_ = grid
-        self.history_ = []
-        for name in ("_sums", "_counts", "_calls"):  # of batches that an earlier map learned from
-            self.__dict__.pop(name, None)
+        self.grid_, self.history_ = grid, []
+        self._sums = self._counts = self._calls = None
         with threads_for(self.n_jobs, samples, grid.n_nodes) as threads, self._progress() as bar:
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
@@ -199,8 +211,8 @@ class SOFM(Inference):
                 )
                 before = self.codebook_
                 if self.algorithm == "batch":
-                    sums, counts, error = samples.epoch(before)
-                    h = smooth(grid, self.neighborhood, sigma, sums, counts, threads)
+                    self._sums, self._counts, error = samples.epoch(before)
+                    h = smooth(grid, self.neighborhood, sigma, self._sums, self._counts, threads)
                     self._set_codebook(updated(before, *h))
                 else:
                     codebook, error = online_epoch(
@@ -208,8 +220,8 @@ class SOFM(Inference):
                     )
                     self._set_codebook(codebook)
                 record = self._record(epoch, sigma, error / samples.total_weight)
-                step = self.codebook_ - before
-                record["movement"] = float(np.sqrt(np.vdot(step, step) / grid.n_nodes))
+                record["movement"] = initialization.movement(self.codebook_, before)
+                self.history_.append(record)
                 if bar is not None:
                     bar.set_postfix_str(f"error {record['quantization_error']:.4g}")
                     bar.update()
@@ -220,14 +232,14 @@ class SOFM(Inference):
             if self.algorithm == "online":  # its nodes may have left the range of the samples
                 samples.begin(self.codebook_, threads, some)
             self._finish(samples)
-        return self
 
     def partial_fit(self, X, y=None, sample_weight=None):
         """Learn from one more batch of samples.
 
         Sums and counts of eq. 8 are kept from call to call.  ``sigma`` falls over the first
         ``n_epochs`` calls, and while it does, older sums count half as much with every call (their
-        winners are outdated); after that all samples count alike.
+        winners are outdated).  After that, and from the first call on if the map was fitted,
+        ``sigma`` stays where it ended and all samples count alike, unless ``half_life`` is given.
 
         Parameters
         ----------
@@ -254,8 +266,18 @@ class SOFM(Inference):
         ...     som = som.partial_fit(batch)
         >>> som.n_iter_, som.labels_
         (2, array([0, 1], dtype=int32))
+        >>> som = SOFM(shape=2).fit([[0.0], [1.0]]).partial_fit([[1.2]])  # goes on from the fit
+        >>> som.codebook_.round(1).tolist()
+        [[0.2], [1.0]]
         """
-        fresh = not hasattr(self, "_sums")
+        learner = copy(self)
+        record = learner._learn(X, sample_weight)
+        learner.history_.append(record)
+        self.__dict__ = dict(vars(learner))
+        return self
+
+    def _learn(self, X, sample_weight) -> dict:
+        """:meth:`partial_fit`, on a copy; the record of the history, which is shared until then."""
         grid = parameters.grid_of(self)
         schedule = parameters.schedule_of(self, grid)
         if self.algorithm != "batch":
@@ -266,7 +288,7 @@ class SOFM(Inference):
                 f"partial_fit: expected {self.grid_}, the map that is learned, got {grid}: "
                 "keep the shape, topology and periodic, or make a new map"
             )
-        samples = open_samples(self, X, sample_weight, reset=not known).without_idle()
+        samples = open_samples(self, X, sample_weight, reset=not known).for_training()
         some, weights = samples.some()
         if not known:
             random = check_random_state(self.random_state)
@@ -274,25 +296,36 @@ class SOFM(Inference):
             self._set_codebook(
                 initialization.begin(self.init, grid, samples, some, weights, random)
             )
-        if fresh:
-            self._sums, self._counts, self._calls = np.zeros(()), np.zeros(()), 0
-        epoch = min(self._calls, self.n_epochs - 1)
-        sigma = decayed(*schedule.sigma, epoch, self.n_epochs, self.decay)
+            self._sums, self._counts, self._calls = np.zeros(()), np.zeros((1, 1)), 0
+        elif getattr(self, "_sums", None) is None:  # the online rule has none
+            hits = np.bincount(self.labels_, minlength=grid.n_nodes)[:, None].astype(np.float64)
+            self._sums, self._counts = self.codebook_ * hits, hits
+        calls = getattr(self, "_calls", None)
+        if calls is None:  # the map was fitted: on from where its schedule ended
+            calls, sigma = self.n_epochs, self.history_[-1]["sigma"]
+        else:
+            epoch = min(calls, self.n_epochs - 1)
+            sigma = decayed(*schedule.sigma, epoch, self.n_epochs, self.decay)
         codebook = self.codebook_.astype(samples.dtype)
         with threads_for(self.n_jobs, samples, grid.n_nodes) as threads:
             samples.begin(codebook, threads, some)
             sums, counts, error = samples.epoch(codebook)
-            memory = 0.5 if self._calls < self.n_epochs else 1.0
+            memory = 0.5 if calls < self.n_epochs else 1.0
+            if self.half_life is not None:
+                memory *= 0.5 ** (samples.total_weight / self.half_life)
             self._sums = memory * self._sums + sums
-            self._counts = memory * self._counts + counts
-            self._calls += 1
+            old = self._counts.reshape(len(self._counts), -1)
+            self._counts = memory * old + counts.reshape(grid.n_nodes, -1)
+            if self._calls is not None:
+                self._calls += 1
             h = smooth(
                 grid, self.neighborhood, sigma, self._sums, self._counts, threads
             )
             self._set_codebook(updated(codebook, *h))
-            self._record(self._calls - 1, sigma, error / samples.total_weight)
+            record = self._record(len(self.history_), sigma, error / samples.total_weight)
             self._finish(samples)
-        return self
+            self.n_iter_ += 1
+        return record
 
     def _set_codebook(self, codebook) -> None:
         if self.metric == "cosine":
@@ -302,9 +335,8 @@ class SOFM(Inference):
         self._n_features_out = len(codebook)
 
     def _record(self, epoch: int, sigma: float, error: float) -> dict:
-        """A new last entry of the history."""
-        self.history_.append({"epoch": epoch, "sigma": sigma, "quantization_error": float(error)})
-        return self.history_[-1]
+        """An entry of the history."""
+        return {"epoch": epoch, "sigma": sigma, "quantization_error": float(error)}
 
     def _finish(self, samples: Samples) -> None:
         """Attributes that belong to the final codebook."""

@@ -4,7 +4,7 @@ r"""Where the nodes begin.
 ``"pca"``      on the plane (line) of the first two (one) principal components through the mean,
                from -1 to 1 standard deviation along each; the longer side of the map follows the
                first (Kohonen 2001, section 3.2; SOM Toolbox).  Deterministic, converges fastest.
-``"sample"``   distinct samples, drawn in proportion to their weights.
+``"sample"``   distinct samples (as long as there are), drawn in proportion to their weights.
 ``"random"``   uniform between the smallest and the largest value of every feature (Algorithm 2).
 array          the codebook itself, of shape (K, D) or (rows, columns, D).
 =============  ===================================================================================
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .grid import Grid
 from .parameters import INITS, initial_array
 
+DRAWS = 4  # rows drawn for every one that is wanted
 SMALL = 160  # features up to which the covariance is decomposed outright
 
 
@@ -44,6 +45,7 @@ def principal_components(
     """
     X = np.asarray(X, np.float64)
     N, D = X.shape
+    weights = None if weights is None else weights / weights.max()
     mean = np.average(X, axis=0, weights=weights)
     A = X - mean
     largest = float(np.abs(A).max(initial=0.0)) or 1.0
@@ -96,6 +98,30 @@ def pca(grid: Grid, mean: NDArray, directions: NDArray, deviations: NDArray) -> 
     return plane.reshape(grid.n_nodes, -1) + mean
 
 
+def distinct(samples, n: int, random: np.random.RandomState) -> NDArray:
+    """``n`` rows, no two of them equal as long as there are, drawn in proportion to their weights.
+
+    Equal nodes would win and learn the same for ever.
+    """
+    p = None if samples.weights is None else samples.weights / samples.weights.sum()
+    available = samples.n_rows if p is None else int((p > 0).sum())
+    drawn = random.choice(samples.n_rows, min(available, DRAWS * n), replace=False, p=p)
+    found: dict[bytes, NDArray] = {}
+
+    def look(rows: NDArray) -> bool:
+        for row in rows:
+            found.setdefault((row + 0.0).tobytes(), row)  # -0.0 is 0.0
+            if len(found) == n:
+                return True
+        return False
+
+    if not look(samples.take(drawn[:n])) and not look(samples.take(drawn[n:])):
+        for piece, _ in samples.pieces():  # most rows are equal: look at all of them
+            if look(samples.filled(piece)):
+                break
+    return np.resize(np.stack(list(found.values())), (n, samples.n_features))
+
+
 def begin(init, grid: Grid, samples, some, weights, random: np.random.RandomState) -> NDArray:
     """The initial codebook, of the samples' type.
 
@@ -124,16 +150,31 @@ def begin(init, grid: Grid, samples, some, weights, random: np.random.RandomStat
         codebook = initial_array(init, grid, D, samples.dtype)
     elif init == "pca":
         codebook = pca(grid, *principal_components(some, weights, 2))
+        largest = np.finfo(samples.dtype).max
+        codebook = np.clip(codebook, -largest, largest)
     elif init == "sample":
-        p = None if samples.weights is None else samples.weights / samples.weights.sum()
-        available = samples.n_rows if p is None else int((p > 0).sum())
-        codebook = samples.take(random.choice(samples.n_rows, K, replace=available < K, p=p))
+        codebook = distinct(samples, K, random)
     else:
         low, high = samples.range.low, samples.range.high
-        codebook = low + (high - low) * random.random_sample((K, D))
+        share = random.random_sample((K, D))
+        codebook = low * (1 - share) + high * share  # a difference could overflow
     return np.ascontiguousarray(codebook, dtype=samples.dtype)
 
 
 def spread(some: NDArray) -> float:
     """Root mean square distance of samples from their mean."""
-    return float(np.sqrt(some.var(axis=0, dtype=np.float64).sum()))
+    scale = float(np.abs(some).max()) or 1.0
+    return scale * float(np.sqrt((some / scale).var(axis=0, dtype=np.float64).sum()))
+
+
+def movement(codebook: NDArray, before: NDArray) -> float:
+    """Root mean square distance that the nodes went."""
+    step = codebook - before
+    with np.errstate(over="ignore", under="ignore"):
+        total = float(np.vdot(step, step))
+    scale = 1.0
+    if not 1e-30 < total < np.inf:  # perhaps too large or too small to be squared
+        scale = float(np.abs(step).max()) or 1.0
+        step = step / scale
+        total = float(np.vdot(step, step))
+    return scale * float(np.sqrt(total / len(codebook)))

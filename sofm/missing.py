@@ -95,9 +95,11 @@ class WithMissing(ByFeature):
         return WithMissing(self.X[rows], weights, every_column=weights is not None)
 
     def take(self, rows: NDArray) -> NDArray:
+        return self.filled(self.X[rows])
+
+    def filled(self, X: NDArray) -> NDArray:
         """Rows with the middle of the feature's range in place of what is missing."""
-        X = self.X[rows]
-        return np.where(np.isnan(X), (self.range.low + self.range.high) / 2, X).astype(self.dtype)
+        return np.where(np.isnan(X), self.range.low / 2 + self.range.high / 2, X).astype(self.dtype)
 
     def pieces(self):
         yield self.X, self.weights

@@ -32,13 +32,14 @@ def label_map(som, X, y, sample_weight=None) -> NDArray:
         Fitted.
     X : array, CSR matrix, dask array or blocks, of shape (N, D)
     y : array of shape (N,)
+        None: a sample without a label, which has no vote.
     sample_weight : array of shape (N,), optional
         A weight of 2 is a sample that occurs twice.
 
     Returns
     -------
     labels : object array of shape (rows, columns)
-        None where a node wins nothing; the smallest label on ties.
+        None where a node wins nothing with a label; the smallest label on ties.
 
     Raises
     ------
@@ -59,9 +60,16 @@ def label_map(som, X, y, sample_weight=None) -> NDArray:
         raise ValueError(
             f"y: expected one label for each of {samples.n_rows} samples, got shape {y.shape}"
         )
-    names, y = np.unique(y, return_inverse=True)
+    known = np.not_equal(y, None).astype(bool)
+    try:
+        names, y = np.unique(y[known], return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y: expected labels that can be sorted: {error}") from None
+    if not len(names):
+        return np.full((som.grid_.rows, som.grid_.columns), None)
     votes = np.zeros((som.grid_.n_nodes, len(names)))
-    np.add.at(votes, (nodes, y), 1.0 if samples.weights is None else samples.weights)
+    weights = 1.0 if samples.weights is None else samples.weights[known]
+    np.add.at(votes, (nodes[known], y), weights)
     labels = names[votes.argmax(axis=1)].astype(object)
     labels[votes.sum(axis=1) == 0] = None
     return labels.reshape(som.grid_.rows, som.grid_.columns)

@@ -6,7 +6,7 @@ that can be iterated over again, or a function returning an iterator), or a dask
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +16,7 @@ from . import samples as forms
 from .blocks import Blocks
 from .missing import WithMissing
 from .samples import InMemory, Samples, unit_rows
+from .scan import unmasked
 from .sparse import SparseRows, unit_csr
 
 
@@ -24,11 +25,29 @@ def is_dask(X) -> bool:
 
 
 def is_blocks(X) -> bool:
-    """Whether ``X`` is a series of blocks rather than one table."""
+    """Whether ``X`` is a series of blocks rather than one table.
+
+    Raises
+    ------
+    ValueError
+        It is neither, or a list of what look like images.
+    """
+    if isinstance(X, Mapping | Set | str | bytes):
+        raise ValueError(
+            f"expected an array, a sparse matrix, a dask array or blocks, got a {type(X).__name__}:"
+            " pass its values as an array of shape (N, D)"
+        )
     if isinstance(X, list | tuple):
-        return len(X) > 0 and all(isinstance(b, np.ndarray) and b.ndim == 2 for b in X)
-    if isinstance(X, str | bytes):
-        return False
+        blocks = len(X) > 0 and all(isinstance(b, np.ndarray) and b.ndim == 2 for b in X)
+        if blocks and len(X) > 1 and len({b.shape for b in X}) == 1:
+            (n, D) = X[0].shape
+            if n > 1 and n <= 2 * D and 2 * n >= D:
+                raise ValueError(
+                    f"expected blocks of rows, got a list of {len(X)} arrays of {n} x {D}, which "
+                    "may be images: pass np.reshape(X, (len(X), -1)) for images, or lambda: iter(X)"
+                    " for blocks"
+                )
+        return blocks
     if callable(X) or isinstance(X, Iterator):
         return True
     return hasattr(X, "__iter__") and not (hasattr(X, "__array__") or hasattr(X, "shape"))
@@ -49,6 +68,8 @@ def _again(X):
 def checked_weights(weights, X=None):
     if weights is None:
         return None
+    if isinstance(weights, np.ma.MaskedArray):
+        weights = unmasked(weights)  # NaN, which is refused
     if X is not None:
         weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
     weights = np.asarray(weights, np.float64)
@@ -83,6 +104,8 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
             samples = Blocks(_again(X), weights, cosine)
         check_n_features(estimator, samples.n_features, reset)
         return samples
+    if isinstance(X, np.ma.MaskedArray):
+        X = unmasked(X)
     by_block = _is_converted_by_block(estimator, X)
     X = validate_data(
         estimator, X, reset=reset, accept_sparse="csr", ensure_all_finite=False,

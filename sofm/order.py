@@ -127,18 +127,31 @@ def _others(distances: NDArray, first: int) -> NDArray[np.int64]:
     return np.argsort(distances, axis=1, kind="stable")[:, 1:]
 
 
-def _ranked(distances: NDArray, first: int) -> NDArray[np.int64]:
-    """Rank of every other sample (0: itself) of rows ``first ...``; ties share the lowest rank."""
-    own = np.arange(len(distances))
-    distances[own, first + own] = -1
+def _ranked(distances: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many others are nearer to a sample, and how many are as near (with it): ``l`` and ``t``.
+
+    Parameters
+    ----------
+    distances : float64 array of shape (n, N)
+        Of which the smallest in each row, one, is a sample's to itself.
+    """
     ordered = np.sort(distances, axis=1)
-    return np.stack([np.searchsorted(o, d) for o, d in zip(ordered, distances, strict=True)])
+    ends = [
+        [np.searchsorted(o, d, side) for o, d in zip(ordered, distances, strict=True)]
+        for side in ("left", "right")
+    ]
+    nearer, up_to = np.array(ends)
+    return nearer - 1, up_to - nearer
 
 
 def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
-    """Venna & Kaski's sum over intruders (``of_map``) or missing neighbours, scaled to [0, 1].
+    r"""Venna & Kaski's sum over intruders (``of_map``) or missing neighbours, scaled to [0, 1].
 
-    On a map many samples share a node, so ranks tie; a tie counts with its lowest rank.
+    On a map many samples share a node, so ranks tie.  The sum is its mean over all orders of what
+    ties.  One of ``t`` that are as near, ``l`` being nearer, has each of the ranks ``l + 1`` to
+    ``l + t`` with the same probability: it is among the ``k`` nearest with ``p = (k - l) / t``,
+    between 0 and 1, and the mean of ``max(0, rank - k)`` is that of ``m = l + t - k`` numbers at
+    most, between 0 and ``t``, of which the largest is ``l + t - k``.
     """
     samples, nodes = winners(som, X)
     N = samples.n_rows
@@ -146,11 +159,20 @@ def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
     total = 0.0
     first = 0
     for some, _ in samples.slices(N):
-        own = nodes[first : first + len(some)]
-        in_data = _ranked(_distances_to(samples, some), first)
-        in_map = _ranked(som.grid_.distances(own, nodes), first)
+        own = np.arange(len(some))
+        itself = own, first + own
+        in_data = _distances_to(samples, some)
+        in_map = np.round(som.grid_.distances(nodes[itself[1]], nodes), 9)  # equal but for rounding
+        in_data[itself] = in_map[itself] = -1
         near, far = (in_map, in_data) if of_map else (in_data, in_map)
-        total += float(((far - k) * ((near <= k) & (far > k))).sum())
+        nearer, ties = _ranked(near)
+        p = np.clip((k - nearer) / ties, 0, 1)
+        nearer, ties = _ranked(far)
+        most = nearer + ties - k
+        m = np.clip(most, 0, ties)
+        beyond = m * (2 * most - m + 1) / (2 * ties)
+        p[itself] = 0
+        total += float((p * beyond).sum())
         first += len(some)
     return 1 - 2 * total / (N * k * (2 * N - 3 * k - 1))
 
@@ -158,7 +180,7 @@ def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
 def trustworthiness(som, X, n_neighbors: int = 5) -> float:
     """1 if what is near on the map is near in the data; intruders cost by their rank.
 
-    Time grows with the square of the number of samples.
+    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square of the number of samples.
 
     Parameters
     ----------
@@ -185,8 +207,8 @@ def trustworthiness(som, X, n_neighbors: int = 5) -> float:
     --------
     >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, trustworthiness
-    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> trustworthiness(SOFM(shape=4, init=X, n_epochs=1, sigma=0.01).fit(X), X, n_neighbors=1)
+    >>> X = np.array([[0.0], [1.0], [2.1], [3.3], [4.6], [6.0]])
+    >>> trustworthiness(SOFM(shape=6, init=X, n_epochs=1, sigma=0.01).fit(X), X, n_neighbors=2)
     1.0
     """
     return _penalty(som, X, n_neighbors, of_map=True)
@@ -195,7 +217,7 @@ def trustworthiness(som, X, n_neighbors: int = 5) -> float:
 def neighborhood_preservation(som, X, n_neighbors: int = 5) -> float:
     """1 if what is near in the data is near on the map (also called continuity).
 
-    Time grows with the square of the number of samples.
+    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square of the number of samples.
 
     Parameters
     ----------
@@ -222,9 +244,9 @@ def neighborhood_preservation(som, X, n_neighbors: int = 5) -> float:
     --------
     >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, neighborhood_preservation
-    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> som = SOFM(shape=4, init=X, n_epochs=1, sigma=0.01).fit(X)
-    >>> neighborhood_preservation(som, X, n_neighbors=1)
+    >>> X = np.array([[0.0], [1.0], [2.1], [3.3], [4.6], [6.0]])
+    >>> som = SOFM(shape=6, init=X, n_epochs=1, sigma=0.01).fit(X)
+    >>> neighborhood_preservation(som, X, n_neighbors=2)
     1.0
     """
     return _penalty(som, X, n_neighbors, of_map=False)

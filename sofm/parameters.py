@@ -10,6 +10,7 @@ import numpy as np
 
 from .grid import Grid, Topology
 from .neighborhood import Decay, Neighborhood
+from .scan import unmasked
 
 CHOICES = {
     "topology": get_args(Topology),
@@ -35,6 +36,10 @@ def wrong(name: str, expected: str, got: Any) -> ValueError:
     return ValueError(f"{name}: expected {expected}, got {got!r}")
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
 def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """``value``, if it is an integer from ``least`` to ``most``.
 
@@ -46,8 +51,7 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     ValueError: node: expected an integer from 0 to 9, got 2.5
     """
     top = np.inf if most is None else most
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not (whole and least <= int(value) <= top):
+    if not (_is_integer(value) and least <= int(value) <= top):
         to = "on" if most is None else f"to {most}"
         raise wrong(name, f"an integer from {least} {to}", value)
     return int(value)
@@ -56,12 +60,12 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
 def grid_of(estimator) -> Grid:
     """The map that ``shape``, ``topology`` and ``periodic`` describe."""
     shape = estimator.shape
-    sides = (1, shape) if isinstance(shape, Integral) else shape
+    sides = (1, shape) if isinstance(shape, Integral | bool | np.bool_) else shape
     try:
         rows, columns = sides
     except (TypeError, ValueError):
         raise wrong("shape", "a number of nodes or (rows, columns)", shape) from None
-    if not all(isinstance(n, Integral) and int(n) > 0 for n in (rows, columns)):
+    if not all(_is_integer(n) and int(n) > 0 for n in (rows, columns)):
         raise wrong("shape", "a positive number of nodes or (rows, columns)", shape)
     if rows > 1 and columns == 1:  # a column is a line too: node k is its k-th place
         rows, columns = columns, rows
@@ -102,13 +106,16 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
         value = getattr(estimator, name)
         if not (isinstance(value, str) and value in allowed):
             raise wrong(name, " or ".join(map(repr, allowed)), value)
-    if not (isinstance(estimator.n_epochs, Integral) and int(estimator.n_epochs) >= 1):
+    if not (_is_integer(estimator.n_epochs) and int(estimator.n_epochs) >= 1):
         raise wrong("n_epochs", "a positive integer", estimator.n_epochs)
     if not (isinstance(estimator.tol, Real) and float(estimator.tol) >= 0):
         raise wrong("tol", "a number >= 0", estimator.tol)
     n_jobs = estimator.n_jobs
-    if not (n_jobs is None or (isinstance(n_jobs, Integral) and n_jobs != 0)):
+    if not (n_jobs is None or (_is_integer(n_jobs) and n_jobs != 0)):
         raise wrong("n_jobs", "an integer other than 0, or None", n_jobs)
+    half_life = estimator.half_life
+    if not (half_life is None or (isinstance(half_life, Real) and float(half_life) > 0)):
+        raise wrong("half_life", "a number of samples > 0, or None", half_life)
     if not (estimator.callback is None or callable(estimator.callback)):
         raise wrong("callback", "a callable or None", estimator.callback)
     if estimator.algorithm == "batch" and estimator.neighborhood == "mexican_hat":
@@ -130,7 +137,7 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
 def initial_array(init: Any, grid: Grid, n_features: int, dtype) -> np.ndarray:
     """A user's codebook of shape (K, D) or (rows, columns, D), copied."""
     try:
-        given = np.asarray(init)
+        given = unmasked(init)
     except ValueError:  # ragged
         given = np.array(None)
     if given.dtype.kind not in "biuf":

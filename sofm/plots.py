@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import nodes
 from .grid import Grid
 from .measures import hit_histogram
+from .parameters import integer
 
 
 def _axes(ax):
@@ -140,15 +141,29 @@ def hits(som, X=None, ax=None, **style):
     return cells(som.grid_, np.where(counts > 0, counts, np.nan), ax, **style)
 
 
-def component_plane(som, feature: int, ax=None, **style):
+def _feature(som, feature) -> tuple[int, str]:
+    """Column and name of a feature that is given by either."""
+    check_is_fitted(som, "codebook_")
+    D = som.codebook_.shape[1]
+    names = list(getattr(som, "feature_names_in_", ()))
+    if isinstance(feature, str):
+        if feature not in names:
+            known = f"one of {', '.join(map(repr, names[:9]))}" if names else "a column's number"
+            raise ValueError(f"feature: expected {known}, got {feature!r}")
+        return names.index(feature), feature
+    column = integer("feature", feature, -D, D - 1) % D
+    return column, names[column] if names else f"feature {column}"
+
+
+def component_plane(som, feature: int | str, ax=None, **style):
     """One feature of the codebook over the map.
 
     Parameters
     ----------
     som : SOFM
         Fitted.
-    feature : int
-        Column of ``codebook_``.
+    feature : int or str
+        Column of ``codebook_``, or its name if the map was fitted to a data frame.
     ax : matplotlib Axes, optional
         A new figure's unless given.
     **style
@@ -166,9 +181,9 @@ def component_plane(som, feature: int, ax=None, **style):
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.component_plane(SOFM(shape=(2, 2)).fit(X), 1)
     """
-    check_is_fitted(som, "codebook_")
-    style.setdefault("label", f"feature {feature}")
-    return cells(som.grid_, som.codebook_[:, feature], ax, **style)
+    column, name = _feature(som, feature)
+    style.setdefault("label", name)
+    return cells(som.grid_, som.codebook_[:, column], ax, **style)
 
 
 def component_planes(som, features=None, columns: int = 4):
@@ -178,8 +193,8 @@ def component_planes(som, features=None, columns: int = 4):
     ----------
     som : SOFM
         Fitted.
-    features : sequence of int, optional
-        Columns of ``codebook_``; all unless given.
+    features : sequence of int or str, optional
+        Columns of ``codebook_``, or their names; all unless given.
     columns : int, default=4
         Maps side by side.
 
@@ -199,7 +214,7 @@ def component_planes(som, features=None, columns: int = 4):
 
     check_is_fitted(som, "codebook_")
     features = range(som.codebook_.shape[1]) if features is None else features
-    features = list(features)
+    features = [_feature(som, feature) for feature in features]
     columns = min(columns, len(features))
     rows = -(-len(features) // columns)
     figure, axes = plt.subplots(
@@ -207,8 +222,8 @@ def component_planes(som, features=None, columns: int = 4):
     )
     for ax in axes.ravel()[len(features) :]:
         ax.remove()
-    for feature, ax in zip(features, axes.ravel(), strict=False):
-        component_plane(som, feature, ax, label="").set_title(f"feature {feature}", fontsize=9)
+    for (column, name), ax in zip(features, axes.ravel(), strict=False):
+        component_plane(som, column, ax, label="").set_title(name, fontsize=9)
     return figure
 
 

@@ -212,7 +212,8 @@ class Prepared:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         frame = self.frame
         return search_rows(
-            board, place, X, np.empty(0) if weights is None else weights, frame.centre, frame.scale,
+            board, place, X, np.empty(0) if weights is None else weights,
+            frame.centre * frame.scale, frame.scale,
             self.codebook, self.nodes, self.halves, self.panels, self.balls.panels,
             self.balls.known, self.directions, self.q, self.bounds, self.block_rows, *grids,
             nearest, sums, counts, error,

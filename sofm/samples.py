@@ -25,7 +25,7 @@ from .batch import ALONE, Threads, batch_sums, nearest_nodes, totals
 from .distances import PIECE_BYTES, DistancesTo
 from .prepared import Frame, Preparation
 from .rounding import error_of, grids
-from .scan import Range, spread
+from .scan import Range, spread, unmasked
 from .workers import Workers
 
 COPY_BYTES = 16 << 20  # up to this size samples are copied at once, else block by block
@@ -79,13 +79,20 @@ class Samples(ABC):
         rows = spread(self.n_rows, self.n_features)
         return self.take(rows), None if self.weights is None else self.weights[rows]
 
-    def without_idle(self) -> Samples:
-        """The rows that have a weight: the others take no part in anything but the labels."""
-        if self.weights is None or self.weights.all():
-            return self
-        idle = self.weights == 0
-        some = self.only(~idle, self.weights[~idle])
-        some.idle = idle, self.only(idle, None)
+    def for_training(self) -> Samples:
+        """The rows that have a weight: the others take no part in anything but the labels.
+
+        Raises
+        ------
+        ValueError
+            Their sums can be larger than a float64.
+        """
+        some: Samples = self
+        if self.weights is not None and not self.weights.all():
+            idle = self.weights == 0
+            some = self.only(~idle, self.weights[~idle])
+            some.idle = idle, self.only(idle, None)
+        assert some.grids is not None
         return some
 
     def labels(self, nearest: NDArray, codebook: NDArray) -> NDArray[np.int32]:
@@ -105,6 +112,10 @@ class Samples(ABC):
     @abstractmethod
     def take(self, rows: NDArray) -> NDArray:
         """Samples of those (ascending or drawn) rows, dense."""
+
+    def filled(self, X: NDArray) -> NDArray:
+        """Rows with something in place of what is missing."""
+        return X
 
     @abstractmethod
     def begin(self, codebook: NDArray, threads: Threads, some: NDArray | None = None) -> None:
@@ -231,8 +242,9 @@ def masked(blocks: Iterable[NDArray], rows: NDArray[np.bool_]) -> Iterator[NDArr
         first += len(block)
 
 
-def as_floats(block: NDArray) -> NDArray:
+def as_floats(block) -> NDArray:
     """C-contiguous float32 or float64 (other types become float64)."""
+    block = unmasked(block)
     kind = block.dtype if block.dtype in (np.float32, np.float64) else np.float64
     return np.ascontiguousarray(block, dtype=kind)
 

@@ -41,6 +41,14 @@ def _least(X: NDArray) -> NDArray:
     return np.where((least > 0) & np.isfinite(least), least, np.inf).astype(X.dtype)
 
 
+def unmasked(X) -> NDArray:
+    """An array; of a masked array with NaN, "not observed", for what its mask hides."""
+    if isinstance(X, np.ma.MaskedArray) and X.dtype.kind in "biuf":
+        kind = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
+        return X.astype(kind).filled(np.nan)
+    return np.asarray(X)
+
+
 @dataclass
 class Range:
     """What is known of every feature, over blocks of rows.

@@ -144,10 +144,10 @@ def lifted(scale):
 
 @njit(nogil=True, cache=True)
 def load_block(X, first, n, centre, scale, block):
-    """``(x - centre) * scale`` of ``n`` rows in float32; a power of two rounds nothing."""
+    """``x * scale - centre`` of ``n`` rows in float32; a power of two rounds nothing."""
     for r in range(n):
         for d in range(X.shape[1]):
-            block[r, d] = (X[first + r, d] - centre[d]) * scale
+            block[r, d] = X[first + r, d] * scale - centre[d]
 
 
 @njit(nogil=True, cache=True)

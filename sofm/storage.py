@@ -5,7 +5,7 @@
 ``version``          of this layout, an integer; files of later versions are refused
 ``parameters``       JSON of the constructor's parameters
 ``init``             the initial codebook, where ``init`` was an array
-``state``            JSON of the learned numbers and of the history
+``state``            JSON of the learned numbers, of the history and of ``set_output``
 ``codebook_`` ...    learned arrays under their own names
 ``arrays``           JSON of the type and shape of each of these; since version 2
 ===================  =================================================================
@@ -27,8 +27,9 @@ FORMAT, VERSION = "rejuvenet.sofm", 2
 ARRAYS = ("codebook_", "labels_", "_sums", "_counts", "feature_names_in_")
 NUMBERS = (
     "quantization_error_", "topographic_error_", "n_iter_", "n_features_in_", "history_", "_calls",
+    "_sklearn_output_config",
 )  # fmt: skip
-OPTIONAL = {"_sums", "_counts", "_calls", "feature_names_in_"}
+OPTIONAL = {"_sums", "_counts", "_calls", "feature_names_in_", "_sklearn_output_config"}
 
 
 def _plain(value):
@@ -50,7 +51,7 @@ def save(estimator, path) -> None:
     parameters["callback"] = None
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
-    learned = [name for name in ARRAYS if hasattr(estimator, name)]
+    learned = [name for name in ARRAYS if getattr(estimator, name, None) is not None]
     arrays: dict[str, Any] = {name: np.asarray(getattr(estimator, name)) for name in learned}
     if "feature_names_in_" in arrays:
         arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(str)

@@ -168,7 +168,7 @@ def topographic_product(W, grid_distances):
 def trust(X, places, k, intruders, distances=False):
     """Venna & Kaski: rank penalties of samples near on the map but not in the data, or reverse.
 
-    ``X`` holds samples, or their ``distances``.
+    ``X`` holds samples, or their ``distances``.  Ties have all their ranks in turn.
     """
     N = len(X)
     total = 0.0
@@ -176,11 +176,18 @@ def trust(X, places, k, intruders, distances=False):
         data = X[i] if distances else [math.dist(X[i], X[j]) for j in range(N)]
         on_map = [places[i][j] for j in range(N)]
 
-        def rank(distances, j, i=i):
-            return 1 + sum(distances[m] < distances[j] for m in range(N) if m != i)
+        def ranks(distances, j, i=i):
+            others = [distances[m] for m in range(N) if m != i]
+            nearer = sum(d < distances[j] - 1e-9 for d in others)
+            ties = sum(abs(d - distances[j]) <= 1e-9 or d == distances[j] for d in others)
+            return range(nearer + 1, nearer + ties + 1)
 
         near, far = (on_map, data) if intruders else (data, on_map)
         for j in range(N):
-            if j != i and rank(near, j) <= k < rank(far, j):
-                total += rank(far, j) - k
+            if j == i:
+                continue
+            p = sum(rank <= k for rank in ranks(near, j)) / len(ranks(near, j))
+            if p:
+                beyond = [max(0, rank - k) for rank in ranks(far, j)]
+                total += p * sum(beyond) / len(beyond)
     return 1 - 2 * total / (N * k * (2 * N - 3 * k - 1))

@@ -314,3 +314,68 @@ def test_pictures(topology, digits, tmp_path):
     figure.savefig(tmp_path / "planes.png")
     assert (tmp_path / "planes.png").stat().st_size > 1000
     pyplot.close("all")
+
+
+@pytest.mark.parametrize("shape", [1, 5, (6, 6)])
+def test_trust_is_the_mean_over_orders_of_ties(shape, digits):
+    from sklearn.manifold import trustworthiness
+
+    X = digits[0][:300].astype("f8")
+    som = SOFM(shape, n_epochs=4).fit(X)
+    places = som.grid_.coordinates[som.predict(X)]
+    rng = np.random.default_rng(0)
+    jitters = [places + 1e-6 * rng.standard_normal(places.shape) for _ in range(40)]
+    for k in (1, 5, 20):
+        trust = [trustworthiness(X, j, n_neighbors=k) for j in jitters]
+        kept = [trustworthiness(j, X, n_neighbors=k) for j in jitters]
+        for found, samples_ in (
+            (sofm.trustworthiness(som, X, k), trust),
+            (sofm.neighborhood_preservation(som, X, k), kept),
+        ):
+            spread = np.std(samples_) / np.sqrt(len(samples_))
+            assert found == pytest.approx(np.mean(samples_), abs=4 * spread + 2e-4)
+            assert 0 <= found <= 1
+
+
+def test_trust_does_not_fall_with_the_number_of_samples(digits):
+    X = digits[0]
+    som = SOFM((10, 10), random_state=0).fit(X)
+    values = [sofm.trustworthiness(som, X[:n]) for n in (200, 800, 1600)]
+    assert min(values) > 0.92
+    one = SOFM(1, n_epochs=1).fit(X[:200])
+    assert 0.3 < sofm.neighborhood_preservation(one, X[:200]) < 0.7, "no better than chance"
+
+
+def test_pictures_of_named_features(digits):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib").use("agg")
+    from matplotlib import pyplot
+    from rejuvenet.sofm import plots
+
+    frame = pandas.DataFrame(digits[0][:50, 2:5], columns=["width", "height", "ink"])
+    som = SOFM((2, 2), n_epochs=1).fit(frame)
+    values = plots.component_plane(som, "ink").collections[0].get_array()
+    np.testing.assert_allclose(values, som.codebook_[:, 2])
+    titles = [ax.get_title() for ax in plots.component_planes(som, ["ink", 0]).axes]
+    assert titles == ["ink", "width"]
+    assert [ax.get_title() for ax in plots.component_planes(som).axes] == list(frame.columns)
+    for wrong in ("weight", 3, 1.5):
+        with pytest.raises(ValueError, match="feature: expected"):
+            plots.component_plane(som, wrong)
+    pyplot.close("all")
+
+
+def test_samples_without_a_label_have_no_vote(digits):
+    X = digits[0][:60]
+    som = SOFM(3, n_epochs=2).fit(X)
+    y = np.array(["a", "b", None], object)[np.arange(60) % 3]
+    known = np.not_equal(y, None).astype(bool)
+    found = sofm.label_map(som, X, y)
+    np.testing.assert_array_equal(found, sofm.label_map(som, X[known], y[known].astype(str)))
+    weights = np.arange(60.0)
+    found = sofm.label_map(som, X, y, weights)
+    some = sofm.label_map(som, X[known], y[known].astype(str), weights[known])
+    np.testing.assert_array_equal(found, some)
+    assert sofm.label_map(som, X, [None] * 60).ravel().tolist() == [None] * 3
+    with pytest.raises(ValueError, match="y: expected labels that can be sorted"):
+        sofm.label_map(som, X, [1, "a"] * 29 + [None, None])

@@ -122,3 +122,11 @@ def test_files_that_are_none(tmp_path):
     refused(tmp_path / "array.npy")
     (tmp_path / "pickle").write_bytes(pickle.dumps({"a": 1}))
     refused(tmp_path / "pickle")
+
+
+def test_set_output_is_kept(digits, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(digits[0][:50, :3], columns=["a", "b", "c"])
+    SOFM(2, n_epochs=1).set_output(transform="pandas").fit(frame).save(tmp_path / "map")
+    table = SOFM.load(tmp_path / "map").transform(frame)
+    assert list(table.columns) == ["sofm0", "sofm1"]
