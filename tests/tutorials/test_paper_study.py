@@ -53,4 +53,5 @@ def test_layers_of_a_setting_are_in_its_network(study, name):
     setting = study.SETTINGS[name]
     traced = study.trace(setting.network(setting.classes, False), torch.zeros(2, 3, 32, 32))
     chosen, _ = study.select_groups(traced.groups, setting.layers)
-    assert [choice.group.channels for choice in chosen] == {"small": [192], "resnet20": [64] * 4}[name]
+    expected = {"small": [192], "resnet20": [64] * 4}[name]
+    assert [choice.group.channels for choice in chosen] == expected

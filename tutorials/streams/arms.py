@@ -380,6 +380,10 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
         'ours, `method="random"`, 0.5: no merging, the same refit', Reorganized,
         {"recipe": replace(HALF, method="random")},
     ),
+    "ours-0.5-reset": (
+        'ours, `ratio=0.5, optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, optimizer="reset")},
+    ),
     "ours-0.5-round": (
         "ours, `ratio=0.5`, after the easy tasks", Reorganized,
         {"recipe": HALF, "occasion": "round"},
