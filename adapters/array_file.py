@@ -77,13 +77,14 @@ class ArrayFile:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of ``x`` as float32 with channels first; 8 and 16 bits are scaled to [0, 1].
 
-        With ``levels`` whole numbers stay as they are, and floats in [0, 1] become 0 to 255.
+        With ``levels`` whole numbers stay as they are; floats in [0, 1] and truth values become
+        0 to 255.
         """
         x = self.x[rows]
         images = x.astype(np.float32 if x.dtype.itemsize < 4 or not levels else np.float64)
         if not levels and x.dtype in (np.uint8, np.uint16):
             images /= np.float32(np.iinfo(x.dtype).max)
-        elif levels and x.dtype.kind == "f" and x.ndim > 2 and self.range[1] <= 1:
+        elif levels and x.dtype.kind in "fb" and x.ndim > 2 and self.range[1] <= 1:
             images = np.rint(images * 255)
         if shape is None:
             shape = (None,) * 3 if x.ndim >= 3 else (None,)

@@ -199,7 +199,7 @@ def open_batches(
         )
     read = read_data(data)
     if len(shape) == 3 and (taken.levels or taken.channels_last):
-        say_aside(f"The model takes {taken}{': 0 to 255' if taken.levels else ''}.")
+        say_aside(f"The model takes {taken}{': 0 to 255' if taken.holds_levels else ''}.")
     scaled = taken.levels or (spreads and max(spreads) > 2)
     if isinstance(read, ArrayFile) and read.looks_unscaled and len(shape) == 3 and not scaled:
         low, high = read.range

@@ -47,6 +47,11 @@ class ImageInput:
         """Whether images enter as they are stored, 0 to 255, and not in [0, 1]."""
         return self.dtype.kind != "f"
 
+    @property
+    def holds_levels(self) -> bool:
+        """Whether it is an integer type that goes up to 255."""
+        return self.levels and self.dtype not in (np.dtype(np.int8), np.dtype(bool))
+
     def __str__(self) -> str:
         layout = ", channels last" if self.channels_last else ""
         return f"{self.dtype} images{layout}"

@@ -103,11 +103,11 @@ def test_pictures_enter_in_type_and_layout_of_the_model(kind, shape, perm, at):
     assert after["relative_difference"] < 1e-2  # the merged channels differ in scale only
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int64", "bool"])
 def test_arrays_enter_a_model_of_integers_from_0_to_255(dtype):
     model = brightness("m.onnx")
     x = np.repeat(np.array([60, 180]), 3).reshape(6, 1, 1, 1) * np.ones((6, 6, 6, 3))
-    x = (x / 255 if dtype == "float32" else x).astype(dtype)
+    x = (x / 255 if dtype == "float32" else x > 100 if dtype == "bool" else x).astype(dtype)
     np.savez("data.npz", x=x, y=np.repeat([0, 1], 3))
     assert result("compare", model, model, "--data", "data.npz")["accuracy"] == [1.0, 1.0]
     np.savez("data.npz", x=x.astype(np.float32) + 0.25 * (dtype != "float32") + 2, y=[0] * 6)
