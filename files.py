@@ -247,6 +247,7 @@ def flush_folder(folder: Path) -> None:
 @contextmanager
 def one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the system while ``path`` is written, as the same kind with one sentence."""
+    before = _stamp(path)
     try:
         yield
     except OSError as error:
@@ -256,6 +257,16 @@ def one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
             reason = "no space left on the disk; make room or choose another place"
         else:
             reason = (error.strerror or str(error)).lower()
-        said = type(error)(f"Cannot write {path}: {reason}. Nothing was written.")
+        written = "Nothing" if _stamp(path) == before else "The file itself, but not all beside it,"
+        said = type(error)(f"Cannot write {path}: {reason}. {written} was written.")
         said.errno = error.errno
         raise said from error
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What tells a file from one that replaces it; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -108,7 +108,7 @@ def session(
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     with _light(model) as arrays:
-        proto = ir.to_proto(model)
+        proto = _message(model)
     _expose(proto, outputs)
     _free(proto)
     if not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
@@ -194,7 +194,14 @@ def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
 def light_message(model: ir.Model) -> onnx.ModelProto:
     """The model as a message without the values of its large initializers."""
     with _light(model):
+        return _message(model)
+
+
+def _message(model: ir.Model) -> onnx.ModelProto:
+    try:
         return ir.to_proto(model)
+    except ir.serde.SerdeError as error:  # such as names that are no text
+        raise ValueError("the model is not valid: it cannot be written as ONNX") from error
 
 
 class DoesNotRun(ValueError):
