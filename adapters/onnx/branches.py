@@ -5,6 +5,7 @@ PyTorch's exporter writes one wherever ``squeeze`` meets a size that it did not 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from .inference import fixed_values
@@ -20,7 +21,11 @@ def without_fixed_branches(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     copied = False
     while any(node.op_type == "If" for node in model.graph):
         known = fixed_values(model)
-        fixed = [n for n in model.graph if n.op_type == "If" and _condition(n) in known]
+        fixed = [
+            n for n in model.graph
+            if n.op_type == "If" and _is_whole(n)
+            and known.get(_condition(n), np.empty(0)).size == 1
+        ]  # fmt: skip
         if not fixed:
             break
         conditions = {str(n.outputs[0].name): bool(known[_condition(n)]) for n in fixed}
@@ -30,6 +35,17 @@ def without_fixed_branches(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
             if node.op_type == "If" and str(node.outputs[0].name) in conditions:
                 brought |= _inline(model.graph, node, conditions[str(node.outputs[0].name)])
     return model, frozenset(brought)
+
+
+def _is_whole(node: ir.Node) -> bool:
+    """Whether both branches are there, with an output for each of the node's."""
+    branches = [node.attributes.get(name) for name in ("then_branch", "else_branch")]
+    return len(node.inputs) == 1 and all(
+        branch is not None
+        and branch.type == ir.AttributeType.GRAPH
+        and len(branch.as_graph().outputs) == len(node.outputs)
+        for branch in branches
+    )
 
 
 def _condition(node: ir.Node) -> str:

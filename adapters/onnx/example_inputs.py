@@ -52,7 +52,8 @@ def example_inputs(
         if axes is None:
             raise ValueError(
                 f"the input {name!r} of the model declares no shape; give one, such as "
-                f"input_shapes={{{name!r}: (1, 3, 224, 224)}} (--input-shape {name}:1,3,224,224)"
+                f"input_shapes={{{name!r}: (1, 3, 224, 224)}} "
+                f"(--input-shape {name.encode('unicode_escape').decode()}:1,3,224,224)"
             )
     whole = {name: axes for name, axes in declared.items() if axes is not None}
     types = {name: _dtype(value) for name, value in inputs.items()}

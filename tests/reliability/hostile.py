@@ -369,6 +369,14 @@ def large_input() -> onnx.ModelProto:
     return made
 
 
+def unshaped(name: str) -> onnx.ModelProto:
+    """An input that declares nothing but a name."""
+    made = model()
+    made.graph.input[0].ClearField("type")
+    made.graph.input[0].name = name
+    return made
+
+
 def two_of_a_name() -> onnx.ModelProto:
     made = model()
     made.graph.initializer.append(made.graph.initializer[0])

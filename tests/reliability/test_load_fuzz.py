@@ -139,6 +139,10 @@ FINDS = [  # by hand, each once an error of another kind
     # A name that is no UTF-8.
     hostile.model([hostile.node("Neg", ["x"], ["q"])]).SerializeToString()
     .replace(b"\x0a\x01x\x12\x01q", b"\x0a\x01\xf0\x12\x01q"),
+    # An If without one of its branches.
+    hostile.nested(1).SerializeToString().replace(b"then_branch", b"then_brancH"),
+    # An input whose name has a line break and that declares no shape.
+    hostile.unshaped("a\nb").SerializeToString(),
 ]  # fmt: skip
 
 
