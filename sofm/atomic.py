@@ -7,9 +7,10 @@ As in :mod:`.vectors`, all work at an address.  Without the JIT one thread works
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from .compiled import compiled
 from .vectors import JIT
 
 WORD = ir.IntType(64)
@@ -66,29 +67,29 @@ def _emit_fence(typingctx):
     return types.void(), codegen
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fetch_add_atomic(at, offset, amount):
     """Add to a word; its value before."""
     return _emit_fetch_add(at, offset, amount)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def load(at, offset):
     return _emit_load(at, offset)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def store(at, offset, value):
     _emit_store(at, offset, value)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def compare_exchange(at, offset, old, new):
     """Write ``new`` where a word is ``old``; whether it was."""
     return _emit_compare_exchange(at, offset, old, new)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fence():
     """What a loop that waits does between two looks.
 

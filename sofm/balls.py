@@ -27,9 +27,9 @@ scores infinite.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .rounding import TINY
 from .tile import pack_panels, score_gathered
 from .vectors import (
@@ -52,7 +52,7 @@ ROW_BITS = 32
 ROW = 1 << ROW_BITS
 
 
-@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def enclose(nodes, means, extents):
     """The means of every ``PANEL`` of ``nodes`` (K, n) in float64, and how far nodes are from them.
 
@@ -83,7 +83,7 @@ def enclose(nodes, means, extents):
         extents[p, 2], extents[p, 3] = np.sqrt(nearest), np.sqrt(second)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def describe(means, extents, extents_of_all, q, G, biases, balls):
     """What a search needs to know of balls.
 
@@ -112,7 +112,7 @@ def describe(means, extents, extents_of_all, q, G, biases, balls):
         biases[p] = square * (0.5 - G) - radius * radius * (0.5 + ROUNDED)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def choose_panels(
     n, ball_scores, balls, wanted, G, squares, rests, rests_at, reaches, limits, pairs, firsts
 ):
@@ -164,7 +164,7 @@ def choose_panels(
     firsts[n] = count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def score_pairs(x, pairs, n_pairs, panels, n_features, scores, minima, rows, places, n_listed):
     """Scores of pairs of a row and a panel, panel by panel, and the minima of rows.
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .batch import add
+from .compiled import compiled
 from .distances import power_of_two
 from .prepared import NO_GRIDS
 from .rounding import WORDS, error_of, total
 from .samples import Samples
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def two_smallest(scores):
     """Indices of the smallest and the second smallest value (the lowest on ties; -1: none)."""
     best, second = -1, -1

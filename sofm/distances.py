@@ -20,9 +20,9 @@ vectors, ``sqrt(2 - 2 cos)``.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .scan import Range
 
 LOST = 1e-4  # of the squares: at least 11 of 16 digits are left where the difference is larger
@@ -42,7 +42,7 @@ def power_of_two(reach: float) -> int:
     return int(np.clip(LIFT - np.frexp(reach)[1], -1000, 1000))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def refine(X, codebook, scale, both, squares):
     """Square the differences where a product has left no digits of them; in place.
 

@@ -14,14 +14,15 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Topology = Literal["rectangular", "hexagonal"]
 ROW_STEP = {"rectangular": 1.0, "hexagonal": np.sqrt(3) / 2}
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def touch_of(coordinates, around, reach, a, b):
     """Whether nodes ``a`` and ``b`` (M,) are within reach, the shortest way ``around`` (2,)."""
     touch = np.empty(a.shape[0], np.bool_)

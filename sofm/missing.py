@@ -9,15 +9,15 @@ its own count of the samples that have it, ``codebook[k, d] = (H S)[k, d] / (H n
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .by_feature import ByFeature, two_smallest
+from .compiled import compiled
 from .rounding import add_term, add_to_error
 from .scan import Range
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def accumulate_missing(
     X, weights, first, last, by_feature, scale, bigs, big_weights, nearest, sums, counts, error,
 ):  # fmt: skip

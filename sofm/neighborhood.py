@@ -27,10 +27,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .batch import ALONE, WORTH_WAKING, Threads
+from .compiled import compiled
 from .grid import Grid
 
 Neighborhood = Literal[
@@ -117,7 +117,7 @@ def profile(grid: Grid, axis: int, h, sigma: float) -> NDArray[np.float64]:
     return h(np.minimum(step, n - step) if grid.periodic else step, sigma)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def rows_of_h(values_of, row, end_row):
     """Rows of ``H[k, b] = values_of[|k - b|]``, but for columns where all of them vanish.
 
@@ -140,7 +140,7 @@ def rows_of_h(values_of, row, end_row):
     return H, column
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def smooth_rows(values_of, sums, counts, first, last, new_sums, new_counts):
     """``new[a, k] = sum_b values_of[|k - b|] old[a, b]`` for sums and for counts.
 
@@ -211,7 +211,7 @@ def smooth(
     return numerator, denominator
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def updated(codebook, numerator, denominator):
     """Eq. 8: the weighted means, where anything has a weight; other nodes stay.
 

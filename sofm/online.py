@@ -12,9 +12,9 @@ here for its neighbourhoods with negative values and for comparison.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .grid import ROW_STEP, Grid
 from .neighborhood import NEIGHBORHOODS, Neighborhood
 
@@ -28,7 +28,7 @@ def displacement_table(grid: Grid, neighborhood: Neighborhood, sigma: float) -> 
     return NEIGHBORHOODS[neighborhood](np.hypot(vertical[:, None], horizontal[None, :]), sigma)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def show(X, weights, order, codebook, table, shifted, periodic, alpha):
     """Eq. 6 for some samples, in place.
 

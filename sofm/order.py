@@ -180,7 +180,8 @@ def _penalty(som, X, n_neighbors: int, of_map: bool) -> float:
 def trustworthiness(som, X, n_neighbors: int = 5) -> float:
     """1 if what is near on the map is near in the data; intruders cost by their rank.
 
-    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square of the number of samples.
+    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square
+    of the number of samples.
 
     Parameters
     ----------
@@ -217,7 +218,8 @@ def trustworthiness(som, X, n_neighbors: int = 5) -> float:
 def neighborhood_preservation(som, X, n_neighbors: int = 5) -> float:
     """1 if what is near in the data is near on the map (also called continuity).
 
-    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square of the number of samples.
+    Of what ties, as samples of one node do, the mean over all orders.  Time grows with the square
+    of the number of samples.
 
     Parameters
     ----------

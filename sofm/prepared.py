@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .balls import Balls
+from .compiled import compiled
 from .rounding import UNIT, WORDS, gamma
 from .search import LANES, lifted, search_rows
 from .tile import pack_panels
@@ -71,7 +71,7 @@ class Frame:
         return float(lifted(self.scale))
 
 
-@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def centre_nodes(codebook, centre, scale, w, nodes, squares):
     """Centred, scaled nodes in float64 (K, D) and float32 (K, padded D), and their squares (K,)."""
     for k in range(w.shape[0]):
@@ -85,7 +85,7 @@ def centre_nodes(codebook, centre, scale, w, nodes, squares):
         squares[k] = total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def lower(squares, mean_square, G, halves):
     """Lowered biases (K,), and the sample's margin; see the top of this module."""
     typical = 0.0

@@ -24,8 +24,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 UNIT = 2.0**-24
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
@@ -83,7 +84,7 @@ def grids(largest: NDArray, smallest: NDArray, digits: int, n_terms: int) -> NDA
         return np.where(some, np.ldexp(1.5, top - folds * width + 52), 0.0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
     """Add what ``n`` rows add to the sums and counts of the nodes that they are nearest to.
 
@@ -118,7 +119,7 @@ def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
                 add_term(X[i, d] * weight, d, bigs, sums, k, d)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_in_two_folds(X, first, n, weights, nodes, bigs, sums):
     """The usual case, a loop that is turned into vectors."""
     for r in range(n):
@@ -131,7 +132,7 @@ def _add_in_two_folds(X, first, n, weights, nodes, bigs, sums):
             sums[k, 1, d] += term - coarse
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_term(term, column, bigs, sums, k, d):
     """Add a term, of which a column of ``bigs`` holds the grids, to the sums of one entry."""
     for fold in range(bigs.shape[0]):
@@ -141,7 +142,7 @@ def add_term(term, column, bigs, sums, k, d):
     sums[k, bigs.shape[0], d] += term
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def total(folds):
     """The sums of the folds' sums, of shape (K, F, D), rounded once (K, D)."""
     n_folds = folds.shape[1]
@@ -164,7 +165,7 @@ def total(folds):
     return totals
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_to_error(value, words):
     """Add a finite float64 that is not negative to the integers of an error."""
     bits = np.float64(value).view(np.int64)
@@ -181,7 +182,7 @@ def add_to_error(value, words):
     words[word + 1, 1] += high >> WORD
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_errors(squares, first, n, weights, words):
     """Add the weighted roots of ``n`` squared distances, of rows from ``first`` on, to an error."""
     for r in range(n):

@@ -22,10 +22,10 @@ rules out are left out.  Each turn begins so, and goes on with all panels if tha
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .atomic import fetch_add
 from .balls import ROW, choose_panels, score_pairs
+from .compiled import compiled
 from .rounding import TINY, add_errors, add_rows
 from .tile import GROUP, n_groups, score_block
 from .turns import SUMS, finish, join
@@ -47,7 +47,7 @@ WORTH_CHOOSING = 0.5  # share of panels up to which it pays to choose them for e
 CHOSEN_ROWS = 96  # of a block then, a multiple of TILE_ROWS: several go to every panel
 
 
-@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _squared_distance(X, i, codebook, k, scale):
     """``|x_i - w_k|^2`` in float64; ``scale``, of :func:`lifted`, keeps squares within range."""
     total = 0.0
@@ -57,7 +57,7 @@ def _squared_distance(X, i, codebook, k, scale):
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _score(half, x, r, w, k):
     """The score of one node in float32."""
     total = np.float32(0)
@@ -66,7 +66,7 @@ def _score(half, x, r, w, k):
     return half[k] - total
 
 
-@njit(nogil=True, cache=True, fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER)
 def _squared_norm(x, r, n):
     total = 0.0
     for d in range(n):
@@ -74,7 +74,7 @@ def _squared_norm(x, r, n):
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _under(scores, row, n_groups, low, low_row, limit, found, places):
     """Nodes whose score is at most ``limit``, into ``found``; how many.
 
@@ -106,7 +106,7 @@ def _under(scores, row, n_groups, low, low_row, limit, found, places):
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _under_chosen(scores, pairs, first, last, limit, found, places):
     """As :func:`_under`, of the panels of the pairs from ``first`` to ``last``."""
     n = 0
@@ -123,7 +123,7 @@ def _under_chosen(scores, pairs, first, last, limit, found, places):
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _smallest_but(flat, begin, count, place):
     """The smallest of ``count`` scores from ``begin`` on, but for the one at ``place``."""
     score = flat[place]
@@ -133,7 +133,7 @@ def _smallest_but(flat, begin, count, place):
     return second
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def lifted(scale):
     """The power of two that scales float64 distances, beside that of float32 scores.
 
@@ -142,7 +142,7 @@ def lifted(scale):
     return np.float64(scale) * (2.0**400 if scale < 2.0**600 else 1.0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def load_block(X, first, n, centre, scale, block):
     """``x * scale - centre`` of ``n`` rows in float32; a power of two rounds nothing."""
     for r in range(n):
@@ -150,7 +150,7 @@ def load_block(X, first, n, centre, scale, block):
             block[r, d] = X[first + r, d] * scale - centre[d]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def search_rows(
     board, place, X, weights, centre, scale, codebook, nodes, halves, panels, means, balls,
     directions, q, bounds, block_rows, bigs, big_weights, nearest, sums, counts, error,

@@ -13,18 +13,18 @@ the winners are those of a brute-force float64 search.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from sklearn.utils.extmath import row_norms
 
 from .by_feature import ByFeature, two_smallest
+from .compiled import compiled
 from .distances import LOST, PIECE_BYTES, power_of_two
 from .rounding import add_term, add_to_error
 from .samples import no_direction
 from .scan import Range
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def squared_distance(x, codebook, k):
     total = 0.0
     for d in range(x.shape[0]):
@@ -33,7 +33,7 @@ def squared_distance(x, codebook, k):
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def accumulate_csr(
     data, indices, indptr, weights, first, last, by_feature, w, halves, scale, bigs, big_weights,
     nearest, sums, counts, error,
@@ -101,7 +101,7 @@ def accumulate_csr(
                 add_term(data[e] * weight, indices[e], bigs, sums, best, indices[e])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def refine_csr(data, indices, indptr, w, both, squares):
     """:func:`.distances.refine` for CSR rows, of which one at a time is spread out."""
     x = np.zeros(w.shape[1])

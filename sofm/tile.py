@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from .compiled import compiled
 from .vectors import (
     GROUP_NODES,
     JIT,
@@ -132,7 +133,7 @@ def _emit_tile(gathered: bool):
 _emit_block_tile, _emit_gathered_tile = _emit_tile(False), _emit_tile(True)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def score_tile_vector(
     x, x_at, x_stride, panels, panel_at, n_features,
     out, out_at, out_stride, low, low_at, low_stride,
@@ -154,7 +155,7 @@ def score_tile_vector(
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def score_gathered_vector(
     rows, places, at, x, x_stride, panels, panel_at, n_features, out, low, low_stride
 ):
@@ -206,13 +207,13 @@ score_tile = score_tile_vector if JIT else score_tile_portable
 score_gathered = score_gathered_vector if JIT else score_gathered_portable
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def n_groups(n_panels):
     """Groups of a row with that many panels, the last of which may be incomplete."""
     return -(-n_panels // GROUP)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def score_block(x, n_rows, panels, n_features, out, minima):
     """Scores of the first ``n_rows`` rows of ``x`` against all panels, and their minima.
 
@@ -239,7 +240,7 @@ def score_block(x, n_rows, panels, n_features, out, minima):
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def pack_panels(weights, bias, panels):
     """Lay out ``bias`` (K,) and the negated ``weights`` (K, >= n) panel by panel.
 

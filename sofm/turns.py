@@ -14,10 +14,10 @@ it.  A worker that comes in time joins, and says when it is done; the caller wai
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .atomic import compare_exchange, fence, load, store
+from .compiled import compiled
 from .vectors import address
 
 SUMS = 0
@@ -33,7 +33,7 @@ def board_of(wanted: int) -> NDArray[np.int64]:
     return np.array([0, wanted], np.int64)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def join(board, place):
     """Whether there is a turn to work at: for the caller (place 0) at once, else after a wait.
 
@@ -53,14 +53,14 @@ def join(board, place):
     return False
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def finish(board, place):
     """A worker's work at its turn is done."""
     at = address(board)
     store(at, place, load(at, place) + DONE - JOINED)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def open_turn(board, turn, wanted):
     board[0], board[1] = 0, wanted
     at = address(board)
@@ -68,7 +68,7 @@ def open_turn(board, turn, wanted):
         store(at, place, 4 * turn + OPEN)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def close_turn(board, turn, sums, counts, errors):
     """Wait for those that joined, and add what they have to what the caller has.
 
@@ -88,7 +88,7 @@ def close_turn(board, turn, sums, counts, errors):
                 counts[0] += counts[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def await_arrival(board):
     """Wait until all workers are there, but not long."""
     at = address(board)

@@ -17,8 +17,10 @@ import platform
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from .compiled import compiled
 
 INT = ir.IntType(32)
 JIT = not getattr(numba.config, "DISABLE_JIT", 0)
@@ -224,24 +226,24 @@ def _emit_lowest(typingctx, lanes):
     return types.int64(types.int64), codegen
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _address_vector(array):
     return array.ctypes.data
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def lanes_under_vector(at, offset, limit):
     """Bit ``l`` tells whether lane ``l`` of the vector at an offset is at most ``limit``."""
     return _emit_lanes_under(at, offset, limit)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def nodes_under_vector(at, offset, limit):
     """Bit ``j`` tells whether number ``j`` of ``GROUP_NODES`` at an offset is at most ``limit``."""
     return _emit_nodes_under(at, offset, limit)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def reach_vector(at, offset, balls, place, stride, core_row, square, rest):
     """The least of ``PANEL`` bounds of a distance, see :mod:`.balls`.
 
@@ -253,7 +255,7 @@ def reach_vector(at, offset, balls, place, stride, core_row, square, rest):
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def within_vector(at, offset, balls, place, limit, reach):
     """Bit ``j`` tells whether number ``j`` of ``PANEL`` is at most ``limit + reach * balls``."""
     return _emit_within(  # type: ignore[call-arg]
@@ -261,7 +263,7 @@ def within_vector(at, offset, balls, place, limit, reach):
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def positions_vector(at, offset, base, byte, table):
     """Write ``base`` plus the positions of the bits of a byte, and more, to 8 int64 at an offset.
 
@@ -270,13 +272,13 @@ def positions_vector(at, offset, base, byte, table):
     _emit_positions(at, offset, base, byte, table)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def lowest_vector(lanes):
     """Number of the lowest bit that is set (there must be one)."""
     return _emit_lowest(lanes)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def smallest_vector(at, offset, n_vectors):
     """The smallest number of ``n_vectors`` (at least one) vectors at an offset."""
     return _emit_smallest(at, offset, n_vectors)  # type: ignore[call-arg]

@@ -1,0 +1,71 @@
+"""How kernels are compiled: without Python's lock, and kept on disk where that is possible.
+
+``REJUVENET_CACHE`` says where compiled code is kept: a folder, or ``off``.  Unless it is set, Numba
+chooses (``NUMBA_CACHE_DIR``, the package's ``__pycache__``, the user's cache folder).  Where none
+can be written, as in a container without a home, every process compiles anew, and a warning says so
+once.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+
+import numba
+
+CACHE = os.environ.get("REJUVENET_CACHE", "")
+OFF = {"off", "0", "no", "none"}
+
+
+class _Disk:
+    """Whether compiled code is kept; no longer once it could not be."""
+
+    kept = CACHE.lower() not in OFF
+
+    @classmethod
+    def keep(cls, dispatcher) -> None:
+        before = numba.config.CACHE_DIR
+        if CACHE:
+            numba.config.CACHE_DIR = os.path.expanduser(CACHE)
+        try:
+            if CACHE:
+                os.makedirs(numba.config.CACHE_DIR, exist_ok=True)
+            dispatcher.enable_caching()
+        except (RuntimeError, OSError) as error:
+            cls.kept = False
+            warnings.warn(
+                f"rejuvenet: compiled code cannot be kept ({error}), every process compiles it "
+                "anew: set REJUVENET_CACHE to a folder that can be written, or to "
+                "'off' to silence this",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def compiled(function: Callable | None = None, *, fastmath=False):
+    """``numba.njit`` for this package's kernels.
+
+    Parameters
+    ----------
+    function : callable
+    fastmath : bool or set of str
+        As Numba's; never a blanket ``True`` (:mod:`.rounding` depends on the order of operations).
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm.compiled import compiled
+    >>> @compiled
+    ... def twice(x):
+    ...     return 2 * x
+    >>> twice(3)
+    6
+    """
+    if function is None:
+        return lambda function: compiled(function, fastmath=fastmath)
+    dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
+    if _Disk.kept and hasattr(dispatcher, "enable_caching"):  # not without the JIT
+        _Disk.keep(dispatcher)
+    return dispatcher
