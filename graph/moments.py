@@ -97,7 +97,8 @@ class StateChange:
             result = self._within(name, result, values)
         if kind == "step sizes":
             result = self._with_means(name, result)
-        return result.astype(values.dtype)
+        with np.errstate(over="ignore"):  # infinities are refused when the event is over
+            return result.astype(values.dtype)
 
     def _linear(self, name: str, kind: Kind, values: np.ndarray) -> np.ndarray:
         made, read = self._matrices(kind)

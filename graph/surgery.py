@@ -42,6 +42,10 @@ CONSTANTS = {"bias": 0.0, "shift": 0.0, "running_mean": 0.0, "scale": 1.0, "runn
 STATISTICS = ("running_mean", "running_var", "scale", "shift")
 
 
+class NotFinite(ValueError):
+    """A change would leave values that are not finite."""
+
+
 def transform(
     plan: AnyPlan, weights: Mapping[str, np.ndarray], state: State = False
 ) -> dict[str, np.ndarray]:
@@ -244,7 +248,7 @@ def _transformed(
     with np.errstate(over="ignore"):
         cast = result.astype(values.dtype)
     if not _finite(cast) and _finite(values):
-        raise ValueError(
+        raise NotFinite(
             f"merging channels of {name!r} overflows {values.dtype}: convert the weights to "
             "float32 first"
         )

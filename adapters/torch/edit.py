@@ -29,6 +29,11 @@ class Edit:
     caches : mapping, optional
         Places where the model keeps what it made from its weights, and what to put there.
 
+    Notes
+    -----
+    ``with edit, edit:`` also undoes where an interrupt comes between the end of the block and the
+    first line of what ends it.
+
     Examples
     --------
     >>> net = torch.nn.Linear(2, 1, bias=False)
@@ -47,27 +52,40 @@ class Edit:
         }
         self.caches = caches or {}
         self._model, self._within = model, within
+        self.closed = False
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._homes: dict[int, torch.Tensor] = {}  # memory of the tensors
         self._numbers: list[tuple[MutableMapping[Any, Any], Any, Any]] = []
 
     def __enter__(self) -> Edit:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is not None:
-            with torch.no_grad():
-                for tensor, values in self._kept.values():
-                    tensor.copy_(values)
-            for mapping, key, number in reversed(self._numbers):
-                mapping[key] = number
-        elif self._within is not None:
-            self._within._kept = {**self._kept, **self._within._kept}
-            self._within._numbers += self._numbers
-        elif self.written:
-            for tensor in (self.tensors[name] for name in self.written):
-                tensor.grad = None
+        if error is None:
+            self.close()
+        elif not self.closed:  # else an interrupt came after everything was done
+            self.undo()
+
+    def close(self) -> None:
+        """Keep the changes.
+
+        The gradients of all parameters are dropped: those that were gathered for the model before
+        do not fit what it is now.  An edit within another one can still be undone by it.
+        """
+        self.closed = True
+        if self._within is None and self.written:
+            for parameter in self._model.parameters():
+                parameter.grad = None
             restore(self._model, self.caches)
-        self._kept.clear()
+
+    def undo(self) -> None:
+        """Put everything back, also after an interrupt at any moment."""
+        with torch.no_grad():
+            for key, (tensor, values) in self._kept.items():
+                tensor.data = self._homes[key]
+                tensor.copy_(values)
+        for mapping, key, number in reversed(self._numbers):
+            mapping[key] = number
 
     @property
     def written(self) -> list[str]:
@@ -90,8 +108,7 @@ class Edit:
 
     def copy(self, tensor: torch.Tensor, value: np.ndarray | torch.Tensor) -> None:
         """Copy values into any tensor (of the model or of what goes along with it)."""
-        if id(tensor) not in self._kept:
-            self._kept[id(tensor)] = (tensor, tensor.detach().clone())
+        self._keep(tensor)
         source = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         with torch.no_grad():
             tensor.copy_(source)
@@ -101,25 +118,33 @@ class Edit:
         present = mapping[key]
         if isinstance(present, torch.Tensor):
             self.copy(present, torch.full_like(present, value))
-        else:
-            self._numbers.append((mapping, key, present))
-            mapping[key] = type(present)(value)
+            return
+        edit: Edit | None = self
+        while edit is not None:
+            edit._numbers.append((mapping, key, present))
+            edit = edit._within
+        mapping[key] = type(present)(value)
+
+    def _keep(self, tensor: torch.Tensor) -> None:
+        """Remember the values of a tensor, here and in the larger edits, before the first write."""
+        key = id(tensor)
+        if key in self._kept:
+            return
+        if self._within is not None:
+            self._within._keep(tensor)
+        self._homes[key] = tensor.data
+        self._kept[key] = (tensor, tensor.detach().clone())
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
         """The model as it was before the edit, for as long as the block lasts; no copies."""
-
-        def exchange() -> None:
-            for key, (tensor, values) in self._kept.items():
-                present = tensor.data
-                tensor.data = values
-                self._kept[key] = (tensor, present)
-
-        exchange()
         try:
+            for tensor, values in self._kept.values():
+                tensor.data = values
             yield
         finally:
-            exchange()
+            for key, (tensor, _) in self._kept.items():
+                tensor.data = self._homes[key]
 
 
 def refuse_sharded(model: nn.Module) -> None:

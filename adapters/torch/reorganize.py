@@ -36,9 +36,11 @@ from .edit import Edit, refuse_sharded
 from .group_change import GroupChange
 from .optimizer_state import change_averages, change_state
 from .output_change import Outputs
+from .parametrized import refuse_parametrized
 from .passes import forward, trace
 from .pictures import draw_groups
 from .pseudo_classes import with_pseudo_classes
+from .sanity import refuse_not_finite
 from .trace import TracedModel, unwrap
 from .unchanged import Unchanged
 
@@ -105,7 +107,8 @@ def arrange(
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     outputs, check = Outputs(), Unchanged(traced)
     outputs.before(check.before)
-    with Edit(traced.model, caches=traced.caches) as edit:
+    edit = Edit(traced.model, caches=traced.caches)
+    with edit, edit:
         edit.write(transform(plan, edit.read(plan.weights)))
         for group_plan in plan.groups:
             _follow(edit, group_plan, "merge", optimizer, ema, {})
@@ -183,7 +186,8 @@ def reorganize(
     Raises
     ------
     ValueError
-        For bad data, an unknown layer or one that cannot move; the model, the optimizer and the
+        For bad data, an unknown layer or one that cannot move, a named layer whose weights are
+        parametrized, or values that would not be finite; the model, the optimizer and the
         averaged copies are then as they were.
     """
     start = time.perf_counter()
@@ -199,7 +203,8 @@ def reorganize(
             without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
             recipe = replace(recipe, outgoing=without, batchnorm="merge")
     outputs, passes = Outputs(), 0
-    with Edit(traced.model, caches=traced.caches) as whole, _remembered(read):
+    traced.edit = whole = Edit(traced.model, caches=traced.caches)
+    with whole, whole, _remembered(read):
         _synchronize(whole, traced, processes)
         if read is not None and pseudo_classes is not None:
             read = with_pseudo_classes(traced, read, pseudo_classes, processes, recipe.seed)
@@ -227,6 +232,7 @@ def reorganize(
             )
             try:
                 with edit:
+                    refuse_parametrized(traced.model, group)
                     plan = change.run(None if looked else outputs)
                     with processes.together():
                         _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
@@ -257,6 +263,8 @@ def reorganize(
                 report.after = figures.get(report.group)
             if writer is not None and processes.first:
                 draw_groups(writer, plans, before, after, step)
+        with processes.together():
+            refuse_not_finite(whole, optimizer, ema)
     result = Report(reports, skipped, Plan(plans, recipe, skipped))
     if read is not None and plans:
         result.output_change, result.largest_change = outputs.relative, outputs.largest

@@ -13,6 +13,7 @@ Example
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from ...graph.plan import GroupPlan
 from ...graph.recipe import Recipe
 from ...graph.report import Report
 from ...graph.selection import ratio_of, select_groups
+from ...graph.surgery import NotFinite
 from .batches import Batches, Unpack
 from .class_sums import MAX_BYTES
 from .distributed import Processes
@@ -34,6 +36,7 @@ from .freezing import Frozen, weights_before
 from .passes import trace
 from .reorganize import reorganize
 from .reorganizer_state import VERSION, check_state
+from .sanity import far_from, largest_values
 from .schedule import Every, is_after
 from .trace import TracedModel, unwrap
 from .warm_up import NewChannels, WarmUp, innermost, new_rows
@@ -173,6 +176,7 @@ class Reorganizer:
         self.last_epoch = -1
         self.history: list[dict[str, Any]] = []
         self._frozen = Frozen()
+        self._first: dict[str, float] = {}  # largest values before the first event
         self._new_channels: NewChannels | None = None
 
     def due(self, epoch: int) -> bool:
@@ -191,11 +195,28 @@ class Reorganizer:
         Returns
         -------
         Report or None
-            None where nothing was due; a second call for the same epoch does nothing.
+            None where nothing was due, and where the event was undone; a second call for the
+            same epoch does nothing.
+
+        Warns
+        -----
+        UserWarning
+            Where values would not have been finite, so that the event was undone; where weights
+            or moments have left the range that they had before the first event a thousandfold.
         """
         report = None
         if self.due(epoch):
-            report = self._reorganize(epoch)
+            begun = self.traced.edit
+            try:
+                report = self._reorganize(epoch)
+            except NotFinite as error:
+                self.last_epoch = epoch
+                warnings.warn(f"epoch {epoch}: nothing was reorganized: {error}", stacklevel=2)
+            except BaseException:
+                # An interrupt after the change: the event has been, and is not repeated.
+                if self.traced.edit is not begun and self.traced.edit.closed:
+                    self.last_epoch = epoch
+                raise
         if self.epochs is not None and epoch + 1 >= self.epochs:
             self.release()
         return report
@@ -260,6 +281,8 @@ class Reorganizer:
         layers: str | Sequence[str | ChannelGroup] = self.layers
         if self.freeze_below:
             layers = [self._turns[min(len(self.history), len(self._turns) - 1)]]
+        along = (self.traced.tensors, self.optimizer, self.ema)
+        self._first = {**largest_values(*along), **self._first}
         report = reorganize(
             self.traced,
             self.batches,
@@ -284,6 +307,12 @@ class Reorganizer:
                 self.warmup, self.optimizer, self.traced.tensors, new_rows(report.plan.groups)
             )
         self.last_epoch = epoch
+        if far := far_from(self._first, largest_values(*along)):
+            warnings.warn(
+                f"epoch {epoch}: far from what they were before the first event: "
+                f"{'; '.join(far)}; lower the learning rate, or reorganize less often",
+                stacklevel=3,
+            )
         sources = {plan.group: _sources(plan) for plan in report.plan.groups}
         self.history.append(
             {"epoch": epoch, "recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
