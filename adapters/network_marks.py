@@ -322,12 +322,12 @@ def wrapped(words: str, room: float, letter: float) -> list[str]:
 
 
 def text(value: object) -> str:
-    r"""Escaped for XML; characters that it does not allow, and that nobody sees, are written out.
+    r"""Lines escaped for XML; characters that it does not allow, or nobody sees, are written out.
 
     >>> print(text("<a>\x00"))
     &lt;a&gt;\x00
     """
-    return escape(visible(value))
+    return escape("\n".join(map(visible, str(value).split("\n"))))
 
 
 def num(value: float) -> str:
