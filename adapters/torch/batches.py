@@ -160,8 +160,8 @@ class Batches:
         other._labels = labels
         return other
 
-    def example(self, n: int = 2) -> Inputs:
-        """The first ``n`` samples of the first batch, to trace a model with."""
+    def example(self, n: int | None = 2) -> Inputs:
+        """The first ``n`` samples of the first batch, or all, to trace a model with."""
         with preserved_randomness(self.source):
             first = next(iter(self.source), None)
         if first is None:

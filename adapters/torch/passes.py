@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .batches import Batches, samples
 from .trace import TracedModel, observe
 from .trace import trace as record
 
@@ -53,6 +54,18 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     """As :func:`rejuvenet.adapters.torch.trace`, with compiled parts run as written."""
     with as_written():
         return record(model, example_inputs)
+
+
+def trace_first(model: torch.nn.Module, batches: Batches) -> TracedModel:
+    """Traced with some samples of the first batch, or all where the model takes no fewer."""
+    few = batches.example()
+    try:
+        return trace(model, few)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        whole = batches.example(None)
+        if isinstance(error, torch.OutOfMemoryError) or samples(whole) <= samples(few):
+            raise
+    return trace(model, whole)
 
 
 def by_tensor(callbacks: Iterable[tuple[str, Callback]]) -> dict[str, Callback]:

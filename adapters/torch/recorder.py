@@ -135,9 +135,8 @@ class GraphRecorder(Calls):
         if not self.compute and any(v.name in self.computed for v in values):
             if not LOOKS.isdisjoint(func.tags):
                 self.refuse_to_look(operator)
-            if operator in COSTLY:
-                first = next(t for t in args if isinstance(t, torch.Tensor))
-                return first.new_zeros(COSTLY[operator](*args))
+            if operator in COSTLY and (shape := COSTLY[operator](*args)) is not None:
+                return next(t for t in args if isinstance(t, torch.Tensor)).new_zeros(shape)
         return func(*args, **kwargs)
 
     def refuse_to_look(self, operator: str) -> None:
@@ -332,8 +331,10 @@ def _convolution_shape(
     transposed: bool,
     output_padding: list[int],
     groups: int,
-) -> tuple[int, ...]:
-    rank = x.ndim - 2
+) -> tuple[int, ...] | None:
+    rank, read = x.ndim - 2, weight.shape[0] if transposed else weight.shape[1] * groups
+    if x.ndim != weight.ndim or x.shape[1] != read or x.dtype != weight.dtype:
+        return None
     stride, padding, dilation, output_padding = (
         list(setting) * (rank if len(setting) == 1 else 1)
         for setting in (stride, padding, dilation, output_padding)
@@ -350,14 +351,15 @@ def _convolution_shape(
     return (x.shape[0], channels, *size)
 
 
-def _product_shape(*operands: torch.Tensor) -> tuple[int, ...]:
+def _product_shape(*operands: torch.Tensor) -> tuple[int, ...] | None:
     a, b = operands[-2:]
-    return (*a.shape[:-1], b.shape[-1])
+    fit = a.ndim == b.ndim and (*a.shape[:-2], a.shape[-1]) == tuple(b.shape[:-1])
+    return (*a.shape[:-1], b.shape[-1]) if fit and a.dtype == b.dtype else None
 
 
 # Most of the time of a pass goes into these operators; what they compute only matters to a model
-# that looks at values.
-COSTLY: dict[str, Callable[..., tuple[int, ...]]] = {
+# that looks at values.  Operands that do not fit have no shape: the operator says what is wrong.
+COSTLY: dict[str, Callable[..., tuple[int, ...] | None]] = {
     "convolution": _convolution_shape,
     "mm": _product_shape,
     "bmm": _product_shape,

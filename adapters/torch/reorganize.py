@@ -37,7 +37,7 @@ from .group_change import GroupChange
 from .optimizer_state import change_averages, change_state
 from .output_change import Outputs
 from .parametrized import refuse_parametrized
-from .passes import forward, trace
+from .passes import forward, trace, trace_first
 from .pictures import draw_groups
 from .pseudo_classes import with_pseudo_classes
 from .sanity import refuse_not_finite
@@ -386,7 +386,7 @@ def _traced(
     if example_inputs is None:
         if read is None:
             raise ValueError("expected batches or example_inputs to trace the model with, got none")
-        example_inputs = read.example()
+        return trace_first(module, read), read
     return trace(module, example_inputs), read
 
 

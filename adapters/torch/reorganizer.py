@@ -33,7 +33,7 @@ from .class_sums import MAX_BYTES
 from .distributed import Processes
 from .edit import refuse_sharded
 from .freezing import Frozen, weights_before
-from .passes import trace
+from .passes import trace, trace_first
 from .reorganize import reorganize
 from .reorganizer_state import VERSION, check_state
 from .sanity import far_from, largest_values
@@ -162,8 +162,11 @@ class Reorganizer:
         self.warmup = warmup
         if warmup is not None:
             innermost(optimizer)  # raises where there is no hook
-        inputs = self.batches.example() if example_inputs is None else example_inputs
-        self.traced: TracedModel = trace(self.model, inputs)
+        self.traced: TracedModel = (
+            trace_first(self.model, self.batches)
+            if example_inputs is None
+            else trace(self.model, example_inputs)
+        )
         self._turns: list[str] = []
         if layers != "auto":
             chosen, _ = select_groups(self.traced.groups, layers, activations=first.needs_means)

@@ -387,6 +387,17 @@ def test_models_without_operators_or_values_are_refused_in_one_sentence(model, r
         trace(model, data[0][0])
 
 
+def test_a_model_for_batches_of_one_size_is_traced_with_a_whole_batch():
+    model = made(lambda s, x: s.k(s.a(x).view(6, -1)), {"k": nn.Linear(512, 3)})
+    batches = [(images(6, n), torch.arange(6) % 2) for n in range(2)]
+    report = reorganize(model, batches, layers="all")
+    assert report.groups[0].survivors < 8
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        trace(model, images(2))
+    with pytest.raises(RuntimeError, match="expected input"):
+        trace(model, torch.zeros(6, 4, 8, 8, dtype=DOUBLE))
+
+
 @pytest.mark.parametrize("error", [MemoryError("none"), torch.OutOfMemoryError("none")])
 def test_a_model_runs_once_more_only_where_it_looked_at_values(error):
     runs = []

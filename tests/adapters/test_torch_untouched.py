@@ -171,5 +171,5 @@ def test_observers_of_quantization_see_nothing():
         quantized = quantization.convert(copy.deepcopy(model).eval())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(group.frozen for group in found)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"channel group"):
         arrange(quantized, BATCHES[0][0], order="random")
