@@ -84,7 +84,7 @@ def _checked(shapes: Shapes, inputs: Mapping[str, ir.Value]) -> dict[str, tuple[
         if name not in inputs:
             what = f"no input {asked!r}" if asked else "several inputs"
             raise ValueError(f"the model has {what}: give shapes by name, of {list(inputs)}")
-        sizes = list(shape) if isinstance(shape, (list, tuple, np.ndarray)) else [shape]
+        sizes: list = list(shape) if isinstance(shape, (list, tuple, np.ndarray)) else [shape]
         if not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes):
             raise ValueError(f"expected positive whole numbers as shape of {name!r}, got {shape!r}")
         axes = _declared(inputs[name])
@@ -131,19 +131,19 @@ def _shapes(
     for axes in declared.values():
         if axes and isinstance(axes[0], str):
             sizes.setdefault(axes[0], batch)
-    made = {}
+    made: dict[str, tuple[int, ...]] = {}
     for name, axes in declared.items():
         usual = extent or (IMAGE_EXTENT if len(axes) == 4 else UNKNOWN_EXTENT)
         usual = batch if state and made else usual
-        shape = []
+        lengths = []
         for axis, d in enumerate(axes):
             if isinstance(d, int):
-                shape.append(d)
+                lengths.append(d)
             elif d is None:
-                shape.append(batch if axis == 0 else usual)
+                lengths.append(batch if axis == 0 else usual)
             else:
-                shape.append(sizes.setdefault(d, usual))
-        made[name] = given.get(name, tuple(shape))
+                lengths.append(sizes.setdefault(d, usual))
+        made[name] = given.get(name, tuple(lengths))
     return made
 
 

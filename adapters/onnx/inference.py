@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx
@@ -104,12 +105,12 @@ def folded(
         if node.op_type == "Shape" and (read[0] in shapes or read[0] in values):
             shape = shapes[read[0]] if read[0] in shapes else values[read[0]].shape
             start, end = (node.attributes.get(name) for name in ("start", "end"))
-            part = slice(start and start.as_int(), end and end.as_int())
+            part = slice(*(None if a is None else a.as_int() for a in (start, end)))
             lengths = [UNKNOWN if n is None else n for n in shape]
             values[names[0]] = np.array(lengths[part], np.int64)
             continue
         if node.op_type == "Size" and None not in (shape := shapes.get(read[0], (None,))):
-            values[names[0]] = np.array(np.prod(shape, dtype=np.int64))
+            values[names[0]] = np.array(prod(n or 0 for n in shape), np.int64)
             continue
         if node.op_type.startswith("Random") or any(name not in values for name in read):
             continue
