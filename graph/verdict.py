@@ -146,4 +146,4 @@ def shaken_array(x: np.ndarray, shake: float, rng: np.random.Generator) -> np.nd
     """
     if x.dtype.kind in "iubOUS":
         return x
-    return (x * (1 + shake * rng.standard_normal(x.shape))).astype(x.dtype)
+    return np.asarray(x * (1 + shake * rng.standard_normal(x.shape)), x.dtype)

@@ -162,7 +162,7 @@ class Runner:
                 )
             inputs = {next(iter(self.types)): np.asarray(inputs)}
         feeds = {
-            name: np.ascontiguousarray(values, dtype=self.types.get(name))
+            name: np.asarray(values, self.types.get(name), order="C")
             for name, values in inputs.items()
         }
         first = next((name for name in feeds if name in self.fixed), None)
