@@ -118,7 +118,8 @@ def _restored(cls, content: dict, version: int):
         _expect("arrays", found == told, f"{told}", found)
     given = json.loads(str(content["parameters"]))
     known = cls._get_param_names()
-    if set(given) | {"init"} != set(known):
+    full = set(given) | {"init"} == set(known)
+    if not (full or (version < 2 and set(given) <= set(known))):
         raise ValueError(f"expected the parameters {', '.join(known)}, got {', '.join(given)}")
     for name in ("shape", "sigma", "learning_rate"):
         if isinstance(given[name], list):
@@ -130,7 +131,8 @@ def _restored(cls, content: dict, version: int):
     learned = {name: content[name] for name in ARRAYS if name in content} | state
     if unknown := sorted(learned.keys() - {*ARRAYS, *NUMBERS}):
         raise ValueError(f"expected no learned attribute {unknown[0]!r}")
-    if missing := sorted({*ARRAYS, *NUMBERS} - OPTIONAL - learned.keys()):
+    needed = {*ARRAYS, *NUMBERS} - OPTIONAL | ({"_calls"} if version > 1 else set())
+    if missing := sorted(needed - learned.keys()):
         raise KeyError(", ".join(missing))
     check_parameters(estimator, learned)
     for name, value in learned.items():
@@ -157,9 +159,10 @@ def check_parameters(estimator, learned: dict) -> None:
         initial_array(estimator.init, grid, D, np.float64)
     unobserved = estimator.missing == "ignore"  # a feature that no sample had
     K = grid.n_nodes
-    for name, shapes in {
+    shapes_of: dict[str, set[tuple[int, ...]]] = {
         "codebook_": {(K, D)}, "_sums": {(K, D), ()}, "_counts": {(K, D), (K, 1), (K,), ()}
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, shapes in shapes_of.items():
         if name not in learned:
             continue
         array = learned[name]
@@ -176,27 +179,31 @@ def check_parameters(estimator, learned: dict) -> None:
     _expect("labels_", good, f"numbers below {K}", f"{labels.dtype} {labels.shape}")
     for name in ("quantization_error_", "topographic_error_"):
         _expect(name, _is_number(learned[name]), "a number from 0", learned[name])
-    for name in ("n_iter_", "_calls"):
-        value = learned.get(name, 0)
-        _expect(name, _is_count(value), "a number of epochs", value)
-    _check_history(learned["history_"], learned["n_iter_"], "_calls" in learned)
-    parts = {"_calls", "_sums", "_counts"}
-    _expect("partial_fit", learned.keys() & parts in (set(), parts), "all parts", "some")
+    epochs, calls = learned["n_iter_"], learned.get("_calls")
+    _expect("n_iter_", _is_count(epochs), "a number of epochs", epochs)
+    _expect("_calls", calls is None or _is_count(calls), "a number of batches or None", calls)
+    _check_history(learned["history_"], epochs)
+    _expect("_counts", ("_sums" in learned) == ("_counts" in learned), "sums and counts", "one")
+    config = learned.get("_sklearn_output_config", {})
+    good = isinstance(config, dict) and set(config) <= {"transform"}
+    good = good and set(config.values()) <= {"default", "pandas", "polars"}
+    _expect("_sklearn_output_config", good, "what set_output sets", config)
     if "feature_names_in_" in learned:
         names = learned["feature_names_in_"]
         good = names.shape == (D,) and names.dtype.kind == "U" and len(set(names)) == D
         _expect("feature_names_in_", good, f"{D} different names", f"{names.dtype} {names.shape}")
 
 
-def _check_history(history, n: int, partial: bool) -> None:
-    """Records of ``fit`` say how far the nodes moved, those of ``partial_fit`` do not."""
+def _check_history(history, n: int) -> None:
+    """Records of ``fit`` say how far the nodes moved, those of ``partial_fit`` after it do not."""
     _expect("history_", isinstance(history, list) and len(history) == n, f"{n} epochs", history)
-    least = {"epoch", "sigma", "quantization_error"}
+    least, batches = {"epoch", "sigma", "quantization_error"}, False
     for record in history:
         good = isinstance(record, dict) and least <= record.keys() <= least | {"movement"}
-        good = good and (partial or "movement" in record) and _is_count(record["epoch"])
+        good = good and not (batches and "movement" in record) and _is_count(record["epoch"])
         good = good and all(map(_is_number, record.values()))
         _expect("history_", good, f"{', '.join(sorted(least))} and movement", record)
+        batches = "movement" not in record
 
 
 def _kind(array: np.ndarray) -> list:
