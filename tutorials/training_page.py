@@ -58,6 +58,7 @@ def log_of(task: Task) -> list[str]:
     """What the plain loop logs."""
     lines: list[str] = []
     handler = logging.Handler()
+    handler.addFilter(lambda record: record.getMessage().startswith("epoch"))
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger("rejuvenet")
     level = log.level
@@ -97,8 +98,20 @@ def page(results: dict[str, Any]) -> str:
         "Whether it helps is another question: [a first measurement](paper/README.md).",
         "## In a loop of your own",
         code(plain),
-        "Every event is one line of the log `rejuvenet`:",
+        "Every event is one line of the log `rejuvenet`, after one that says what it will take; "
+        "they are shown after `logging.basicConfig(level=logging.INFO)`:",
         "```text\n" + "\n".join(results["log"]) + "\n```",
+        "`step` comes after an epoch; what the frameworks below do before the next one begins is "
+        "the same event, with the same number. `metrics(report)` gives the figures of a report as "
+        "plain numbers by name, for any logger:",
+        "```python\n"
+        "from rejuvenet.adapters.training.metrics import metrics\n\n"
+        "report = reorganizer.step(epoch)\n"
+        "if report is not None:\n"
+        "    wandb.log(metrics(report), step=epoch)  # or, with TensorBoard's SummaryWriter:\n"
+        "    for name, value in metrics(report).items():\n"
+        "        writer.add_scalar(name, value, epoch)\n"
+        "```",
         "Weights are edited in place, so optimizer, schedule and compiled code stay valid; the "
         "momentum is merged along. `loader` may be the one that trains, or a smaller one without "
         "augmentation; `max_batches` limits it. `device`, `classes`, `unpack` and "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -20,10 +21,15 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from .same_batches import SameBatches
+
+log = logging.getLogger("rejuvenet")
+
 Inputs = tuple[Any, ...] | dict[str, Any]
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 KEPT_BYTES = 2**30  # of calibration data, for the passes of one reorganization
+LONG = 100  # batches that an event reads by default, of a loader that knows its length
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -55,6 +61,8 @@ class Batches:
     ----------
     passes : int
         How many times the data were read.
+    unlabelled : bool
+        Whether a batch without labels was seen.
     """
 
     def __init__(
@@ -86,6 +94,8 @@ class Batches:
         self._labels: list[torch.Tensor] | None = None
         self._kept: list[tuple[Any, Any]] | None = None
         self._limit = 0
+        self._same: SameBatches | None = None
+        self.unlabelled = False
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +114,8 @@ class Batches:
         Raises
         ------
         ValueError
-            If there is no batch, or one whose inputs and labels do not pair.
+            If there is no batch, an empty one, or one whose inputs and labels do not pair; where
+            a batch is not what it was in an earlier pass of the same event.
         """
         seen = 0
         kept = self._kept
@@ -120,14 +131,19 @@ class Batches:
                         keeping.append(tree_map_only(torch.Tensor, torch.clone, (inputs, labels)))
                     else:
                         keeping = None
+                if self._same is not None and kept is None:
+                    self._same.check(seen, (inputs, labels))
                 inputs = self.prepared(inputs)
                 if self._labels is not None:
                     labels = self._labels[seen]
-                labels = None if labels is None else torch.as_tensor(labels).to(self.device)
+                self.unlabelled |= labels is None
+                labels = None if labels is None else as_numbers(labels).to(self.device)
                 if labels is not None and labels.shape[1:] == (1,):
                     # A column of class indices; of floating type, it is the weights of one class.
                     labels = labels if labels.is_floating_point() else labels[:, 0]
                 rows = samples(inputs)
+                if not rows:
+                    raise ValueError(f"batch {seen} holds no sample: leave empty batches out")
                 if labels is not None and (labels.ndim == 0 or len(labels) != rows):
                     raise ValueError(
                         f"batch {seen} has {rows} inputs and labels of shape "
@@ -141,23 +157,29 @@ class Batches:
         if not seen:
             raise ValueError("batches is empty: give at least one batch of calibration data")
         self.passes += 1
+        if self._same is not None and kept is None:
+            self._same.end(seen)
         if keeping is not None:
             self._kept = keeping
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Within this block batches are read from the source once, if they fit in KEPT_BYTES."""
+        """Within this block batches are read from the source once, if they fit in KEPT_BYTES.
+
+        Those that do not must be the same in every pass.
+        """
+        self._same = SameBatches()
         if not isinstance(self.source, (list, tuple)):
             self._limit = KEPT_BYTES
         try:
             yield
         finally:
-            self._kept, self._limit = None, 0
+            self._kept, self._limit, self._same = None, 0, None
 
     def labelled(self, labels: list[torch.Tensor]) -> Batches:
         """The same batches with other labels, those of one batch after those of the other."""
         other = copy.copy(self)
-        other._labels = labels
+        other._labels, other.unlabelled = labels, False
         return other
 
     def example(self, n: int | None = 2) -> Inputs:
@@ -168,6 +190,8 @@ class Batches:
             raise ValueError("batches is empty: give at least one batch of calibration data")
         inputs = self.prepared(self.unpack(first)[0])
         rows = samples(inputs)
+        if not rows:
+            raise ValueError("batch 0 holds no sample: leave empty batches out")
 
         def cut(value: Any) -> Any:
             whole = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
@@ -233,6 +257,34 @@ def unpack_batch(batch: Any) -> tuple[Any, Any]:
         f"{f' of length {len(batch)}' if isinstance(batch, Sequence) else ''}; pass "
         "unpack=function that returns (inputs, labels)"
     )
+
+
+def at_most(source: Any, max_batches: int | None) -> int | None:
+    """How many batches an event reads: of a long loader ``LONG``, where nothing else was said.
+
+    >>> at_most(range(1000), None), at_most(range(1000), 500), at_most(range(9), None)
+    (100, 500, None)
+    """
+    if max_batches is None and isinstance(source, Sized) and len(source) > LONG:
+        log.info("of %d batches the first %d are read; max_batches sets it", len(source), LONG)
+        return LONG
+    return max_batches
+
+
+def as_numbers(labels: Any) -> torch.Tensor:
+    """Labels as a tensor; raises ValueError where they are no numbers.
+
+    >>> as_numbers([0, 2]).tolist()
+    [0, 2]
+    """
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        first = labels[0] if isinstance(labels, Sequence) and len(labels) else labels
+        raise ValueError(
+            f"expected labels as whole numbers from 0 on, one for each input, got {first!r}: "
+            "number the classes, or pass unpack=function that does"
+        ) from None
 
 
 def samples(inputs: Inputs) -> int:

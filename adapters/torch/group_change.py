@@ -26,6 +26,7 @@ from ...graph.balance import balance_plan, scaled_members
 from ...graph.channels import ChannelGroup, Tap, Unfit
 from ...graph.class_means import ClassMeans
 from ...graph.directions import filters_of
+from ...graph.nodes import Graph
 from ...graph.normalizations import Correction, Normalization, touched_normalizations
 from ...graph.plan import GroupPlan
 from ...graph.plan_makers import refit, reorganize_plan
@@ -42,6 +43,23 @@ from .recalibrate import Moments, measure
 from .trace import TracedModel
 
 KEPT_ACTIVATIONS = 2**28  # bytes of one group's tap
+
+
+def expected_passes(graph: Graph, groups: Sequence[ChannelGroup], recipe: Recipe) -> int:
+    """Passes over the data that changing these groups takes at most, with the one for the outputs.
+
+    Where activations do not fit in ``KEPT_ACTIVATIONS``, one more for each group.
+    """
+    passes = 0
+    for group in groups:
+        passes += 1 + recipe.needs_gradients
+        passes += recipe.outgoing == "least_squares" and group.tap is not None
+        if recipe.batchnorm == "recalibrate":
+            touched = touched_normalizations(graph, group.members)
+            behind = [n.level for n in touched if not n.own]
+            passes += len({n.level for n in touched if n.own})
+            passes += len({n.level for n in touched if behind and n.level >= min(behind)})
+    return passes + bool(groups)
 
 
 @dataclass

@@ -28,12 +28,12 @@ from ...graph.recipe import Recipe
 from ...graph.report import GroupReport, Report
 from ...graph.selection import refuse_named, select_groups
 from ...graph.surgery import transform
-from .batches import Batches, Unpack, samples
+from .batches import KEPT_BYTES, Batches, Unpack, at_most, samples
 from .class_sums import MAX_BYTES, ClassSums
 from .collect import described
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
-from .group_change import GroupChange
+from .group_change import KEPT_ACTIVATIONS, GroupChange, expected_passes
 from .optimizer_state import change_averages, change_state
 from .output_change import Outputs
 from .parametrized import refuse_parametrized
@@ -166,8 +166,9 @@ def reorganize(
     example_inputs : tensor, tuple or dict, optional
         Inputs to trace the model with; the first of ``batches`` by default.
     classes, pseudo_classes, unpack, max_batches, max_bytes, device, process_group, progress
-        As in :func:`collect`.  All processes of the group call this function, each with its share
-        of the data, and end with the same weights.
+        As in :func:`collect`; of a loader of more than 100 batches an event reads the first 100
+        where ``max_batches`` is not given.  All processes of the group call this function, each
+        with its share of the data, and end with the same weights.
     writer : object with ``add_image``, optional
         A TensorBoard ``SummaryWriter``: gets the paper's Fig. 2 and the codebook of every group.
     step : int
@@ -181,7 +182,8 @@ def reorganize(
     Warns
     -----
     UserWarning
-        Where no channel became free, with the reason.
+        Where no channel became free, with the reason; where batches have no labels, or every
+        class has one sample.
 
     Raises
     ------
@@ -221,6 +223,9 @@ def reorganize(
                 if nothing
                 else select_groups(traced.groups, layers, activations=recipe.needs_means)
             )
+        if read is not None and processes.first:
+            groups = [choice.group for choice in chosen]
+            _tell(passes + expected_passes(traced.graph, groups, recipe), max_bytes)
         reports, plans, before = [], [], {}
         unfit: dict[str, str] = {}
         looked = False
@@ -271,6 +276,8 @@ def reorganize(
         result.agreement, result.passes = outputs.agreement, passes
     if processes.first:
         _warn_where_nothing_changed(plans)
+        if read is not None and recipe.needs_means:
+            _warn_about_classes(read, before)
     result.seconds = time.perf_counter() - start
     return result
 
@@ -366,6 +373,36 @@ def _warn_where_nothing_changed(plans: Sequence[GroupPlan]) -> None:
             warnings.warn(f"nothing was freed in {plan.group!r}: {plan.reason}", stacklevel=3)
 
 
+def _tell(passes: int, max_bytes: int) -> None:
+    """What an event will take, before it starts."""
+    log.info(
+        "up to %d passes over the batches; in memory up to %d MiB of batches, %d MiB of "
+        "activations and %d MiB of class sums",
+        passes,
+        *(n >> 20 for n in (KEPT_BYTES, KEPT_ACTIVATIONS, max_bytes)),
+    )
+
+
+def _warn_about_classes(read: Batches, means: Mapping[str, ClassMeans]) -> None:
+    if read.unlabelled and classes_of(means) < 2:
+        warnings.warn(
+            "the batches have no labels, so that all samples count as one class: give "
+            "(inputs, labels), or pseudo_classes=number",
+            stacklevel=3,
+        )
+    for own in list(means.values())[:1]:
+        if len(own.counts) > 1 and max(own.counts) <= 1:
+            warnings.warn(
+                "every class has one sample, which a class mean is hardly made of: give more data",
+                stacklevel=3,
+            )
+
+
+def classes_of(means: Mapping[str, ClassMeans]) -> int:
+    """How many classes there were."""
+    return max((len(own.counts) for own in means.values()), default=0)
+
+
 def _traced(
     model: nn.Module | TracedModel,
     batches: Iterable[Any] | None,
@@ -380,6 +417,7 @@ def _traced(
     refuse_sharded(module)
     read = batches if isinstance(batches, Batches) else None
     if read is None and batches is not None:
+        max_batches = at_most(batches, max_batches)
         read = Batches(batches, module, unpack, max_batches, progress, device)
     if isinstance(model, TracedModel):
         return model, read

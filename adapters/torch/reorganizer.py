@@ -28,7 +28,7 @@ from ...graph.recipe import Recipe
 from ...graph.report import Report
 from ...graph.selection import ratio_of, select_groups
 from ...graph.surgery import NotFinite
-from .batches import Batches, Unpack
+from .batches import Batches, Unpack, at_most
 from .class_sums import MAX_BYTES
 from .distributed import Processes
 from .edit import refuse_sharded
@@ -42,6 +42,8 @@ from .trace import TracedModel, unwrap
 from .warm_up import NewChannels, WarmUp, innermost, new_rows
 
 log = logging.getLogger("rejuvenet")
+
+EVENTS, RECENT = 1000, 10  # of the history: events, and those with the sources of their channels
 
 Ratio = float | str | Callable[[int], Any]
 
@@ -93,7 +95,7 @@ class Reorganizer:
     warmup : WarmUp, optional
         How fast new channels learn at first.
     classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, progress
-        As in :func:`collect`.
+        As in :func:`reorganize`.
     writer : object with ``add_image``, optional
         A TensorBoard ``SummaryWriter``, for pictures of every event.
     example_inputs : tensor, tuple or dict, optional
@@ -102,9 +104,9 @@ class Reorganizer:
     Attributes
     ----------
     history : list of dict
-        Epoch, recipe, plan and figures of every event, in plain types.  Of a plan,
+        Epoch, recipe, plan and figures of the last 1,000 events, in plain types.  Of a plan,
         ``["sources"][group][place]`` lists the channels that came to a place; new channels have
-        none.
+        none.  These are kept for the last ten events.
 
     Raises
     ------
@@ -154,6 +156,7 @@ class Reorganizer:
         self.model = unwrap(model)
         refuse_sharded(self.model)
         self.optimizer, self.ema, self.layers = optimizer, ema, layers
+        max_batches = at_most(loader, max_batches)
         self.batches = Batches(loader, self.model, unpack, max_batches, progress, device)
         self.process_group, self.writer = process_group, writer
         self._options: dict[str, Any] = {
@@ -320,6 +323,9 @@ class Reorganizer:
         self.history.append(
             {"epoch": epoch, "recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
         )
+        del self.history[:-EVENTS]
+        for event in self.history[:-RECENT]:
+            event["sources"] = {}
         if Processes(self.process_group).first:
             log.info("epoch %d: %s", epoch, str(report).replace("\n", "; "))
         return report

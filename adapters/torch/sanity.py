@@ -15,6 +15,7 @@ from .trace import unwrap
 # Of the largest value of a tensor, relative to what it was before the first event.  In forty
 # events of ../tests/adapters/test_torch_repeated_events.py none of the weights grew thirtyfold.
 FAR = 1000.0
+LARGE = 10.0  # below this nothing is out of range: scales that began at zero rise to 1
 
 
 def named_values(
@@ -62,5 +63,5 @@ def far_from(first: Mapping[str, float], present: Mapping[str, float]) -> list[s
     return [
         f"{name}: {first[name]:.3g} to {value:.3g}"
         for name, value in present.items()
-        if value > FAR * first.get(name, value) > 0.0
+        if value > max(LARGE, FAR * first.get(name, value)) and first.get(name)
     ]
