@@ -75,9 +75,14 @@ class OnnxModel:
         self.ir = model
         self.analysed = _executable(model, self.max_bytes)
         self.copies: dict[str, Copy] = {}
-        if not model.functions:  # their nodes are not in the file: what they share stays shared
-            self.analysed, self.copies = separated(self.analysed)
-        self.analysed, self._brought = without_fixed_branches(self.analysed)
+        try:
+            if not model.functions:  # their nodes are not in the file: what they share stays shared
+                self.analysed, self.copies = separated(self.analysed)
+            self.analysed, self._brought = without_fixed_branches(self.analysed)
+        except RuntimeError as error:  # of onnx_ir, which cannot copy it
+            raise ValueError(
+                "the model is not valid: a branch reads a value that nothing makes"
+            ) from error
         self.changed: dict[str, np.ndarray] = {}
         self._stored = stored
         self._batch, self._input_shapes = batch, input_shapes

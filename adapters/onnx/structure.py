@@ -204,7 +204,8 @@ class Call:
 
     def _name(self, i: int) -> str:
         value = self.node.inputs[i]
-        assert value is not None
+        if value is None:
+            raise self.unsupported(f"lacks its input {i}")
         return str(value.name)
 
 

@@ -141,6 +141,11 @@ FINDS = [  # by hand, each once an error of another kind
     .replace(b"\x0a\x01x\x12\x01q", b"\x0a\x01\xf0\x12\x01q"),
     # An If without one of its branches.
     hostile.nested(1).SerializeToString().replace(b"then_branch", b"then_brancH"),
+    # A branch of a branch that reads what nothing makes.
+    hostile.nested(2).SerializeToString().replace(b"\n\x01x\x12\x01u", b"\n\x01w\x12\x01u"),
+    # An operator without its input.
+    hostile.model([hostile.node("Relu", [""], ["z"]), hostile.node("Conv", ["x"], ["w"])])
+    .SerializeToString(),
     # An input whose name has a line break and that declares no shape.
     hostile.unshaped("a\nb").SerializeToString(),
 ]  # fmt: skip
