@@ -41,14 +41,15 @@ def parametrized_weights(model: nn.Module) -> dict[str, str]:
         if parametrize.is_parametrized(module):
             assert isinstance(module.parametrizations, nn.ModuleDict)
             for name, listed in module.parametrizations.items():
-                label = ", ".join(_label(type(part)) for part in listed)  # type: ignore[union-attr]
+                assert isinstance(listed, nn.ModuleList)
+                label = ", ".join(_label(type(part)) for part in listed)
                 for own, _ in [*listed.named_parameters(), *listed.named_buffers()]:
                     found[f"{lead}parametrizations.{name}.{own}"] = label
         for hook in module._forward_pre_hooks.values():
-            name = getattr(hook, "name", getattr(hook, "_tensor_name", None))
+            weight = getattr(hook, "name", getattr(hook, "_tensor_name", None))
             if hasattr(hook, "compute_weight") or isinstance(hook, prune.BasePruningMethod):
                 for ending in ("g", "v", "orig", "u", "mask"):
-                    found[f"{lead}{name}_{ending}"] = _label(type(hook))
+                    found[f"{lead}{weight}_{ending}"] = _label(type(hook))
     return found
 
 

@@ -50,14 +50,13 @@ def checksum(batch: Any) -> int:
     for leaf in tree_flatten(batch)[0]:
         if isinstance(leaf, torch.Tensor):
             flat = leaf.detach().reshape(-1)
-            leaf = flat[:: max(1, flat.numel() // LOOKED_AT)].cpu()
-            leaf = (leaf.float() if leaf.is_floating_point() else leaf).numpy()
+            part = flat[:: max(1, flat.numel() // LOOKED_AT)].cpu()
+            content = (part.float() if part.is_floating_point() else part).numpy().tobytes()
         elif isinstance(leaf, np.ndarray):
-            flat = leaf.reshape(-1)
-            leaf = flat[:: max(1, flat.size // LOOKED_AT)]
+            content = leaf.ravel()[:: max(1, leaf.size // LOOKED_AT)].tobytes()
         else:
-            leaf = np.frombuffer(repr(leaf).encode(), dtype=np.uint8)
-        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), total)
+            content = repr(leaf).encode()
+        total = zlib.crc32(content, total)
     return total
 
 

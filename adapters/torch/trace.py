@@ -59,7 +59,6 @@ class TracedModel:
         self.example_inputs = example_inputs
         self.caches = caches
         self.edit: Any = None  # the last change of the model that was begun
-        self.edit: Any = None  # the last change of the model
         self.calls = calls
         self.shown = shown
 
