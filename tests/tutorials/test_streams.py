@@ -45,8 +45,8 @@ def tiny(study, name):
 EVENTS = {
     # After which of three tasks (hard, easy, hard) an event takes place; never after the last.
     "redo": [1], "reset": [0, 1], "ours-0.5": [0], "ours-0.8": [0], "ours-redundant": [0],
-    "ours-kmeans": [0], "ours-random": [0], "ours-0.5-reset": [0],
-    "ours-0.5-round": [1],
+    "ours-kmeans": [0], "ours-random": [0], "ours-0.5-round": [1], "optimizer-reset": [0],
+    "ours-0.5-reset": [0],
 }  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def test_every_arm_runs_on_tasks_that_alternate(study):
     stream, data = tiny(study, "5+1")
     first = set()
     for arm in study.arms.ARMS:
+        if arm.startswith("ours") and arm.endswith("reset") and arm not in EVENTS:
+            continue  # two changes, each of which another arm shows
         result = study.run("5+1", stream, arm, 0, data)
         assert [event["task"] for event in result["events"]] == EVENTS.get(arm, []), arm
         assert len(result["online"]) == len(result["test"]) == 3

@@ -146,6 +146,17 @@ class FullReset(Arm):
 
 
 @dataclass
+class OptimizerReset(Arm):
+    """A new optimizer after every hard task, and the weights as they are: a control."""
+
+    occasion: str | None = "hard"
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        self.optimizer.state.clear()
+        return 0
+
+
+@dataclass
 class ReDo(Arm):
     """Draws again the units whose mean activation is at most ``threshold`` of their layer's.
 
@@ -351,6 +362,7 @@ def _draw(layer: Any, units: torch.Tensor | slice, generator: torch.Generator) -
 # --- the arms of the study ------------------------------------------------------------------
 
 HALF = Recipe.preserving(ratio=0.5)
+RESET: dict[str, Any] = {"optimizer": "reset"}
 
 ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     # name: (title, kind, what differs from its defaults beside the published optimum)
@@ -380,13 +392,29 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
         'ours, `method="random"`, 0.5: no merging, the same refit', Reorganized,
         {"recipe": replace(HALF, method="random")},
     ),
-    "ours-0.5-reset": (
-        'ours, `ratio=0.5, optimizer="reset"`', Reorganized,
-        {"recipe": replace(HALF, optimizer="reset")},
-    ),
     "ours-0.5-round": (
         "ours, `ratio=0.5`, after the easy tasks", Reorganized,
         {"recipe": HALF, "occasion": "round"},
+    ),
+    "optimizer-reset": ("new optimizer only, after the same tasks", OptimizerReset, {}),
+    "ours-0.5-reset": (
+        'ours, 0.5, `optimizer="reset"`', Reorganized, {"recipe": replace(HALF, **RESET)},
+    ),
+    "ours-0.8-reset": (
+        'ours, 0.8, `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, ratio=0.8, **RESET)},
+    ),
+    "ours-redundant-reset": (
+        'ours, "redundant", `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, ratio="redundant", **RESET)},
+    ),
+    "ours-random-reset": (
+        'ours, `method="random"`, 0.5, `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, method="random", **RESET)},
+    ),
+    "ours-kmeans-reset": (
+        'ours, `method="kmeans"`, 0.5, `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, method="kmeans", **RESET)},
     ),
 }  # fmt: skip
 
