@@ -12,8 +12,7 @@ from .edit import Edit
 from .optimizer_state import optimizer_states
 from .trace import unwrap
 
-# Of the largest value of a tensor, relative to what it was before the first event.  In forty
-# events of ../tests/adapters/test_torch_repeated_events.py none of the weights grew thirtyfold.
+# Of the largest value of a tensor, relative to what it was before the first event.
 FAR = 1000.0
 LARGE = 10.0  # below this nothing is out of range: scales that began at zero rise to 1
 
