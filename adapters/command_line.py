@@ -174,6 +174,7 @@ def reorganize(
         {"-o": output, "--html": html, "--plan": plan}, model, data, overwrite=overwrite
     )
     from . import onnx as onnx_adapter
+    from .onnx.reorganize import reorganized
 
     if data is None and not (arrange and order == "random" and html is None):
         raise typer.BadParameter("give --data: the map is trained on the activations of images")
@@ -185,24 +186,23 @@ def reorganize(
         batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
     wanted = names[0] if len(names) == 1 else names
     shown = shows_progress(as_json)
+    pictures: list[Any] = []
     if arrange:
         changed, report = onnx_adapter.arrange(
             loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
         )
+        if html is not None and batches is not None:
+            groups = [loaded.group(line.group) for line in report.groups]
+            pictures = [_pictured(state, batches, groups, shown) for state in (loaded, changed)]
     else:
-        changed, report = onnx_adapter.reorganize(
+        changed, outcome = reorganized(
             loaded, batches, layers=wanted, recipe=chosen, progress=shown
         )
+        report, pictures = outcome.report, [outcome.before, outcome.after]
     if html is not None and batches is not None:
-        from .onnx.collect import described
         from .report_page import report_page
 
-        groups = [loaded.group(line.group) for line in report.groups]
-        before, after = (
-            described(state, batches, groups, progress=shown, max_bytes=PICTURE_BYTES)[0]
-            for state in (loaded, changed)
-        )
-        write_text(html, report_page(f"{model} to {output}", report, before, after))
+        write_text(html, report_page(f"{model} to {output}", report, *pictures))
     if plan is not None and report.plan is not None:
         report.plan.save(plan)
     changed.save(output)
@@ -211,6 +211,13 @@ def reorganize(
         return
     _print_report(report)
     terminal.say_plainly(f"Wrote {output}")
+
+
+def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
+    """Class means for the pictures of a page."""
+    from .onnx.collect import described
+
+    return described(model, batches, groups, progress=progress, max_bytes=PICTURE_BYTES)[0]
 
 
 def _check_reorganize(context: typer.Context, method: str) -> None:

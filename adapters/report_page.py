@@ -51,7 +51,6 @@ def report_page(
 
 def report_rows(report: Report) -> tuple[list[str], list[list[object]]]:
     """Header and rows of the groups of a report; columns in which nothing stands are left out."""
-    alone = report.output_change if len(report.groups) == 1 else None
     columns: dict[str, list[object]] = {
         "group": [line.group for line in report.groups],
         "channels": [line.channels for line in report.groups],
@@ -66,8 +65,8 @@ def report_rows(report: Report) -> tuple[list[str], list[list[object]]]:
             line.before and round(line.before.effective_rank, 1) for line in report.groups
         ],
         "after": [line.after and round(line.after.effective_rank, 1) for line in report.groups],
-        "output change": [
-            alone if line.output_change is None else line.output_change for line in report.groups
+        "consumers miss": [
+            None if line.missed is None else f"{line.missed:.1%}" for line in report.groups
         ],
         "note": [line.note or None for line in report.groups],
     }

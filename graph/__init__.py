@@ -3,9 +3,10 @@
 from .capacity import Capacity, capacity
 from .channels import ChannelGroup, Member, Tap
 from .class_means import ClassMeans
+from .least_squares import refit
 from .nodes import Graph
 from .plan import GroupPlan, Plan
-from .plan_makers import arrange_plan, refit, reorganize_plan
+from .plan_makers import arrange_plan, reorganize_plan
 from .recipe import Recipe
 from .report import GroupReport, Report
 from .solve import find_groups

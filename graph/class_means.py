@@ -172,6 +172,11 @@ class ClassMeans:
         return (self.sums / self.counts[:, None, None, None]).astype(np.float32)
 
     @property
+    def positions(self) -> int:
+        """Positions of a slice, ``h * w``."""
+        return 0 if self.sums is None else math.prod(self.sums.shape[2:])
+
+    @property
     def activity(self) -> np.ndarray | None:
         """Mean absolute activation of each channel over all samples, shape (o,)."""
         return None if self.magnitudes is None else self.magnitudes / max(self.samples, 1)

@@ -36,8 +36,6 @@ class Normalization:
         What it reads, and the axis of its channels.
     mean, variance : str
         Names of the buffers.
-    level : int
-        How many touched normalizations lie before it, one behind the other.
     own : bool
         Whether its statistics belong to channels of the plan.
     """
@@ -46,7 +44,6 @@ class Normalization:
     axis: int
     mean: str
     variance: str
-    level: int
     own: bool
 
 
@@ -58,11 +55,9 @@ def touched_normalizations(graph: Graph, members: Iterable[Member]) -> list[Norm
     made_by = weight_of(graph)
     # Tensors that a changed consumer reaches without a contraction or normalization in between.
     reached: set[str] = set()
-    level: dict[str, int] = {}
     found = []
     for node in graph.nodes:
         inputs = input_names(node)
-        depth = max((level.get(name, 0) for name in inputs), default=0)
         direct = any(name in reached for name in inputs)
         if isinstance(node, Contraction):
             direct = any(made_by.get(name) in consumers for name in node.inputs)
@@ -74,12 +69,10 @@ def touched_normalizations(graph: Graph, members: Iterable[Member]) -> list[Norm
             mean, variance = names["running_mean"], names["running_var"]
             if mean and variance and (direct or mean in own):
                 found.append(
-                    Normalization(node.inputs[0], node.axis, mean, variance, depth, mean in own)
+                    Normalization(node.inputs[0], node.axis, mean, variance, mean in own)
                 )
-                depth += 1
             direct = False
         for name in output_names(node):
-            level[name] = depth
             if direct:
                 reached.add(name)
     return found

@@ -1,4 +1,4 @@
-"""How plans are made: arrange, reorganize, and the refit of the consumers."""
+"""How plans are made: arrange and reorganize."""
 
 from __future__ import annotations
 
@@ -14,21 +14,13 @@ from .class_means import ClassMeans
 from .directions import prescribed_filters
 from .mapping import order_along_map
 from .merging import parts
-from .moments import squared_norms
-from .new_channels import fan_in, named_seed
+from .new_channels import named_seed
 from .one_thread import on_one_thread
 from .plan import GroupPlan, Plan
 from .recipe import Recipe
 from .redundancy import why_not
 from .selection import ratio_of, unmovable, untapped
-from .surgery import check, transform
-
-# The ridge pulls towards the plan's own B, so that its size hardly matters.
-RIDGE = 1e-3
-
-# What refits may let a channel's outgoing weights grow to where scale cannot be moved back
-# (:mod:`.balance`), relative to the norm that they have when they are drawn (He et al. 2015).
-LARGEST = 5.0
+from .surgery import check
 
 
 @on_one_thread
@@ -194,7 +186,7 @@ def reorganize_plan(
     Returns
     -------
     GroupPlan
-        With ``outgoing="least_squares"`` the consumers add up until :func:`refit`.
+        With ``outgoing="least_squares"`` the consumers add up until :func:`rejuvenet.graph.refit`.
 
     Raises
     ------
@@ -283,97 +275,3 @@ def _members_in_scope(
     )
     literal = f"only {chosen} changes, the other producers of its sum do not"
     return members, f"{note}; {literal}" if note else literal
-
-
-@on_one_thread
-def refit(
-    plan: GroupPlan,
-    cross: np.ndarray,
-    gram: np.ndarray,
-    ridge: float = RIDGE,
-    bounded: Mapping[str, np.ndarray] | None = None,
-) -> GroupPlan:
-    """Let the consumers reproduce what they read before, by least squares.
-
-    With ``x`` the tap before and ``x'`` after the producers changed, the consumers ``V`` read
-    ``V x``; ``V' = V P`` with ``P = E[x x'^T] (E[x' x'^T])^-1`` comes nearest to it, and
-    ``B = P^T``.  The ridge pulls towards the ``B`` of the plan, so that channels that merged
-    exactly stay exact, however collinear the survivors are.  Every exchangeable set is solved on
-    its own; new channels contribute nothing.  A plan that changes nothing stays as it is.
-
-    Parameters
-    ----------
-    plan : GroupPlan
-        Of kind ``"reorganize"``.
-    cross : ndarray, shape (o, o)
-        ``E[x x'^T]`` over samples and positions (a sum does as well as a mean).
-    gram : ndarray, shape (o, o)
-        ``E[x' x'^T]``, with the same factor.
-    ridge : float
-        Relative to the mean of the survivors' ``E[x'^2]``.
-    bounded : mapping of str to ndarray, optional
-        Weights of the members before the change.  With them, the ridge grows tenfold at a time
-        until no channel's outgoing weights are larger than ``LARGEST`` times what is drawn, or the
-        consumers all but add up.  For groups in which scale cannot move (:mod:`.balance`), whose
-        survivors would else grow by every event of a training.
-
-    Raises
-    ------
-    ValueError
-        Where the plan only permutes, or the matrices have another shape or are not finite.
-    """
-    if plan.A is None or plan.B is None:
-        raise ValueError(f"expected a plan that reorganizes, got one that arranges {plan.group!r}")
-    shape = (plan.channels, plan.channels)
-    cross = np.asarray(cross, dtype=np.float64)
-    gram = np.asarray(gram, dtype=np.float64)
-    if cross.shape != shape or gram.shape != shape:
-        raise ValueError(
-            f"expected two matrices of shape {shape} for group {plan.group!r}, got "
-            f"{cross.shape} and {gram.shape}"
-        )
-    if not ridge > 0:
-        raise ValueError(f"expected a positive ridge, got {ridge!r}")
-    if not (np.isfinite(cross).all() and np.isfinite(gram).all()):
-        raise ValueError(
-            f"expected finite activations of group {plan.group!r}, got NaN or infinity"
-        )
-    if plan.idle:
-        return plan
-    fitted = _fitted(plan, cross, gram, ridge)
-    if bounded is not None:
-        reading = [m for m in plan.members if m.kind == "consumer"]
-        limit = LARGEST**2 * sum(
-            2.0 * bounded[m.weight].size / len(m.positions) / fan_in(m) for m in reading
-        )
-        names = {m.weight: bounded[m.weight] for m in reading}
-        prior = np.minimum(1.0, np.sqrt(limit / np.maximum(_reads(plan, reading, names), limit)))
-        plan = replace(plan, B=prior[:, None] * plan.B)
-        while ridge < 1.0 / RIDGE and _reads(fitted, reading, names).max() > limit:
-            ridge *= 10.0
-            fitted = _fitted(plan, cross, gram, ridge)
-    return fitted
-
-
-def _reads(
-    plan: GroupPlan, consumers: Sequence[Member], weights: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Squared norms of the outgoing weights that a plan makes, shape (channels,)."""
-    changed = transform(replace(plan, members=tuple(consumers)), weights, state="linear")
-    return squared_norms(consumers, changed)
-
-
-def _fitted(plan: GroupPlan, cross: np.ndarray, gram: np.ndarray, ridge: float) -> GroupPlan:
-    """The plan with the ``B`` of least squares."""
-    assert plan.B is not None
-    B = plan.B.copy()
-    for S in plan.sets:
-        kept = np.setdiff1d(S, plan.new)
-        G = gram[np.ix_(kept, kept)]
-        if not np.trace(G) > 0.0:
-            continue  # the survivors are silent: there is nothing to fit
-        strength = ridge * np.trace(G) / len(kept)
-        prior = B[np.ix_(kept, S)]
-        target = cross[np.ix_(S, kept)].T + strength * prior
-        B[np.ix_(kept, S)] = np.linalg.solve(G + strength * np.eye(len(kept)), target)
-    return replace(plan, B=B, outgoing="least_squares")

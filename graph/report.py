@@ -28,9 +28,9 @@ class GroupReport:
         Nodes of the map, and those with channels.
     before, after : Capacity or None
         Use of the group's capacity.
-    output_change : float or None
-        Change of the model's outputs on the calibration data, relative to their size.
-    seconds : float
+    missed : float or None
+        What consumers miss of what they read before, after the refit, on samples that it did not
+        use: root mean square relative to what they read.
     note : str
         What the reader should know.
     reason : str
@@ -48,8 +48,7 @@ class GroupReport:
     occupied: int = 0
     before: Capacity | None = None
     after: Capacity | None = None
-    output_change: float | None = None
-    seconds: float = 0.0
+    missed: float | None = None
     note: str = ""
     reason: str = ""
 
@@ -58,8 +57,6 @@ class GroupReport:
         cls,
         plan: GroupPlan,
         after: Capacity | None = None,
-        output_change: float | None = None,
-        seconds: float = 0.0,
     ) -> GroupReport:
         """The report of a plan that was applied."""
         reorganized = plan.kind == "reorganize"
@@ -75,8 +72,6 @@ class GroupReport:
             occupied=plan.occupied,
             before=plan.capacity,
             after=after,
-            output_change=output_change,
-            seconds=seconds,
             note=plan.note,
             reason=plan.reason,
         )
@@ -97,9 +92,8 @@ class GroupReport:
             text += f"; before: {self.before}"
         if self.after is not None:
             text += f"; after: {self.after}"
-        if self.output_change is not None:
-            text += f"; outputs changed by {self.output_change:.2e}"
-        text += f"; {self.seconds:.2f} s"
+        if self.missed is not None:
+            text += f"; its consumers miss {self.missed:.1%} of what they read"
         remarks = "; ".join(filter(None, (self.reason, self.note)))
         return f"{text} ({remarks})" if remarks else text
 
@@ -122,6 +116,8 @@ class Report:
         Largest absolute change of one output.
     agreement : float or None
         Share of decisions (the largest of several outputs) that stayed.
+    held_out : int
+        Samples that these figures are of, which no refit has used; 0 where they are of all.
     passes : int
         How often the model ran over the calibration data.
     seconds : float
@@ -138,6 +134,7 @@ class Report:
     seconds: float = 0.0
     largest_change: float | None = None
     agreement: float | None = None
+    held_out: int = 0
     passes: int = 0
     verdict: Verdict | None = None
     unverified: str = ""
@@ -171,6 +168,7 @@ class Report:
             "output_change": self.output_change,
             "largest_change": self.largest_change,
             "agreement": self.agreement,
+            "held_out": self.held_out,
             "passes": self.passes,
             "seconds": self.seconds,
             "verdict": None if self.verdict is None else asdict(self.verdict),
@@ -190,6 +188,8 @@ class Report:
             line += f", at most by {self.largest_change:.2e}"
         if self.agreement is not None:
             line += f"; {self.agreement:.1%} of the decisions stayed"
+        if self.held_out:
+            line += f" ({self.held_out} samples that no refit used)"
         return line
 
     def __str__(self) -> str:

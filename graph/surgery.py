@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -117,6 +118,15 @@ def apply(plan: AnyPlan, weights: Mapping[str, np.ndarray]) -> list[str]:
     for name, values in results.items():
         np.copyto(weights[name], values)
     return list(results)
+
+
+def restricted(plan: AnyPlan, weights: Collection[str]) -> list[GroupPlan]:
+    """What a plan does to some weights; together such parts do what the plan does."""
+    parts = [
+        replace(p, members=tuple(m for m in p.members if m.weight in weights))
+        for p in _group_plans(plan)
+    ]
+    return [part for part in parts if part.members]
 
 
 def check(plan: AnyPlan, weights: Mapping[str, np.ndarray], partial: bool = False) -> None:

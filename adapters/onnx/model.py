@@ -27,7 +27,7 @@ from .example_inputs import Shapes, example_inputs
 from .external import Refused
 from .layer_names import Request, layers_of, resolve
 from .saving import write
-from .session import session, swapped
+from .session import adapting_session, swapped
 from .shared import Copy, separated, with_copies
 from .storage import Stored, is_outside, read
 from .structure import Structure
@@ -220,13 +220,33 @@ class OnnxModel:
                     f"expected an array of shape {tuple(shape)} for the weight {name!r}, "
                     f"got {tuple(array.shape)}"
                 )
-        changed = {**self.changed, **weights}
         other = copy.copy(self)  # with what is known of it by now
-        other.changed = changed
+        other.changed = {**self.changed, **weights}
         return other
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many samples the first input takes at a time, where it says so."""
+        first = next((v for v in self.ir.graph.inputs if v.name in self.example_inputs), None)
+        size = first.shape[0] if first is not None and first.shape else None
+        return size if isinstance(size, int) and size > 0 else None
 
     def session(self, outputs: tuple[str, ...] = ()) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
+        return self.adapting_session(outputs, {})[0]
+
+    def adapting_session(
+        self, outputs: tuple[str, ...], adapting: Mapping[str, Sequence[int]]
+    ) -> tuple[Any, dict[str, int]]:
+        """A session, and the types of the inputs that its normalizations adapt by.
+
+        Parameters
+        ----------
+        outputs : tuple of str
+            Intermediate tensors to return as well.
+        adapting : mapping of tensor name to its shape
+            As for :func:`.own_statistics.adapt`.
+        """
         if "structure" not in self.__dict__:
             try:
                 next(self._candidates(), None)
@@ -235,7 +255,7 @@ class OnnxModel:
             except ValueError:  # an input declares no shape, so that nothing is known
                 pass
         with swapped(self.analysed, self.changed) as model:
-            return session(model, outputs)
+            return adapting_session(model, outputs, adapting)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; a failure leaves what was at ``path`` as it was.

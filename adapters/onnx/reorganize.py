@@ -1,8 +1,6 @@
 """Arrange and reorganize an ONNX model; the result is a new model, the given one stays.
 
-One group after the other, the deepest last.  For each: class means and statistics before the
-change; a plan; the change; statistics of the group's own normalizations; the least-squares fit of
-the consumers to what they read before; statistics of the normalizations behind them.
+The procedure is that of every network (:mod:`rejuvenet.graph.reorganizing`).
 """
 
 from __future__ import annotations
@@ -10,32 +8,27 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ...graph.balance import balance_plan, scaled_members
-from ...graph.capacity import capacity
-from ...graph.channels import ChannelGroup, Unfit
-from ...graph.normalizations import (
-    Correction,
-    Normalization,
-    Statistics,
-    touched_normalizations,
-)
-from ...graph.plan import GroupPlan, Plan
-from ...graph.plan_makers import arrange_plan, refit, reorganize_plan
+from ...graph import reorganizing
+from ...graph.channels import ChannelGroup
+from ...graph.class_sums import MAX_BYTES
+from ...graph.plan import Plan
+from ...graph.plan_makers import arrange_plan
 from ...graph.recipe import Recipe
-from ...graph.report import GroupReport, Report
+from ...graph.report import Report
 from ...graph.selection import refuse_named, select_groups
-from ...graph.surgery import transform
+from ...graph.surgery import restricted, transform
 from ...graph.verdict import Verdict, judge, limits_of, shaken_array
-from .collect import Runner, channels_first, described, read
+from .batches import OnnxBatches, Unpack
+from .collect import described
 from .model import OnnxModel, load
+from .network import OnnxNetwork
+from .runner import Runner
 from .storage import OnDisk
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
@@ -112,6 +105,13 @@ def reorganize(
     layers: Layers = "last",
     recipe: Recipe | None = None,
     progress: bool = False,
+    *,
+    classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
+    unpack: Unpack | None = None,
+    max_batches: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_change: float | None = None,
 ) -> tuple[OnnxModel, Report]:
     """Merge channels that respond alike and re-initialize the places that become free.
 
@@ -142,155 +142,36 @@ def reorganize(
     ValueError
         For bad data, an unknown layer or one that cannot move.
     """
-    start = time.perf_counter()
+    changed, outcome = reorganized(
+        model, batches, layers, recipe, progress, classes=classes, pseudo_classes=pseudo_classes,
+        unpack=unpack, max_batches=max_batches, max_bytes=max_bytes, max_change=max_change,
+    )  # fmt: skip
+    return changed, outcome.report
+
+
+def reorganized(
+    model: Source,
+    batches: Iterable[Any] | None = None,
+    layers: Layers = "last",
+    recipe: Recipe | None = None,
+    progress: bool = False,
+    *,
+    classes: int | Sequence[str | int] | None = None,
+    unpack: Unpack | None = None,
+    max_batches: int | None = None,
+    **options: Any,
+) -> tuple[OnnxModel, reorganizing.Outcome]:
+    """As :func:`reorganize`, with the class means before and after."""
     model = model if isinstance(model, OnnxModel) else load(model)
-    recipe = recipe or Recipe.preserving()
-    if batches is None:
-        if recipe.needs_means:
-            raise ValueError(f"method {recipe.method!r} needs batches of (inputs, labels)")
-        without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
-        recipe = replace(recipe, outgoing=without, batchnorm="merge")
-    elif iter(batches) is batches:
-        batches = list(batches)
-    requests = model.requests(layers)
-    chosen, skipped = select_groups(model.groups, requests, activations=recipe.needs_means)
-    present, plans, reports = model, [], []
-    unfit: dict[str, str] = {}
-    for group, layer, named in chosen:
-        began = time.perf_counter()
-        task = _Task(present, batches, group, layer, recipe, progress)
-        try:
-            present, plan = task.run()
-        except Unfit as error:
-            if named:
-                raise
-            unfit[group.name] = str(error)
-            continue
-        plans.append(plan)
-        reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
-        if plan.reason:
-            warnings.warn(plan.reason, stacklevel=2)
-    refuse_named(chosen, unfit)
-    skipped |= unfit
-    relative = None
+    network, data = OnnxNetwork(model), None
     if batches is not None:
-        relative = output_change(model, present, batches, progress)
-        changed = [choice.group for choice in chosen if choice.group.name not in skipped]
-        means, _ = described(present, batches, changed, progress=progress)
-        for report, plan in zip(reports, plans, strict=True):
-            if report.group in means:
-                after = means[report.group]
-                report.after = capacity(after.Q, max(plan.nodes, 1), after.activity, recipe.seed)
-    seconds = time.perf_counter() - start
-    return present, Report(reports, skipped, Plan(plans, recipe, skipped), relative, seconds)
-
-
-@dataclass
-class _Task:
-    """The change of one group."""
-
-    model: OnnxModel
-    batches: Any
-    group: ChannelGroup
-    layer: str | None
-    recipe: Recipe
-    progress: bool
-
-    def run(self) -> tuple[OnnxModel, GroupPlan]:
-        """The changed model and what was done."""
-        model, group, recipe = self.model, self.group, self.recipe
-        weights = model.weights
-        if self.batches is None:
-            plan = reorganize_plan(group, weights, recipe, None, self.layer)
-            return model.with_weights(transform(plan, weights)), plan
-        found, refused = described(model, self.batches, [group], progress=self.progress)
-        means = found.get(group.name)
-        if refused and recipe.needs_means:
-            raise Unfit(refused[group.name])
-        plan = reorganize_plan(group, weights, recipe, means, self.layer)
-        recalibrated = recipe.batchnorm == "recalibrate"
-        touched = touched_normalizations(model.graph, plan.members) if recalibrated else []
-        statistics = self.measure(model, touched)
-        # The statistics before, as the plan would merge them.
-        as_merged = transform(plan, {**weights, **statistics})
-        statistics |= {name: as_merged[name] for name in statistics if name in as_merged}
-        changed = model.with_weights(transform(plan, weights))
-        merged = changed.weights
-        own = [n for n in touched if n.own]
-        changed = self.recalibrated(changed, own, statistics, merged)
-        if recipe.outgoing == "least_squares" and means is not None:
-            plan = self.refitted(changed, plan)
-            values = transform(plan, weights)
-            consumers = {m.weight for m in plan.members if m.kind == "consumer"}
-            changed = changed.with_weights({n: v for n, v in values.items() if n in consumers})
-        balance = balance_plan(model.graph, plan, weights, changed.weights)
-        if balance is not None:
-            values = transform(balance, changed.weights)
-            changed, merged = changed.with_weights(values), {**merged, **values}
-        behind = [n.level for n in touched if not n.own]
-        rest = [n for n in touched if behind and n.level >= min(behind)]
-        return self.recalibrated(changed, rest, statistics, merged), plan
-
-    def measure(self, model: OnnxModel, normalizations: list[Normalization]) -> Statistics:
-        """Mean and variance of every channel of what normalizations read, in float64."""
-        if not normalizations:
-            return {}
-        runner = Runner(model, sorted({n.tensor for n in normalizations}))
-        sums: dict[str, tuple[Any, Any, int]] = {}
-        for inputs, _ in read(self.batches, "normalization statistics", self.progress):
-            values = runner(inputs)
-            for n in normalizations:
-                x = np.moveaxis(values[n.tensor], n.axis, 0)
-                x = x.reshape(len(x), -1).astype(np.float64)
-                # A normalization that is used twice has the statistics of both uses.
-                total, squares, count = sums.get(n.mean, (0.0, 0.0, 0))
-                sums[n.mean] = (total + x.sum(1), squares + (x * x).sum(1), count + x.shape[1])
-        result: Statistics = {}
-        for n in normalizations:
-            total, squares, count = sums[n.mean]
-            result[n.mean] = total / count
-            result[n.variance] = np.maximum(squares / count - (total / count) ** 2, 0.0)
-        return result
-
-    def recalibrated(
-        self,
-        model: OnnxModel,
-        normalizations: list[Normalization],
-        before: Statistics,
-        merged: Mapping[str, np.ndarray],
-    ) -> OnnxModel:
-        """One pass for each level: what lies behind sees the statistics of what lies before."""
-        for level in sorted({n.level for n in normalizations}):
-            here = [n for n in normalizations if n.level == level]
-            after = self.measure(model, here)
-            for normalization in here:
-                correction = Correction.between(normalization, before, after)
-                names = (normalization.mean, normalization.variance)
-                values = {name: merged[name] for name in names}
-                correction.repeat(values)
-                model = model.with_weights(values)
-        return model
-
-    def refitted(self, changed: OnnxModel, plan: GroupPlan) -> GroupPlan:
-        """``E[x x'^T]``, ``E[x' x'^T]`` over samples and positions, and the consumers fitted."""
-        assert self.group.tap is not None
-        taps = self.group.tap.each
-        tensors = {tap.tensor: tap.samples for tap in taps}
-        runners = [Runner(model, tensors) for model in (self.model, changed)]
-        cross: Any = 0.0
-        gram: Any = 0.0
-        for inputs, labels in read(self.batches, "least squares", self.progress):
-            values = [runner(inputs) for runner in runners]
-            for tap in taps:
-                x, y = (
-                    np.moveaxis(channels_first(found[tap.tensor], tap, len(labels)), 1, 0)
-                    .reshape(self.group.channels, -1)
-                    .astype(np.float64)
-                    for found in values
-                )
-                cross, gram = cross + x @ y.T, gram + y @ y.T
-        free = scaled_members(self.model.graph, plan.members)
-        return refit(plan, cross, gram, bounded=None if free else self.model.weights)
+        data = OnnxBatches(batches, model, unpack, max_batches, progress)
+        if classes is None and options.get("pseudo_classes") is None:
+            classes = getattr(batches, "classes", None)
+    requests = layers if isinstance(layers, str) and layers == "auto" else model.requests(layers)
+    outcome = reorganizing.reorganize(network, data, requests, recipe, classes=classes, **options)
+    reorganizing.warn_where_nothing_changed(outcome.report)
+    return network.model, outcome
 
 
 def _arranged(model: OnnxModel, plan: Plan) -> dict[str, np.ndarray]:
@@ -299,22 +180,14 @@ def _arranged(model: OnnxModel, plan: Plan) -> dict[str, np.ndarray]:
     Those are put back on the disk, so that a model larger than the memory can be arranged.
     """
     outside = model.outside & set(plan.weights)
-    inside = _restricted(plan, set(plan.weights) - outside)
+    inside = restricted(plan, set(plan.weights) - outside)
     given = {name: model.weight(name) for name in plan.weights if name not in outside}
     values = transform(inside, given)
     disk = OnDisk() if outside else None
     for name in sorted(outside):
-        (value,) = transform(_restricted(plan, {name}), {name: model.weight(name)}).values()
+        (value,) = transform(restricted(plan, {name}), {name: model.weight(name)}).values()
         values[name] = disk.put(value) if disk is not None else value
     return values
-
-
-def _restricted(plan: Plan, weights: set[str]) -> list[GroupPlan]:
-    """What a plan does to some weights."""
-    parts = [
-        replace(p, members=tuple(m for m in p.members if m.weight in weights)) for p in plan.groups
-    ]
-    return [part for part in parts if part.members]
 
 
 def _verified(before: OnnxModel, after: OnnxModel) -> tuple[Verdict | None, float | None, str]:
@@ -358,22 +231,3 @@ def _root_mean_square_change(old: list[np.ndarray], new: list[np.ndarray]) -> fl
     f, g = (np.nan_to_num(np.concatenate([x.ravel() for x in parts])) for parts in (old, new))
     difference, size = float(np.linalg.norm(g - f)), float(np.linalg.norm(f))
     return difference / size if size else (0.0 if difference == 0.0 else math.inf)
-
-
-def output_change(
-    before: OnnxModel, after: OnnxModel, batches: Iterable[Any], progress: bool = False
-) -> float:
-    """Root mean square of the change of the outputs over that of the outputs before."""
-    squares = difference = 0.0
-    first, second = Runner(before), Runner(after)
-    for inputs, _ in read(batches, "outputs", progress):
-        old, new = _scores(first, inputs), _scores(second, inputs)
-        squares += float(old @ old)
-        difference += float(np.sum((new - old) ** 2))
-    if squares == 0.0:
-        return 0.0 if difference == 0.0 else math.inf
-    return math.sqrt(difference / squares)
-
-
-def _scores(runner: Runner, inputs: Any) -> np.ndarray:
-    return runner.scores(runner(inputs))

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from .external import Refused, file_of
+from .own_statistics import adapt
 from .storage import tensor_like
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -88,7 +89,30 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
 def session(
     model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True, capped: bool = False
 ) -> Any:
-    """An inference session of ``model`` that also returns the tensors named in ``outputs``.
+    """An inference session of ``model`` that also returns the tensors named in ``outputs``."""
+    return adapting_session(model, outputs, {}, optimized, capped)[0]
+
+
+def adapting_session(
+    model: ir.Model,
+    outputs: Sequence[str],
+    adapting: Mapping[str, Sequence[int]],
+    optimized: bool = True,
+    capped: bool = False,
+) -> tuple[Any, dict[str, int]]:
+    """An inference session, and the types of the inputs that its normalizations adapt by.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+    outputs : sequence of str
+        Intermediate tensors to return as well.
+    adapting : mapping of tensor name to its shape
+        As for :func:`.own_statistics.adapt`.
+    optimized : bool
+        Without, every tensor is computed as the model says.
+    capped : bool
+        Whether what is made counts against the cap of memory.
 
     Large initializers are handed over as arrays, so that a model of any size, or one whose
     weights lie in other files, needs no second copy and no temporary file.
@@ -109,6 +133,7 @@ def session(
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     with _light(model) as arrays:
         proto = _message(model)
+    types = adapt(proto, adapting) if adapting else {}
     _expose(proto, outputs)
     _free(proto)
     if not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
@@ -126,7 +151,7 @@ def session(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
     made.given = given  # it reads the arrays where they lie, and does not keep them alive
-    return made
+    return made, types
 
 
 def _left_in_files(

@@ -21,7 +21,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from .recorder import to_numpy
 from .same_batches import SameBatches
+from .sample_order import in_canonical_order
 
 log = logging.getLogger("rejuvenet")
 
@@ -91,7 +93,7 @@ class Batches:
         self.progress = progress
         self._model, self._device = model, device
         self.passes = 0
-        self._labels: list[torch.Tensor] | None = None
+        self._labels: list[np.ndarray] | None = None
         self._kept: list[tuple[Any, Any]] | None = None
         self._limit = 0
         self._same: SameBatches | None = None
@@ -105,10 +107,10 @@ class Batches:
         parameter = next(self._model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def __iter__(self) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray | None]]:
         return self.read("reading batches")
 
-    def read(self, purpose: str) -> Iterator[tuple[Inputs, torch.Tensor | None]]:
+    def read(self, purpose: str) -> Iterator[tuple[Inputs, np.ndarray | None]]:
         """Iterate; ``purpose`` stands beside the progress bar.
 
         Raises
@@ -118,36 +120,30 @@ class Batches:
             a batch is not what it was in an earlier pass of the same event.
         """
         seen = 0
+        if self._limit and self._kept is None:
+            self._kept = self._gathered(purpose)
+            self._limit = 0
         kept = self._kept
-        keeping: list[tuple[Any, Any]] | None = [] if self._limit and kept is None else None
-        held = 0.0
         with preserved_randomness(self.source):
             for batch in self._shown(purpose):
                 inputs, labels = batch if kept is not None else self.unpack(batch)
-                if keeping is not None:
-                    held += _host_bytes((inputs, labels))
-                    if held <= self._limit:
-                        # Tensors of worker processes hold a file each, and may be used again.
-                        keeping.append(tree_map_only(torch.Tensor, torch.clone, (inputs, labels)))
-                    else:
-                        keeping = None
                 if self._same is not None and kept is None:
                     self._same.check(seen, (inputs, labels))
                 inputs = self.prepared(inputs)
                 if self._labels is not None:
                     labels = self._labels[seen]
                 self.unlabelled |= labels is None
-                labels = None if labels is None else as_numbers(labels).to(self.device)
+                labels = None if labels is None else to_numpy(as_numbers(labels))
                 if labels is not None and labels.shape[1:] == (1,):
                     # A column of class indices; of floating type, it is the weights of one class.
-                    labels = labels if labels.is_floating_point() else labels[:, 0]
+                    labels = labels if labels.dtype.kind == "f" else labels[:, 0]
                 rows = samples(inputs)
                 if not rows:
                     raise ValueError(f"batch {seen} holds no sample: leave empty batches out")
                 if labels is not None and (labels.ndim == 0 or len(labels) != rows):
                     raise ValueError(
                         f"batch {seen} has {rows} inputs and labels of shape "
-                        f"{tuple(labels.shape)}; give one label, or one row of class weights, "
+                        f"{labels.shape}; give one label, or one row of class weights, "
                         "for each input"
                     )
                 yield inputs, labels
@@ -159,8 +155,26 @@ class Batches:
         self.passes += 1
         if self._same is not None and kept is None:
             self._same.end(seen)
-        if keeping is not None:
-            self._kept = keeping
+
+    def _gathered(self, purpose: str) -> list[tuple[Any, Any]] | None:
+        """All batches, their samples in the order of their content; None if they do not fit.
+
+        In whatever order a loader shuffles its samples, an event thus sees the same batches, and a
+        training that was resumed ends as one that was not.
+        """
+        found: list[tuple[Any, Any]] = []
+        held = 0.0
+        with preserved_randomness(self.source):
+            for batch in self._shown(purpose):
+                inputs, labels = self.unpack(batch)
+                held += _host_bytes((inputs, labels))
+                if held > self._limit:
+                    return None
+                # Tensors of worker processes hold a file each, and may be used again.
+                found.append(tree_map_only(torch.Tensor, torch.clone, (inputs, labels)))
+                if len(found) == self.max_batches:
+                    break
+        return in_canonical_order(found)
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
@@ -176,10 +190,10 @@ class Batches:
         finally:
             self._kept, self._limit, self._same = None, 0, None
 
-    def labelled(self, labels: list[torch.Tensor]) -> Batches:
+    def labelled(self, labels: Sequence[np.ndarray]) -> Batches:
         """The same batches with other labels, those of one batch after those of the other."""
         other = copy.copy(self)
-        other._labels, other.unlabelled = labels, False
+        other._labels, other.unlabelled = list(labels), False
         return other
 
     def example(self, n: int | None = 2) -> Inputs:

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from ...graph.channels import ChannelGroup, Unfit
+from ...graph import collecting
+from ...graph.channels import ChannelGroup
 from ...graph.class_means import ClassMeans
-from ...graph.selection import unmovable, untapped
-from .batches import Batches, Unpack, samples
-from .class_sums import MAX_BYTES, ClassSums
+from ...graph.class_sums import MAX_BYTES
+from .batches import Batches, Unpack
 from .distributed import Processes
-from .passes import glance
-from .pseudo_classes import with_pseudo_classes
+from .network import TorchNetwork
 from .trace import TracedModel
 
 
@@ -80,47 +79,17 @@ def collect(
         For a class without samples (named), activations that are not finite (group and channel
         named), inputs and labels that do not pair, or a group that no activations describe.
     """
-    found, processes = resolve(traced, groups), Processes(process_group)
+    processes = Processes(process_group)
     with processes.together():
         if not isinstance(batches, Batches):
             batches = Batches(batches, traced.model, unpack, max_batches, progress, device)
-    if pseudo_classes is not None:
-        classes = pseudo_classes
-        batches = with_pseudo_classes(traced, batches, pseudo_classes, processes)
-    means, refused = described(traced, batches, found, processes, classes, max_bytes, size)
-    for name, reason in refused.items() if groups != "all" else ():
-        raise Unfit(f"group {name!r}: {reason}")
-    return means
-
-
-def described(
-    traced: TracedModel,
-    batches: Batches,
-    groups: Sequence[ChannelGroup],
-    processes: Processes,
-    classes: int | Sequence[str | int] | None = None,
-    max_bytes: int = MAX_BYTES,
-    size: int | tuple[int, int] | None = None,
-) -> tuple[dict[str, ClassMeans], dict[str, str]]:
-    """Class means, and why the other groups turned out to have none."""
-    with processes.together():
-        sums = ClassSums(traced, groups, classes, size, max_bytes)
-        for inputs, labels in batches.read("class means"):
-            glance(traced, inputs, sums.taps(labels, samples(inputs), batches.device))
-    sums.share(processes)
-    with processes.together():
-        return sums.means(), sums.refused
-
-
-def resolve(traced: TracedModel, groups: Sequence[ChannelGroup | str] | str) -> list[ChannelGroup]:
-    """The groups, each of which has a tap."""
-    if isinstance(groups, str):
-        if groups == "all":
-            return [g for g in traced.groups if g.frozen is None and g.tap is not None]
-        groups = [groups]
-    found = [traced.group(group) if isinstance(group, str) else group for group in groups]
-    for group in found:
-        if reason := untapped(group):
-            reason = unmovable(group) or reason
-            raise ValueError(f"group {group.name!r} has no activations to collect: {reason}")
-    return found
+    return collecting.collect(
+        TorchNetwork(traced, processes),
+        batches,
+        groups,
+        classes=classes,
+        pseudo_classes=pseudo_classes,
+        size=size,
+        max_bytes=max_bytes,
+        team=processes,
+    )

@@ -24,8 +24,6 @@ class Edit:
     Parameters
     ----------
     model : torch.nn.Module
-    within : Edit, optional
-        A larger edit of the same model, which can still undo this one after it succeeded.
     caches : mapping, optional
         Places where the model keeps what it made from its weights, and what to put there.
 
@@ -43,24 +41,24 @@ class Edit:
     [[1.0, 1.0]]
     """
 
-    def __init__(
-        self, model: nn.Module, within: Edit | None = None, caches: Caches | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, caches: Caches | None = None) -> None:
         self.tensors: dict[str, torch.Tensor] = {
             **dict(model.named_parameters()),
             **dict(model.named_buffers()),
         }
         self.caches = caches or {}
-        self._model, self._within = model, within
+        self._model = model
         self.closed = False
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._homes: dict[int, torch.Tensor] = {}  # memory of the tensors
         self._numbers: list[tuple[MutableMapping[Any, Any], Any, Any]] = []
 
     def __enter__(self) -> Edit:
+        self._gradients = torch.is_grad_enabled()
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        torch.set_grad_enabled(self._gradients)  # an interrupt may have skipped the end of a block
         if error is None:
             self.close()
         elif not self.closed:  # else an interrupt came after everything was done
@@ -70,10 +68,10 @@ class Edit:
         """Keep the changes.
 
         The gradients of all parameters are dropped: those that were gathered for the model before
-        do not fit what it is now.  An edit within another one can still be undone by it.
+        do not fit what it is now.
         """
         self.closed = True
-        if self._within is None and self.written:
+        if self.written:
             for parameter in self._model.parameters():
                 parameter.grad = None
             restore(self._model, self.caches)
@@ -91,6 +89,11 @@ class Edit:
     def written(self) -> list[str]:
         """Names of the model's tensors that were written."""
         return [name for name, tensor in self.tensors.items() if id(tensor) in self._kept]
+
+    def original(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Values from before this edit as arrays, apart from the model's memory."""
+        found = dict.fromkeys(names)
+        return {name: np.array(to_numpy(self.before(self.tensors[name]))) for name in found}
 
     def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Present values as arrays, apart from the model's memory."""
@@ -119,19 +122,14 @@ class Edit:
         if isinstance(present, torch.Tensor):
             self.copy(present, torch.full_like(present, value))
             return
-        edit: Edit | None = self
-        while edit is not None:
-            edit._numbers.append((mapping, key, present))
-            edit = edit._within
+        self._numbers.append((mapping, key, present))
         mapping[key] = type(present)(value)
 
     def _keep(self, tensor: torch.Tensor) -> None:
-        """Remember the values of a tensor, here and in the larger edits, before the first write."""
+        """Remember the values of a tensor before the first write."""
         key = id(tensor)
         if key in self._kept:
             return
-        if self._within is not None:
-            self._within._keep(tensor)
         self._homes[key] = tensor.data
         self._kept[key] = (tensor, tensor.detach().clone())
 

@@ -17,8 +17,7 @@ from .batches import Batches, samples
 from .distributed import Processes
 from .model_state import Guarded
 from .nested import tensors_within
-from .output_change import leaves
-from .passes import as_written
+from .passes import as_written, leaves
 from .trace import TracedModel, evaluation
 
 
@@ -57,7 +56,8 @@ def loss_gradients(
                         "expected a model whose first output is scores of classes, (n, C, ...), "
                         f"got {'none' if scores is None else tuple(scores.shape)}"
                     )
-                target = labels if labels.ndim == 1 else labels.to(scores.dtype)
+                target = torch.as_tensor(labels, device=scores.device)
+                target = target.long() if target.ndim == 1 else target.to(scores.dtype)
                 loss = F.cross_entropy(scores, target, reduction="sum")
                 found = torch.autograd.grad(loss, tensors)
             for total, gradient in zip(totals, found, strict=True):

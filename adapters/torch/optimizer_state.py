@@ -138,7 +138,7 @@ def change_state(
                 values = to_numpy(value)
                 kind = kind_of(str(key), own, values, before[name])
                 if kind == "weights":
-                    edit.copy(value, changed_copy(edit, plan, {name: values})[name])
+                    edit.copy(value, changed_copy(edit, [plan], {name: values})[name])
                 elif how == "reset" and plan.kind != "arrange":
                     start = _at_the_start(kind, parameter, holder)
                     edit.copy(value, np.full_like(values, start))
@@ -211,9 +211,12 @@ def near(values: np.ndarray, weights: np.ndarray) -> bool:
 
 
 def change_averages(
-    edit: Edit, averages: Any, plan: GroupPlan, corrections: Mapping[str, Correction]
+    edit: Edit,
+    averages: Any,
+    plans: Sequence[GroupPlan],
+    corrections: Mapping[str, Correction],
 ) -> None:
-    """Change averaged copies of the model (EMA, SWA) by the same plan.
+    """Change averaged copies of the model (EMA, SWA) by the same plans.
 
     New channels are copied from the model; running statistics move by the same difference (mean)
     and factor (variance) as the model's.
@@ -223,7 +226,7 @@ def change_averages(
     edit : Edit
         Holds the model, already changed.
     averages : torch.nn.Module, an object with one as ``.module``, or a sequence of these
-    plan : GroupPlan
+    plans : sequence of GroupPlan
     corrections : mapping of str to Correction
         What recalibration did to the model's running statistics.
 
@@ -237,7 +240,8 @@ def change_averages(
         module = unwrap(inside)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         normalizations = [c.normalization for c in corrections.values()]
-        names = [*plan.weights, *(name for n in normalizations for name in (n.mean, n.variance))]
+        names = [name for plan in plans for name in plan.weights]
+        names += [name for n in normalizations for name in (n.mean, n.variance)]
         for name in names:
             if name not in tensors:
                 raise ValueError(
@@ -250,7 +254,7 @@ def change_averages(
                     "model, not the model itself"
                 )
         values = {name: np.array(to_numpy(tensors[name])) for name in names}
-        values = changed_copy(edit, plan, values, corrections.values())
+        values = changed_copy(edit, plans, values, corrections.values())
         for name, value in values.items():
             edit.copy(tensors[name], value)
         restore(module, edit.caches)
@@ -258,27 +262,27 @@ def change_averages(
 
 def changed_copy(
     edit: Edit,
-    plan: GroupPlan,
+    plans: Sequence[GroupPlan],
     values: Mapping[str, np.ndarray],
     corrections: Iterable[Correction] = (),
 ) -> dict[str, np.ndarray]:
-    """Weights of a copy of the model after the plan; new channels are those of the model.
+    """Weights of a copy of the model after the plans; new channels are those of the model.
 
     Parameters
     ----------
     edit : Edit
         Holds the model, already changed.
-    plan : GroupPlan
+    plans : sequence of GroupPlan
     values : mapping of str to ndarray
-        Weights of the copy; those of the plan, or some of them.
+        Weights of the copy; those of the plans, or some of them.
     corrections : iterable of Correction
     """
-    changed = {**values, **transform(plan, values, state="linear")}
+    changed = {**values, **transform(plans, values, state="linear")}
     for correction in corrections:
         correction.repeat(changed)
-    members = [m for m in plan.members if m.weight in values] if plan.new.size else []
-    online = edit.read(m.weight for m in members)
-    for member in members:
+    fresh = [(p, m) for p in plans if p.new.size for m in p.members if m.weight in values]
+    online = edit.read(m.weight for _, m in fresh)
+    for plan, member in fresh:
         name, places = member.weight, member.positions[plan.new]
         rows = np.array(member.rows(changed[name]))
         rows[places] = member.rows(online[name])[places]

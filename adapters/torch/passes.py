@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
 from .batches import Batches, samples
+from .nested import tensors_within
 from .trace import TracedModel, observe
 from .trace import trace as record
 
@@ -68,19 +69,6 @@ def trace_first(model: torch.nn.Module, batches: Batches) -> TracedModel:
     return trace(model, whole)
 
 
-def by_tensor(callbacks: Iterable[tuple[str, Callback]]) -> dict[str, Callback]:
-    """One callback for each tensor, which calls all that were given for it."""
-    several: dict[str, list[Callback]] = {}
-    for tensor, callback in callbacks:
-        several.setdefault(tensor, []).append(callback)
-
-    def call(listed: list[Callback], activation: torch.Tensor) -> None:
-        for callback in listed:
-            callback(activation)
-
-    return {tensor: partial(call, listed) for tensor, listed in several.items()}
-
-
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """No compiled code and no autocast in this block; what was compiled stays."""
@@ -95,11 +83,6 @@ def as_written() -> Iterator[None]:
         yield
 
 
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """No autocast in this block: sums are made in the types that their tensors have."""
-    return torch.autocast(device.type, enabled=False)
-
-
-def exact_type(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device without it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def leaves(output: Any) -> list[torch.Tensor]:
+    """All floating-point tensors of an output, of any structure."""
+    return [tensor for tensor in tensors_within(output) if tensor.is_floating_point()]

@@ -8,30 +8,23 @@ merged there.  Beyond 16 classes or 128 channels, as many are shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...graph.class_means import ClassMeans
-from ...graph.plan import GroupPlan
+from ...graph.reorganizing import Outcome
 
 CLASSES, CHANNELS = 16, 128
 
 
-def draw_groups(
-    writer: Any,
-    plans: Sequence[GroupPlan],
-    before: Mapping[str, ClassMeans],
-    after: Mapping[str, ClassMeans],
-    step: int,
-) -> None:
+def draw_groups(writer: Any, outcome: Outcome, step: int) -> None:
     """Three pictures for every group that activations describe."""
+    plans = [] if outcome.report.plan is None else outcome.report.plan.groups
     for plan in plans:
-        if plan.group not in before:
+        if plan.group not in outcome.before or plan.group not in outcome.after:
             continue
-        Q = before[plan.group].Q
-        pictures = {"activations before": Q, "activations after": after[plan.group].Q}
+        Q = outcome.before[plan.group].Q
+        pictures = {"activations before": Q, "activations after": outcome.after[plan.group].Q}
         if plan.A is not None:
             pictures["codebook"] = np.einsum("pj,cjhw->cphw", plan.A[plan.survivors], Q)
         low, high = (float(v) for v in np.percentile(Q, (0.5, 99.5)))

@@ -1,7 +1,8 @@
 """Arrange and reorganize a PyTorch model in place.
 
-One group after the other, the deepest last (:mod:`.group_change`); then one pass for the outputs
-and the capacity after.  Everything or nothing: a failure undoes all groups, in all processes.
+The procedure is that of every network (:mod:`rejuvenet.graph.reorganizing`); what is PyTorch's own
+are optimizers, averaged copies and several processes.  Everything or nothing: a failure undoes
+all groups, in all processes.
 """
 
 from __future__ import annotations
@@ -9,37 +10,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...graph.capacity import Capacity, capacity
-from ...graph.channels import ChannelGroup, Unfit
-from ...graph.class_means import ClassMeans
+from ...graph import reorganizing
+from ...graph.channels import ChannelGroup
+from ...graph.class_sums import MAX_BYTES
+from ...graph.collecting import described
 from ...graph.normalizations import Correction
-from ...graph.plan import GroupPlan, Plan
+from ...graph.output_change import OutputChange
+from ...graph.plan import GroupPlan
 from ...graph.plan_makers import arrange_plan
 from ...graph.recipe import Recipe
-from ...graph.report import GroupReport, Report
+from ...graph.report import Report
 from ...graph.selection import refuse_named, select_groups
 from ...graph.surgery import transform
-from .batches import KEPT_BYTES, Batches, Unpack, at_most, samples
-from .class_sums import MAX_BYTES, ClassSums
-from .collect import described
+from .batches import Batches, Unpack, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
-from .group_change import KEPT_ACTIVATIONS, GroupChange, expected_passes
+from .network import TorchNetwork, floating
 from .optimizer_state import change_averages, change_state
-from .output_change import Outputs
-from .parametrized import refuse_parametrized
 from .passes import forward, trace, trace_first
 from .pictures import draw_groups
-from .pseudo_classes import with_pseudo_classes
 from .sanity import refuse_not_finite
 from .trace import TracedModel, unwrap
 from .unchanged import Unchanged
@@ -101,19 +97,18 @@ def arrange(
     if by_map:
         if read is None:
             raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
-        means, refused = described(traced, read, found, Processes())
+        means, refused = described(TorchNetwork(traced, Processes()), read, found)
         refuse_named(chosen, refused)
         found, skipped = [g for g in found if g.name in means], skipped | refused
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
-    outputs, check = Outputs(), Unchanged(traced)
-    outputs.before(check.before)
+    outputs, check = OutputChange(), Unchanged(traced)
+    outputs.before(floating(check.before))
     edit = Edit(traced.model, caches=traced.caches)
     with edit, edit:
         edit.write(transform(plan, edit.read(plan.weights)))
-        for group_plan in plan.groups:
-            _follow(edit, group_plan, "merge", optimizer, ema, {})
+        _follow(edit, plan.groups, "merge", optimizer, ema, {})
         after = forward(traced, traced.example_inputs, {})
-        outputs.after(after)
+        outputs.after(floating(after))
         verdict = check.verdict(after, edit)
     report = Report.of(plan, None, outputs.relative, time.perf_counter() - start)
     report.verdict = verdict
@@ -140,6 +135,7 @@ def reorganize(
     process_group: Any = None,
     writer: Any = None,
     step: int = 0,
+    max_change: float | None = None,
     progress: bool = False,
 ) -> Report:
     """Merge channels that respond alike and re-initialize the places that become free, in place.
@@ -173,6 +169,9 @@ def reorganize(
         A TensorBoard ``SummaryWriter``: gets the paper's Fig. 2 and the codebook of every group.
     step : int
         Of the pictures.
+    max_change : float, optional
+        A budget for the relative change of the outputs: groups that would overdraw it are left
+        as they were.
 
     Returns
     -------
@@ -192,215 +191,40 @@ def reorganize(
         parametrized, or values that would not be finite; the model, the optimizer and the
         averaged copies are then as they were.
     """
-    start = time.perf_counter()
-    recipe, processes = recipe or Recipe.preserving(), Processes(process_group)
+    processes = Processes(process_group)
     with processes.together():
         traced, read = _traced(
             model, batches, example_inputs, unpack, max_batches, progress, device
         )
-        if read is None:
-            if recipe.needs_means or layers == "auto":
-                what = "layers 'auto'" if layers == "auto" else f"method {recipe.method!r}"
-                raise ValueError(f"{what} needs batches of (inputs, labels)")
-            without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
-            recipe = replace(recipe, outgoing=without, batchnorm="merge")
-    outputs, passes = Outputs(), 0
-    traced.edit = whole = Edit(traced.model, caches=traced.caches)
-    with whole, whole, _remembered(read):
-        _synchronize(whole, traced, processes)
-        if read is not None and pseudo_classes is not None:
-            read = with_pseudo_classes(traced, read, pseudo_classes, processes, recipe.seed)
-            classes, passes = pseudo_classes, passes + 1
-        automatic = layers == "auto"
-        if automatic:
-            assert read is not None
-            layers, recipe = _least_used(traced, read, recipe, processes, classes, max_bytes)
-            passes += 1
-        with processes.together():
-            nothing = automatic and not layers
-            chosen, skipped = (
-                ([], {})
-                if nothing
-                else select_groups(traced.groups, layers, activations=recipe.needs_means)
-            )
-        if read is not None and processes.first:
-            groups = [choice.group for choice in chosen]
-            _tell(passes + expected_passes(traced.graph, groups, recipe), max_bytes)
-        reports, plans, before = [], [], {}
-        unfit: dict[str, str] = {}
-        looked = False
-        for group, layer, named in chosen:
-            began = time.perf_counter()
-            edit = Edit(traced.model, whole, traced.caches)
-            change = GroupChange(
-                traced, edit, read, processes, group, layer, recipe, classes, max_bytes
-            )
-            try:
-                with edit:
-                    refuse_parametrized(traced.model, group)
-                    plan = change.run(None if looked else outputs)
-                    with processes.together():
-                        _follow(edit, plan, recipe.optimizer, optimizer, ema, change.corrections)
-                        if change.balance is not None:
-                            balance, present = change.balance, edit.read(change.balance.weights)
-                            edit.write(transform(balance, present))
-                            _follow(edit, balance, recipe.optimizer, optimizer, ema, {}, present)
-            except Unfit as error:
-                if named:
-                    raise
-                unfit[group.name] = str(error)
-                continue
-            finally:
-                looked = looked or change.passes > 0
-                passes += change.passes
-            plans.append(plan)
-            reports.append(GroupReport.of(plan, seconds=time.perf_counter() - began))
-            if change.means is not None:
-                before[plan.group] = change.means
-        refuse_named(chosen, unfit)
-        skipped |= unfit
-        if read is not None and plans:
-            changed = [choice.group for choice in chosen if choice.group.name not in skipped]
-            after = _after(traced, read, changed, classes, max_bytes, outputs, processes)
-            figures = _capacities(after, plans, recipe, processes)
-            passes += 1
-            for report in reports:
-                report.after = figures.get(report.group)
-            if writer is not None and processes.first:
-                draw_groups(writer, plans, before, after, step)
-        with processes.together():
-            refuse_not_finite(whole, optimizer, ema)
-    result = Report(reports, skipped, Plan(plans, recipe, skipped))
-    if read is not None and plans:
-        result.output_change, result.largest_change = outputs.relative, outputs.largest
-        result.agreement, result.passes = outputs.agreement, passes
+
+    def follow(
+        edit: Edit,
+        plans: Sequence[GroupPlan],
+        corrections: Mapping[str, Correction],
+        before: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        how = (recipe or Recipe.preserving()).optimizer
+        _follow(edit, plans, how, optimizer, ema, corrections, before)
+        refuse_not_finite(edit, optimizer, ema)
+
+    with contextlib.nullcontext() if read is None else read.remembered():
+        outcome = reorganizing.reorganize(
+            TorchNetwork(traced, processes),
+            read,
+            layers,
+            recipe,
+            classes=classes,
+            pseudo_classes=pseudo_classes,
+            max_bytes=max_bytes,
+            max_change=max_change,
+            team=processes,
+            follow=follow,  # type: ignore[arg-type]
+        )
     if processes.first:
-        _warn_where_nothing_changed(plans)
-        if read is not None and recipe.needs_means:
-            _warn_about_classes(read, before)
-    result.seconds = time.perf_counter() - start
-    return result
-
-
-def _remembered(read: Batches | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if read is None else read.remembered()
-
-
-def _synchronize(edit: Edit, traced: TracedModel, processes: Processes) -> None:
-    """Equal parameters are expected of all processes; buffers are those of the first.
-
-    Data-parallel training sends the first one's buffers to the others when the next forward pass
-    begins, so that they differ until then.
-    """
-    if processes.world == 1:
-        return
-    for buffer in traced.model.buffers():
-        value = buffer.detach().clone()
-        processes.copy_from_first([value])
-        edit.copy(buffer, value)
-    processes.check_same(edit.read(name for name, _ in traced.model.named_parameters()))
-
-
-def _least_used(
-    traced: TracedModel,
-    read: Batches,
-    recipe: Recipe,
-    processes: Processes,
-    classes: int | Sequence[str | int] | None,
-    max_bytes: int,
-) -> tuple[list[str], Recipe]:
-    """The groups that use the least of their capacity, and the recipe with their ratios."""
-    from ...graph.least_used import least_used
-
-    movable = [choice.group for choice in select_groups(traced.groups, "all")[0]]
-    means, _ = described(traced, read, movable, processes, classes, max_bytes)
-    ratios: dict[str, float] = {}
-    with processes.together():
-        if processes.first:
-            figures = {n: capacity(m.Q, activity=m.activity) for n, m in means.items()}
-            ratios = least_used(figures)
-    ratios = processes.from_first(ratios)
-    if ratios and isinstance(recipe.ratio, float):
-        recipe = replace(recipe, ratio=ratios)
-    return list(ratios), recipe
-
-
-def _after(
-    traced: TracedModel,
-    read: Batches,
-    groups: Sequence[ChannelGroup],
-    classes: int | Sequence[str | int] | None,
-    max_bytes: int,
-    outputs: Outputs,
-    processes: Processes,
-) -> dict[str, ClassMeans]:
-    """The pass after all changes: outputs, and class means."""
-    with processes.together():
-        groups = [group for group in groups if group.tap is not None]
-        sums = ClassSums(traced, groups, classes, None, max_bytes)
-        for inputs, labels in read.read("outputs after"):
-            outputs.after(forward(traced, inputs, sums.taps(labels, samples(inputs), read.device)))
-    outputs.share(processes)
-    sums.share(processes)
-    with processes.together():
-        return sums.means()
-
-
-def _capacities(
-    means: Mapping[str, ClassMeans],
-    plans: Sequence[GroupPlan],
-    recipe: Recipe,
-    processes: Processes,
-) -> dict[str, Capacity]:
-    found: dict[str, Capacity] = {}
-    with processes.together():
-        for plan in plans if processes.first else ():
-            if plan.group in means:
-                own = means[plan.group]
-                found[plan.group] = capacity(own.Q, max(plan.nodes, 1), own.activity, recipe.seed)
-    return processes.from_first(found)
-
-
-def _warn_where_nothing_changed(plans: Sequence[GroupPlan]) -> None:
-    if not plans:
-        warnings.warn(
-            "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
-            "to reorganize them all the same",
-            stacklevel=3,
-        )
-    for plan in plans:
-        if not plan.new.size:
-            warnings.warn(f"nothing was freed in {plan.group!r}: {plan.reason}", stacklevel=3)
-
-
-def _tell(passes: int, max_bytes: int) -> None:
-    """What an event will take, before it starts."""
-    log.info(
-        "up to %d passes over the batches; in memory up to %d MiB of batches, %d MiB of "
-        "activations and %d MiB of class sums",
-        passes,
-        *(n >> 20 for n in (KEPT_BYTES, KEPT_ACTIVATIONS, max_bytes)),
-    )
-
-
-def _warn_about_classes(read: Batches, means: Mapping[str, ClassMeans]) -> None:
-    if read.unlabelled and classes_of(means) < 2:
-        warnings.warn(
-            "the batches have no labels, so that all samples count as one class: give "
-            "(inputs, labels), or pseudo_classes=number",
-            stacklevel=3,
-        )
-    for own in list(means.values())[:1]:
-        if len(own.counts) > 1 and max(own.counts) <= 1:
-            warnings.warn(
-                "every class has one sample, which a class mean is hardly made of: give more data",
-                stacklevel=3,
-            )
-
-
-def classes_of(means: Mapping[str, ClassMeans]) -> int:
-    """How many classes there were."""
-    return max((len(own.counts) for own in means.values()), default=0)
+        reorganizing.warn_where_nothing_changed(outcome.report)
+        if writer is not None:
+            draw_groups(writer, outcome, step)
+    return outcome.report
 
 
 def _traced(
@@ -430,7 +254,7 @@ def _traced(
 
 def _follow(
     edit: Edit,
-    plan: GroupPlan,
+    plans: Sequence[GroupPlan],
     how: str,
     optimizer: Any,
     ema: Any,
@@ -438,11 +262,9 @@ def _follow(
     before: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Change what goes along with the model."""
-    if plan.kind == "reorganize" and plan.idle:
-        return
-    if optimizer is not None:
+    for plan in plans if optimizer is not None else ():
         _, left = change_state(edit, optimizer, plan, how, before)
         if left:
             log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
     if ema is not None:
-        change_averages(edit, ema, plan, corrections)
+        change_averages(edit, ema, plans, corrections)

@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from ...graph.channels import ChannelGroup
+from ...graph.class_sums import MAX_BYTES
 from ...graph.plan import GroupPlan
 from ...graph.recipe import Recipe
 from ...graph.report import Report
 from ...graph.selection import ratio_of, select_groups
 from ...graph.surgery import NotFinite
 from .batches import Batches, Unpack, at_most
-from .class_sums import MAX_BYTES
 from .distributed import Processes
 from .edit import refuse_sharded
 from .freezing import Frozen, weights_before

@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ...graph.verdict import DOUBLE, SINGLE, Limits, Verdict, judge, limits_of
 from .edit import Edit
-from .output_change import leaves
-from .passes import forward
+from .passes import forward, leaves
 from .trace import TracedModel
 
 MORE_SHAKES = 5  # of inputs and weights, before a change of the outputs is called an error

@@ -21,10 +21,10 @@ import onnx
 import torch
 from exactness import LIMITS, Verdict, negative_control, orders, produced, randomize, reasons
 from rejuvenet.adapters.onnx import OnnxModel, arrange, load
-from rejuvenet.adapters.onnx.collect import Runner
+from rejuvenet.adapters.onnx.runner import Runner
 from rejuvenet.graph import Plan
 
-__all__ = ["VARIANTS", "FileVerdict", "export", "exports", "randomize", "verify"]
+__all__ = ["VARIANTS", "FileVerdict", "export", "exports", "flat", "randomize", "verify"]
 VARIANTS = ("dynamo, folded", "dynamo, kept", "script, folded", "script, kept")
 
 
@@ -119,6 +119,11 @@ def convolutions(path: Path) -> set[str]:
     return {source(n.input[kinds[n.op_type]]) for n in graph.node if n.op_type in kinds}
 
 
+def flat(runner: Runner, inputs: Any) -> np.ndarray:
+    """All floating-point outputs in one row."""
+    return np.concatenate([x.ravel() for x in runner.compared(runner(inputs))])
+
+
 def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = None) -> FileVerdict:
     """Permute all movable groups of a file at random and compare.
 
@@ -137,11 +142,11 @@ def verify(path: Path, inputs: Any, seed: int = 0, model: OnnxModel | None = Non
     changed = {name: moved_model.weight(name) for name in plan.weights}
     touched = [n for n in changed if not np.array_equal(changed[n], weights[n])]
     first = Runner(model)
-    before = first.scores(first(inputs))
+    before = flat(first, inputs)
     scale = np.abs(before).max()
 
     def difference(runner: Runner, fed: Any = inputs) -> float:
-        return float(np.abs(runner.scores(runner(fed)) - before).max()) / scale
+        return float(np.abs(flat(runner, fed) - before).max()) / scale
 
     error = difference(Runner(moved_model))
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx_exports import Verdict, verify
+from onnx_exports import Verdict, flat, verify
 from rejuvenet.adapters.onnx import OnnxModel, arrange, load
-from rejuvenet.adapters.onnx.collect import Runner
+from rejuvenet.adapters.onnx.runner import Runner
 from rejuvenet.adapters.onnx.storage import tensors_of
 
 VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
@@ -60,7 +60,7 @@ def prove(path: Path, x: np.ndarray | dict[str, np.ndarray], seed: int = 0) -> P
     without_values(after, changed)
     assert before == after
     expected, again = Runner(moved), Runner(load(saved))
-    np.testing.assert_array_equal(again.scores(again(x)), expected.scores(expected(x)))
+    np.testing.assert_array_equal(flat(again, x), flat(expected, x))
     count = sum(int((a != b).sum()) for a, b in changed.values())
     return Proof(verdict, model, {n: b for n, (_, b) in changed.items()}, count, saved)
 

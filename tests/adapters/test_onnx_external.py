@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
-from rejuvenet.adapters.onnx.collect import Runner  # noqa: E402
+from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,11 +14,11 @@ onnx = pytest.importorskip("onnx")
 import onnx_ir as ir  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
-from rejuvenet.adapters.onnx.collect import Runner  # noqa: E402
+from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from onnx_exports import VARIANTS, export, randomize  # noqa: E402
+from onnx_exports import VARIANTS, export, flat, randomize  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def path(request, folder):
 
 def outputs(model, x):
     runner = Runner(model)
-    return runner.scores(runner(x))
+    return flat(runner, x)
 
 
 X = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)

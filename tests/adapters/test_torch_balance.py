@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import group_change, reorganize  # noqa: E402
-from rejuvenet.graph import Recipe  # noqa: E402
+from rejuvenet.adapters.torch import reorganize  # noqa: E402
+from rejuvenet.graph import Recipe, reorganizing  # noqa: E402
 from rejuvenet.graph.moments import squared_norms  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -92,7 +92,7 @@ def test_the_function_is_that_without_balance(monkeypatch, name, outgoing):
     recipe = Recipe.preserving(method="kmeans", ratio=0.5, outgoing=outgoing)
     layer = [first_group(model)]
     report = reorganize(model, batches, layer, recipe)
-    monkeypatch.setattr(group_change, "balance_plan", lambda *_: None)
+    monkeypatch.setattr(reorganizing, "balance_plan", lambda *_: None)
     reorganize(plain, batches, layer, recipe)
     x = batches[0][0]
     torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
@@ -115,7 +115,7 @@ def test_recipes_of_others_are_left_as_they_print_it(monkeypatch, recipe):
     plain = copy.deepcopy(model)
     batches = [(torch.randn(40, 10), torch.arange(40) % 4)]
     reorganize(model, batches, "last", recipe)
-    monkeypatch.setattr(group_change, "balance_plan", lambda *_: None)
+    monkeypatch.setattr(reorganizing, "balance_plan", lambda *_: None)
     reorganize(plain, batches, "last", recipe)
     pairs = zip(model.parameters(), plain.parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)

@@ -5,9 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import class_sums, collect, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch import arrays, collect, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.batches import Batches, preserved_randomness  # noqa: E402
-from rejuvenet.adapters.torch.class_sums import ClassSums  # noqa: E402
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
 from rejuvenet.adapters.torch.gradients import loss_gradients  # noqa: E402
 from rejuvenet.adapters.torch.passes import forward  # noqa: E402
@@ -65,7 +64,7 @@ def test_forms_of_batches_give_the_same_means(traced, torch_batches, kind):
 
 def test_devices_with_atomic_additions_give_the_same_means(traced, torch_batches, monkeypatch):
     expected = collect(traced, torch_batches, [LAYER])[LAYER]
-    monkeypatch.setattr(class_sums, "ROW_BY_ROW", frozenset())
+    monkeypatch.setattr(arrays, "ROW_BY_ROW", frozenset())
     means = collect(traced, torch_batches, [LAYER])[LAYER]
     np.testing.assert_array_equal(means.Q, expected.Q)
 
@@ -229,17 +228,15 @@ def test_pseudo_classes_group_what_the_model_sees_alike(traced, torch_batches):
 
 
 def test_bytes_are_known_before_the_first_batch(traced, torch_batches):
-    groups = [traced.group(LAYER), traced.group("4.weight")]
-    sums = ClassSums(traced, groups, 10)
-    assert sums.extents == {LAYER: (4, 4), "4.weight": (4, 4)}
-    assert sums.bytes == 8 * 10 * (16 * 16 + 16 * 16)
-    smaller = ClassSums(traced, groups, 10, max_bytes=sums.bytes // 4)
-    assert smaller.bytes <= sums.bytes // 4
-    assert set(smaller.extents.values()) == {(2, 2)}
     batches = Counting(torch_batches)
     with pytest.raises(ValueError, match="need 1,280 bytes at 1 x 1"):
         collect(traced, batches, [LAYER], classes=10, max_bytes=1000)
     assert batches.reads == 0
+    both = [LAYER, "4.weight"]
+    whole = collect(traced, torch_batches, both, classes=10)
+    assert {m.sums.shape[2:] for m in whole.values()} == {(4, 4)}
+    smaller = collect(traced, torch_batches, both, classes=10, max_bytes=8 * 10 * 32 * 16 // 4)
+    assert {m.sums.shape[2:] for m in smaller.values()} == {(2, 2)}
 
 
 class Cast(nn.Module):
@@ -291,19 +288,17 @@ def test_one_reorganization_reads_the_data_once(trained_network, torch_batches):
     batches = Counting(torch_batches)
     report = reorganize(trained_network, batches, example_inputs=torch_batches[0][0][:2])
     assert batches.reads == 1
-    # Class means, statistics of its normalization, the fit, outputs after.
-    assert report.passes == 4
+    # Class means; before and after side by side; statistics of the normalization; outputs after.
+    assert report.passes == 5
 
 
 def test_without_room_the_data_are_read_again(trained_network, torch_batches, monkeypatch):
     from rejuvenet.adapters.torch import batches as module
-    from rejuvenet.adapters.torch import group_change
 
     network = copy.deepcopy(trained_network)
     reorganize(trained_network, torch_batches)
     kept = trained_network.state_dict()
     monkeypatch.setattr(module, "KEPT_BYTES", 0)
-    monkeypatch.setattr(group_change, "KEPT_ACTIVATIONS", 0)
     batches = Counting(torch_batches)
     report = reorganize(network, batches, example_inputs=torch_batches[0][0][:2])
     assert batches.reads == 4
@@ -317,9 +312,9 @@ def test_the_loader_s_own_generator_is_put_back(traced, torch_batches):
     own = torch.Generator().manual_seed(5)
     loader = torch.utils.data.DataLoader(dataset, 64, shuffle=True, generator=own)
     state = own.get_state()
-    first = [y.clone() for _, y in Batches(loader, traced.model).read("labels")]
-    second = [y.clone() for _, y in Batches(loader, traced.model).read("labels")]
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    first = [y.copy() for _, y in Batches(loader, traced.model).read("labels")]
+    second = [y.copy() for _, y in Batches(loader, traced.model).read("labels")]
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(own.get_state(), state)
 
 

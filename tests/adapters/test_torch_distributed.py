@@ -72,16 +72,14 @@ def state(model):
 
 
 def shares(batches, world, uneven=True):
-    """Batches of each process; the first one has more of them, and smaller ones."""
+    """Batches of each process; the first one has more of them, if they are uneven."""
     x, y = (torch.cat(part) for part in zip(*batches, strict=True))
-    edges = np.linspace(0, len(x), world + 1).astype(int)
+    size = 50
+    batches = list(zip(x.split(size), y.split(size), strict=True))
+    edges = np.linspace(0, len(batches), world + 1).astype(int)
     if uneven:
-        edges[1:-1] += 37
-    parts = []
-    for rank, (low, high) in enumerate(pairwise(edges)):
-        size = 64 if rank == 0 else 200
-        parts.append(list(zip(x[low:high].split(size), y[low:high].split(size), strict=True)))
-    return parts
+        edges[1:-1] += 1
+    return [batches[low:high] for low, high in pairwise(edges)]
 
 
 def reorganize_share(rank, world, model, parts, options, device="cpu"):
@@ -245,7 +243,8 @@ def two_on_gpu(_trained, torch_batches, tmp_path_factory):
 def test_all_processes_end_with_the_weights_of_one_that_had_all_data(
     trained_network, torch_batches, request, world
 ):
-    expected, momenta, report = reorganize_share(0, 1, trained_network, [torch_batches], OPTIONS)
+    everything = shares(torch_batches, 1)
+    expected, momenta, report = reorganize_share(0, 1, trained_network, everything, OPTIONS)
     results = request.getfixturevalue(world)["reorganize"]
     for other in results[1:]:
         for kind in (0, 1):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rejuvenet.graph import Plan, Recipe, Report, arrange_plan, refit, reorganize_plan, transform
+from rejuvenet.graph.least_squares import SecondMoments
 from rejuvenet.graph.plan import GroupPlan
 from rejuvenet.graph.report import GroupReport
 
@@ -257,6 +258,15 @@ def test_two_plans_of_one_group_are_refused(network):
         transform([plan, plan], network.weights)
 
 
+def moments(plan, x):
+    """Of samples ``x`` and of what the plan makes of them."""
+    return SecondMoments(x.T @ x, *np.zeros((2, *plan.A.shape)), samples=len(x)).merged(plan)
+
+
+def residual(plan, x):
+    return moments(plan, x).residual(plan)
+
+
 def naive_refit(x, changed, kept, V, ridge, prior):
     """Ridge regression of what the consumers read, towards the consumers of the plan."""
     G = changed[:, kept].T @ changed[:, kept]
@@ -272,8 +282,8 @@ def naive_refit(x, changed, kept, V, ridge, prior):
 def test_refit_is_the_ridge_regression_of_the_consumers(network):
     plan = reorganize(network)
     x = network.tap().astype(np.float64)
-    changed = network.tap(transform(plan, network.weights)).astype(np.float64)
-    fitted = refit(plan, x.T @ changed, changed.T @ changed, ridge=0.01)
+    changed, own = x @ plan.A.T, moments(plan, x)
+    fitted = refit(plan, own, own, ridges=(0.01,))
     V = network.weights["second"].astype(np.float64)
     expected = naive_refit(x, changed, plan.survivors, V, 0.01, plan.B)
     np.testing.assert_allclose(V @ fitted.B.T, expected, atol=1e-8)
@@ -287,48 +297,63 @@ def test_refit_makes_the_linear_case_exact(network):
     plan = reorganize(network, Recipe.comparison("l2"))
     mix[:, plan.survivors] = rng.normal(size=(12, 6))
     mix[plan.survivors] = np.eye(12)[plan.survivors]
-    z = rng.normal(size=(400, 12))
-    x = z @ mix.T
-    changed = np.zeros_like(x)
-    changed[:, plan.survivors] = x[:, plan.survivors]
-    fitted = refit(plan, x.T @ changed, changed.T @ changed, ridge=1e-10)
+    x = rng.normal(size=(400, 12)) @ mix.T
+    own = moments(plan, x)
+    fitted = refit(plan, own, own, ridges=(1e-10,))
+    assert residual(plan, x) > 0.1
+    assert residual(fitted, x) < 1e-12
     V = network.weights["second"].astype(np.float64)
-    assert np.abs(x @ V.T - changed @ (V @ plan.B.T).T).max() > 1
-    np.testing.assert_allclose(changed @ (V @ fitted.B.T).T, x @ V.T, atol=1e-6)
+    np.testing.assert_allclose(x @ plan.A.T @ (V @ fitted.B.T).T, x @ V.T, atol=1e-6)
 
 
 def test_refit_lowers_the_error(network):
     for recipe in RECIPES:
         plan = reorganize(network, recipe)
         x = network.tap().astype(np.float64)
-        changed = network.tap(transform(plan, network.weights)).astype(np.float64)
-        changed[:, plan.new] = 0
-        fitted = refit(plan, x.T @ changed, changed.T @ changed)
-        before, after = (((x - changed @ p.B) ** 2).sum() for p in (plan, fitted))
-        assert after < before
+        assert residual(refit(plan, moments(plan, x)), x) < residual(plan, x)
+
+
+def test_the_residual_is_what_consumers_miss(network):
+    plan = reorganize(network)
+    x = network.tap().astype(np.float64)
+    missed = x - x @ plan.A.T @ plan.B
+    expected = (missed**2).sum() / (x**2).sum()
+    np.testing.assert_allclose(residual(plan, x), expected, rtol=1e-9)
+
+
+def test_the_ridge_is_the_one_that_serves_samples_held_out(network):
+    """Few samples that a small ridge would fit exactly: a larger one is chosen."""
+    rng = np.random.default_rng(3)
+    plan = reorganize(network)
+    x = network.tap().astype(np.float64)
+    few, held = x[:4] + rng.normal(size=(4, 12)), x[4:]
+    own, other = moments(plan, few), moments(plan, held)
+    chosen = residual(refit(plan, own, other), held)
+    fixed = [residual(refit(plan, own, own, ridges=(r,)), held) for r in (1e-4, 1e-2, 1.0)]
+    assert chosen <= min(*fixed, residual(plan, held)) * (1 + 1e-9)
 
 
 def test_refit_keeps_exact_merges(make_network):
     network = make_network(copies=3)
     plan = reorganize(network, Recipe(ratio=0.5))
     x = network.tap().astype(np.float64)
-    changed = network.tap(transform(plan, network.weights)).astype(np.float64)
-    fitted = refit(plan, x.T @ changed, changed.T @ changed)
-    np.testing.assert_allclose(fitted.B, plan.B, atol=1e-4)
+    np.testing.assert_allclose(refit(plan, moments(plan, x)).B, plan.B, atol=1e-4)
 
 
 def test_refit_refusals(network):
     plan = reorganize(network)
     good = np.eye(12)
     with pytest.raises(ValueError, match=r"shape \(12, 12\)"):
-        refit(plan, good, np.eye(11))
+        refit(plan, SecondMoments(good, good, np.eye(11)))
     with pytest.raises(ValueError, match="finite"):
-        refit(plan, good * np.nan, good)
-    with pytest.raises(ValueError, match="positive ridge"):
-        refit(plan, good, good, ridge=0.0)
+        refit(plan, SecondMoments(good, good * np.nan, good))
+    with pytest.raises(ValueError, match="positive"):
+        refit(plan, SecondMoments(good, good, good), ridges=(0.0,))
     with pytest.raises(ValueError, match="arranges"):
-        refit(arrange_plan([network.group], "random").groups[0], good, good)
-    silent = refit(plan, good * 0, good * 0)
+        refit(
+            arrange_plan([network.group], "random").groups[0], SecondMoments(good, good, good)
+        )
+    silent = refit(plan, SecondMoments(good * 0, good * 0, good * 0))
     np.testing.assert_array_equal(silent.B, plan.B)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rejuvenet.graph import ClassMeans, Plan, Recipe, Report, reorganize_plan, transform
-from rejuvenet.graph.plan_makers import refit
+from rejuvenet.graph.least_squares import SecondMoments, refit
 from rejuvenet.graph.redundancy import alike_within, distances, map_redundant
 from threadpoolctl import threadpool_limits
 
@@ -109,7 +109,7 @@ def test_where_nothing_is_redundant_nothing_changes_and_the_reason_is_given(netw
     result = transform(plan, network.weights)
     assert all(result[name].tobytes() == network.weights[name].tobytes() for name in result)
     gram = np.cov(network.tap().T)
-    assert refit(plan, gram, gram) is plan
+    assert refit(plan, SecondMoments(gram, gram, gram)) is plan
     nearest = naive_distances(np.moveaxis(network.means().Q, 1, 0).reshape(12, -1))
     nearest = nearest[~np.eye(12, dtype=bool)].min()
     assert f"lie {nearest:.2g} of what they vary apart (tolerance: 0.01)" in plan.reason

@@ -1,0 +1,109 @@
+"""Runs of a model on batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...graph.network import BatchNormalization
+from .model import OnnxModel
+from .own_statistics import feeds as statistics_feeds
+from .own_statistics import inputs as statistics_inputs
+
+
+class Runner:
+    """Runs a model on batches and returns its outputs and some intermediate tensors by name.
+
+    A model with a fixed batch size gets as many samples at a time; the last ones are repeated to
+    fill it up, and what they make is cut off.
+
+    Parameters
+    ----------
+    model : OnnxModel
+    tensors : mapping of str to int, optional
+        Intermediate tensors to return as well, each with its axis of samples.
+    adapting : mapping of tensor name to its shape, optional
+        What normalizations read that take the statistics of the batch (:mod:`.own_statistics`).
+    """
+
+    def __init__(
+        self,
+        model: OnnxModel,
+        tensors: Mapping[str, int] | None = None,
+        adapting: Mapping[str, Sequence[int]] | None = None,
+    ):
+        self.samples = dict(tensors or {})
+        self.session, self.adapting = model.adapting_session(tuple(self.samples), adapting or {})
+        own = set(statistics_inputs(self.adapting))
+        inputs = [i for i in self.session.get_inputs() if i.name not in own]
+        self.types = {i.name: _dtype(i.type) for i in inputs}
+        self.fixed = {i.name: i.shape[0] for i in inputs if i.shape and _is_fixed(i.shape[0])}
+        self.outputs = [str(v.name) for v in model.ir.graph.outputs]
+        self.names = [o.name for o in self.session.get_outputs()]
+
+    def __call__(
+        self, inputs: Any, statistics: Sequence[BatchNormalization] = ()
+    ) -> dict[str, np.ndarray]:
+        if not isinstance(inputs, dict):
+            if len(self.types) != 1:
+                raise ValueError(
+                    f"the model has the inputs {list(self.types)}: give each batch as a dict by "
+                    "name"
+                )
+            inputs = {next(iter(self.types)): np.asarray(inputs)}
+        feeds = {
+            name: np.asarray(values, self.types.get(name), order="C")
+            for name, values in inputs.items()
+        }
+        first = next((name for name in feeds if name in self.fixed), None)
+        if first is None or len(feeds[first]) in (0, self.fixed[first]):
+            return self._run(feeds | statistics_feeds(statistics, self.adapting))
+        n, fixed = len(feeds[first]), self.fixed[first]
+        batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        for start in range(0, n, fixed):
+            fill = np.minimum(np.arange(start, start + fixed), n - 1)
+            values = self._run({k: x[fill] if k in batched else x for k, x in feeds.items()})
+            for name, value in values.items():
+                if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.samples:
+                    value = np.asarray(value)[None]
+                axis = self.samples.get(name, 0)
+                rows, rest = divmod(np.size(value, axis) if np.ndim(value) else 0, fixed)
+                if rest or (rows != 1 and name not in self.samples):
+                    raise ValueError(
+                        f"the model takes {fixed} samples at a time, and its tensor {name!r} of "
+                        f"shape {np.shape(value)} has no axis of samples in front: give batches of "
+                        f"{fixed}"
+                    )
+                kept = np.arange(min(fixed, n - start) * rows)
+                parts[name].append(np.take(value, kept, axis))
+        return {
+            name: np.concatenate(values, self.samples.get(name, 0))
+            for name, values in parts.items()
+        }
+
+    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
+        except Exception as error:  # onnxruntime has a dozen error types of its own
+            shapes = {name: values.shape for name, values in feeds.items()}
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the model cannot run on inputs {shapes}: {reason}") from error
+
+    def compared(self, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The floating-point outputs of a run; where there are none, those of other numbers."""
+        found = [x for name in self.outputs if isinstance(x := values[name], np.ndarray)]
+        floats = [x for x in found if x.dtype.kind == "f"]
+        return [x.astype(np.float64) for x in floats or [x for x in found if x.dtype.kind in "iub"]]
+
+
+def _is_fixed(dimension: Any) -> bool:
+    return isinstance(dimension, int) and dimension > 0
+
+
+def _dtype(name: str) -> np.dtype:
+    """numpy's type for a name such as ``tensor(float)``."""
+    inner = name[name.find("(") + 1 : -1]
+    return np.dtype({"float16": "f2", "float": "f4", "double": "f8"}.get(inner, inner))

@@ -1,0 +1,145 @@
+"""A PyTorch model as a :class:`rejuvenet.graph.network.Network`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...graph.channels import ChannelGroup
+from ...graph.network import BatchNormalization, Team, Watch
+from ...graph.nodes import Graph
+from .arrays import TorchArrays
+from .batches import Batches, samples
+from .distributed import Processes
+from .edit import Edit
+from .gradients import loss_gradients
+from .parametrized import refuse_parametrized
+from .passes import forward, glance, leaves
+from .recorder import to_numpy
+from .trace import TracedModel
+
+
+class TorchNetwork:
+    """A traced model, for the procedures of :mod:`rejuvenet.graph`.
+
+    Parameters
+    ----------
+    traced : TracedModel
+    processes : Processes
+        Those that hold a copy of the model each.
+    """
+
+    def __init__(self, traced: TracedModel, processes: Processes) -> None:
+        self.traced, self.processes = traced, processes
+        self.arrays = TorchArrays()
+
+    @property
+    def graph(self) -> Graph:
+        return self.traced.graph
+
+    @property
+    def groups(self) -> list[ChannelGroup]:
+        return self.traced.groups
+
+    @property
+    def example_samples(self) -> int:
+        args, kwargs = self.traced.example_inputs
+        return samples(args or kwargs)
+
+    def samples(self, inputs: Any) -> int:
+        return samples(inputs)
+
+    def run(
+        self,
+        inputs: Any,
+        watch: Watch,
+        outputs: bool = False,
+        statistics: Sequence[BatchNormalization] = (),
+    ) -> list[np.ndarray]:
+        taps = {name: partial(_call, callbacks) for name, callbacks in watch.items()}
+        with self._own_statistics(statistics):
+            if outputs:
+                return floating(forward(self.traced, inputs, taps))
+            glance(self.traced, inputs, taps)
+        return []
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Edit]:
+        """Equal parameters are expected of all processes; buffers are those of the first.
+
+        Data-parallel training sends the first one's buffers to the others when the next forward
+        pass begins, so that they differ until then.  What was written ends as in the first.
+        """
+        traced, processes = self.traced, self.processes
+        traced.edit = edit = Edit(traced.model, caches=traced.caches)
+        with edit, edit:
+            if processes.world > 1:
+                for buffer in traced.model.buffers():
+                    value = buffer.detach().clone()
+                    processes.copy_from_first([value])
+                    edit.copy(buffer, value)
+                processes.check_same(edit.original(n for n, _ in traced.model.named_parameters()))
+            yield edit
+            processes.copy_from_first(edit.tensors[name] for name in edit.written)
+
+    def check(self, group: ChannelGroup) -> None:
+        refuse_parametrized(self.traced.model, group)
+
+    def gradients(self, data: Any, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
+        assert isinstance(data, Batches)
+        return loss_gradients(self.traced, data, names, self.processes)
+
+    def _own_statistics(
+        self, statistics: Sequence[BatchNormalization]
+    ) -> contextlib.AbstractContextManager[Any]:
+        return _BatchStatistics(self.traced, statistics) if statistics else contextlib.nullcontext()
+
+
+class _BatchStatistics(TorchDispatchMode):
+    """Normalizations that take the statistics of the batch that they read."""
+
+    def __init__(self, traced: TracedModel, statistics: Sequence[BatchNormalization]) -> None:
+        super().__init__()
+        tensors = traced.tensors
+        # A normalization that is used several times has an entry for every use, in their order.
+        self.waiting: dict[int, list[BatchNormalization]] = defaultdict(list)
+        for entry in statistics:
+            self.waiting[id(tensors[entry.mean])].append(entry)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "batch_norm" in func.overloadpacket.__name__ and len(args) > 4:
+            x, weight, bias, mean, variance, *rest = args
+            waiting = self.waiting.get(id(mean))
+            if waiting:
+                args = (x, weight, bias, *_adjusted(x, mean, variance, waiting.pop(0)), *rest)
+        return func(*args, **(kwargs or {}))
+
+
+def _adjusted(
+    x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, entry: BatchNormalization
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total, squares, count = TorchArrays().moments(x, 1)
+    m = total / count
+    v = np.maximum(squares / count - m * m, 0.0)
+    values = (m + entry.offset, v * entry.factor + entry.constant)
+    return tuple(  # type: ignore[return-value]
+        torch.as_tensor(value).to(like.device, like.dtype)
+        for value, like in zip(values, (mean, variance), strict=True)
+    )
+
+
+def _call(callbacks: Sequence[Any], activation: torch.Tensor) -> None:
+    for callback in callbacks:
+        callback(activation)
+
+
+def floating(output: Any) -> list[np.ndarray]:
+    """All floating-point tensors of an output, on the host."""
+    return [to_numpy(leaf) for leaf in leaves(output)]

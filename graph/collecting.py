@@ -1,0 +1,177 @@
+"""One look at a network: class means of several groups, and classes for data without labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .batch_statistics import by_tensor
+from .channels import ChannelGroup, Unfit
+from .class_means import ClassMeans
+from .class_sums import MAX_BYTES, ClassSums
+from .network import ALONE, Data, Network, Team
+from .selection import find_group, unmovable, untapped
+
+
+def collect(
+    network: Network,
+    data: Data,
+    groups: Sequence[ChannelGroup | str] | str = "all",
+    *,
+    classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+    team: Team = ALONE,
+) -> dict[str, ClassMeans]:
+    """Class means of the taps of several groups, in one pass over the data.
+
+    Parameters
+    ----------
+    network : Network
+    data : Data
+    groups : sequence of ChannelGroup or str, or "all"
+    classes, size, max_bytes
+        As in :class:`ClassSums`.
+    pseudo_classes : int, optional
+        As many clusters of samples take the place of classes; one more pass.
+    team : Team
+        Processes that read a share of the data each.
+
+    Returns
+    -------
+    dict of str to ClassMeans
+        By group name.
+
+    Raises
+    ------
+    ValueError
+        For a class without samples (named), activations that are not finite (group and channel
+        named), inputs and labels that do not pair, or a group without activations.
+    """
+    found = _groups_with_taps(network, groups)
+    means, refused = described(
+        network, data, found, classes=classes, pseudo_classes=pseudo_classes, size=size,
+        max_bytes=max_bytes, team=team,
+    )  # fmt: skip
+    for name, reason in refused.items() if groups != "all" else ():
+        raise Unfit(f"group {name!r}: {reason}")
+    return means
+
+
+def described(
+    network: Network,
+    data: Data,
+    groups: Sequence[ChannelGroup],
+    *,
+    classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+    team: Team = ALONE,
+) -> tuple[dict[str, ClassMeans], dict[str, str]]:
+    """Class means, and why the other groups turned out to have none."""
+    if pseudo_classes is not None:
+        classes = pseudo_classes
+        data = with_pseudo_classes(network, data, pseudo_classes, team)
+    with team.together():
+        sums = ClassSums(network, groups, classes, size, max_bytes)
+        for inputs, labels in data.read("class means"):
+            network.run(inputs, by_tensor(sums.watch(labels, network.samples(inputs))))
+    sums.share(team)
+    with team.together():
+        return sums.means(), sums.refused
+
+
+def _groups_with_taps(
+    network: Network, groups: Sequence[ChannelGroup | str] | str
+) -> list[ChannelGroup]:
+    """The groups, each of which has a tap."""
+    if isinstance(groups, str):
+        if groups == "all":
+            return [g for g in network.groups if g.frozen is None and g.tap is not None]
+        groups = [groups]
+    found = [find_group(network.groups, g) if isinstance(g, str) else g for g in groups]
+    for group in found:
+        if reason := untapped(group):
+            reason = unmovable(group) or reason
+            raise ValueError(f"group {group.name!r} has no activations to collect: {reason}")
+    return found
+
+
+def with_pseudo_classes(
+    network: Network, data: Data, classes: int, team: Team = ALONE, seed: int = 0
+) -> Data:
+    """The data, labelled with clusters of samples that the network sees alike, in one pass.
+
+    A sample is described by the mean activation of every channel of the deepest group; k-means
+    finds the clusters.  Labels that the data have are left aside.
+
+    Parameters
+    ----------
+    network : Network
+    data : Data
+    classes : int
+        Number of clusters.
+    team : Team
+        All read a share of the data; the clusters are those of all shares.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        For fewer samples than clusters, or a network in which no group has activations.
+    """
+    with team.together():
+        if classes < 1:
+            raise ValueError(f"expected at least one pseudo-class, got {classes!r}")
+        deepest = [group for group in network.groups if group.tap is not None][-1:]
+        if not deepest:
+            raise ValueError("the model has no channel group whose activations tell samples apart")
+        own = _descriptions(network, data, deepest[0])
+    rows = np.concatenate(team.gather(np.concatenate(own)))
+    with team.together():
+        if len(rows) < classes:
+            raise ValueError(f"expected at least {classes} samples to cluster, got {len(rows)}")
+        centers = _centers(rows, classes, seed) if team.first else None
+    centers = team.from_first(centers)
+    assert centers is not None
+    return data.labelled([((x[:, None] - centers) ** 2).sum(2).argmin(1) for x in own])
+
+
+def _descriptions(network: Network, data: Data, group: ChannelGroup) -> list[np.ndarray]:
+    """Mean activation of every channel for every sample, one array (n, o) a batch."""
+    tap, arrays = group.tap, network.arrays
+    assert tap is not None
+    found: list[np.ndarray] = []
+
+    def describe(n: int, activation: Any) -> None:
+        x = arrays.pooled(arrays.channels_first(activation, tap, n), (1, 1))
+        found.append(np.array(arrays.to_numpy(x), dtype=np.float64).reshape(n, -1))
+
+    for inputs, _ in data.read("samples to cluster"):
+        network.run(inputs, {tap.tensor: [partial(describe, network.samples(inputs))]})
+    return found
+
+
+def _centers(rows: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """Cluster centers, of no fewer clusters than asked for."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    # One thread: scikit-learn adds the threads' partial sums in the order in which they finish.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            fitted = KMeans(classes, n_init=4, random_state=seed).fit(rows)
+        except ConvergenceWarning:
+            raise ValueError(
+                f"the model sees fewer than {classes} different samples: ask for fewer "
+                "pseudo-classes"
+            ) from None
+    return fitted.cluster_centers_

@@ -1,0 +1,185 @@
+"""What a network must be able to do to be arranged and reorganized.
+
+The procedures (:mod:`.collecting`, :mod:`.reorganizing`) know a network by :class:`Network` alone.
+Each adapter has one class that is such a network; a numpy network in the tests is the third.
+Values of weights pass as numpy arrays by name, activations as the network's own arrays, which only
+its :class:`Arrays` look into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from .arrays import Arrays
+from .channels import ChannelGroup
+from .nodes import Graph
+
+T = TypeVar("T")
+Watch = Mapping[str, Sequence[Callable[[Any], None]]]
+
+
+class BatchNormalization(NamedTuple):
+    """How a normalization uses the statistics of the batch that it reads, in one run.
+
+    With ``m, v`` mean and variance of every channel of the batch, it takes ``m + offset`` and
+    ``v * factor + constant`` in place of its running statistics.
+
+    Attributes
+    ----------
+    tensor : str
+        What it reads.
+    mean : str
+        Name of its running mean.
+    offset, factor, constant : ndarray of float64, shape (channels,)
+    """
+
+    tensor: str
+    mean: str
+    offset: np.ndarray
+    factor: np.ndarray
+    constant: np.ndarray
+
+
+class Transaction(Protocol):
+    """Changes of the weights of a network, undone where the block fails."""
+
+    def original(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Values from before the transaction, apart from the network's memory."""
+        ...
+
+    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Present values, apart from the network's memory."""
+        ...
+
+    def write(self, values: Mapping[str, np.ndarray]) -> None:
+        """New values by name, of the shapes that the weights have."""
+        ...
+
+    def undone(self) -> contextlib.AbstractContextManager[None]:
+        """The network as it was before the transaction, for as long as the block lasts."""
+        ...
+
+
+class Network(Protocol):
+    """A network that runs, shows tensors of its graph and changes its weights."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    @property
+    def groups(self) -> list[ChannelGroup]: ...
+
+    @property
+    def arrays(self) -> Arrays: ...
+
+    @property
+    def example_samples(self) -> int:
+        """How many samples the inputs had that the graph was made with."""
+        ...
+
+    def samples(self, inputs: Any) -> int:
+        """How many samples a batch has."""
+        ...
+
+    def run(
+        self,
+        inputs: Any,
+        watch: Watch,
+        outputs: bool = False,
+        statistics: Sequence[BatchNormalization] = (),
+    ) -> list[np.ndarray]:
+        """One forward pass in evaluation mode.
+
+        Parameters
+        ----------
+        inputs : object
+            One batch, as the data give it.
+        watch : mapping of tensor name to callables
+            Called with the tensor's array when it is made.
+        outputs : bool
+            Whether the floating-point outputs are wanted; a run without may end early.
+        statistics : sequence of BatchNormalization
+            Normalizations that take the batch's own statistics, in the order of execution.
+
+        Returns
+        -------
+        list of ndarray
+            The floating-point outputs, or an empty list.
+        """
+        ...
+
+    def transaction(self) -> contextlib.AbstractContextManager[Transaction]: ...
+
+    def check(self, group: ChannelGroup) -> None:
+        """Raise Unfit where channels of a group cannot be merged, for a reason of the network's."""
+        ...
+
+    def gradients(self, data: Data, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
+        """Gradient of the mean cross-entropy by weight, in one pass over labelled data.
+
+        Raises
+        ------
+        ValueError
+            The network has no gradients, or the data no labels.
+        """
+        ...
+
+
+class Data(Protocol):
+    """Batches that can be read several times, the same at every time."""
+
+    def read(self, purpose: str) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """``(inputs, labels)``: class indices (n,), class weights (n, C), or None."""
+        ...
+
+    def labelled(self, labels: Sequence[np.ndarray]) -> Data:
+        """The same batches with other labels, those of one batch after those of the other."""
+        ...
+
+
+class Team(Protocol):
+    """The processes that change one network together; see :data:`ALONE`."""
+
+    @property
+    def world(self) -> int: ...
+
+    @property
+    def first(self) -> bool:
+        """Whether this process decides."""
+        ...
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """A step without communication; where it fails in one process, all raise."""
+        ...
+
+    def sum_arrays(self, *values: np.ndarray | float) -> list[np.ndarray]: ...
+
+    def gather(self, value: T) -> list[T]: ...
+
+    def from_first(self, value: T) -> T: ...
+
+
+class _Alone:
+    """One process."""
+
+    world = 1
+    first = True
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def sum_arrays(self, *values: np.ndarray | float) -> list[np.ndarray]:
+        return [np.asarray(value, dtype=np.float64) for value in values]
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def from_first(self, value: T) -> T:
+        return value
+
+
+ALONE: Team = _Alone()

@@ -1,0 +1,123 @@
+"""A module and the file that was exported from it: the same method, the same figures."""
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from rejuvenet.adapters import onnx as onnx_adapter  # noqa: E402
+from rejuvenet.adapters import torch as torch_adapter  # noqa: E402
+from rejuvenet.adapters.torch.arrays import TorchArrays  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
+from rejuvenet.graph.arrays import MOST_POSITIONS, NumpyArrays  # noqa: E402
+from rejuvenet.graph.channels import Tap  # noqa: E402
+from torch import nn  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+from onnx_exports import export  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A module with statistics of its own, its file, and batches for both."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Conv2d(12, 12, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    )  # fmt: skip
+    x = torch.randn(60, 3, 10, 10)
+    for _ in range(20):
+        module(x)
+    module.eval()
+    path = export(module, x[:2], tmp_path_factory.mktemp("pair") / "m.onnx", "script, kept")
+    y = torch.arange(60) % 4
+    return module, path, [(x[i : i + 20], y[i : i + 20]) for i in range(0, 60, 20)]
+
+
+def arrays(batches):
+    return [(x.numpy(), y.numpy()) for x, y in batches]
+
+
+def test_class_means_are_the_same_numbers(pair):
+    module, path, batches = pair
+    traced = torch_adapter.trace(module, batches[0][0][:2])
+    for size in (None, 3):
+        found = torch_adapter.collect(traced, batches, size=size)
+        other = onnx_adapter.collect(onnx_adapter.load(path), arrays(batches), size=size)
+        assert set(found) == set(other)
+        for name, means in found.items():
+            np.testing.assert_allclose(means.Q, other[name].Q, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(means.activity, other[name].activity, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": ["3"]},
+        {"layers": "all"},
+        {"layers": "all", "recipe": Recipe.paper()},
+        {"layers": "all", "recipe": Recipe.preserving(merge="medoid", placement="in_place")},
+        {"layers": "all", "pseudo_classes": 3},
+        {"layers": "all", "max_change": 0.3},
+        {"layers": "last", "recipe": Recipe.comparison("redo"), "classes": 4},
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_module_and_file_end_with_the_same_weights(pair, options):
+    module, path, batches = pair
+    changed = copy.deepcopy(module)
+    options = {"recipe": Recipe.preserving(ratio=0.6), **options}
+    report = torch_adapter.reorganize(changed, batches, **options)
+    model, other = onnx_adapter.reorganize(path, arrays(batches), **options)
+    for a, b in zip(report.plan.groups, other.plan.groups, strict=True):
+        assert a.group == b.group
+        np.testing.assert_array_equal(a.new, b.new)
+        np.testing.assert_allclose(a.A, b.A, atol=1e-6)
+        np.testing.assert_allclose(a.B, b.B, atol=2e-2)
+    for name, value in model.weights.items():
+        own = changed.state_dict()[name].numpy()
+        np.testing.assert_allclose(value, own, rtol=1e-2, atol=1e-2, err_msg=name)
+    assert report.passes == other.passes
+    for figure in ("output_change", "largest_change", "agreement"):
+        assert getattr(report, figure) == pytest.approx(getattr(other, figure), rel=0.02)
+
+
+def test_without_gradients_a_file_says_so(pair):
+    _, path, batches = pair
+    recipe = Recipe.comparison("rigl")
+    with pytest.raises(ValueError, match="an ONNX file does not give"):
+        onnx_adapter.reorganize(path, arrays(batches), recipe=recipe)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 7), (6, 5, 9, 4), (12, 5, 3), (6, 3, 70, 70)])
+def test_sums_of_tensors_are_those_of_arrays(shape):
+    """Windows, vectors, pictures of more positions than enter a matrix."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=shape).astype(np.float32)
+    tap = Tap("t", 1, rng.permutation(shape[1])[: shape[1] - 1])
+    labels = np.array([0, 2, 2, 1, 0, 2])
+    found = []
+    for own, x in ((NumpyArrays(), values), (TorchArrays(), torch.from_numpy(values))):
+        y = own.channels_first(x, tap, 6)
+        rows = own.positions(y)
+        assert rows.shape[2] == min(MOST_POSITIONS, np.prod(y.shape[2:]))
+        sums = None
+        for part in (slice(0, 3), slice(3, 6)):
+            sums = own.sums_by_class(sums, y[part], labels[part], 3)
+        found.append(
+            [
+                own.to_numpy(own.pooled(y, (1, 2))) if y.shape[3] > 1 else np.zeros(1),
+                own.magnitudes(y), own.to_numpy(sums), *own.moments(x, 1),
+                own.gram(rows, rows, np.array([0, 3, 5])),
+                own.to_numpy(own.sums_by_class(None, y, np.eye(3)[labels], 3)),
+            ]
+        )  # fmt: skip
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

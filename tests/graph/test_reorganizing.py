@@ -1,0 +1,130 @@
+"""The procedure on a network of numpy arrays: exactness, cost, honest figures, all or nothing."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rejuvenet.graph.recipe import Recipe
+from rejuvenet.graph.reorganizing import reorganize
+
+sys.path.insert(0, str(Path(__file__).parent))
+from numpy_network import Lists, NumpyNetwork
+
+N_BATCHES, N = 4, 20
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    return Lists([(rng.normal(size=(N, 3, 3, 3)), rng.integers(0, 3, N)) for _ in range(N_BATCHES)])
+
+
+def outputs(network, data):
+    return np.concatenate([network.run(x, {}, outputs=True)[0] for x, _ in data.batches])
+
+
+def with_copies(network, layer, share=0.5):
+    """Half of the channels of a layer are copies of the others; what reads them is not."""
+    o = len(network.weights[f"{layer}.weight"])
+    kept = int(share * o)
+    for name, values in network.weights.items():
+        if name.startswith(f"{layer}."):
+            values[kept:] = values[: o - kept]
+    return network
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_copies_in_every_layer_merge_exactly(data, normalized):
+    network = NumpyNetwork(normalized=normalized)
+    for layer in (0, 1):
+        with_copies(network, layer)
+    before = outputs(network, data)
+    report = reorganize(network, data, "all", Recipe.preserving(ratio=0.5)).report
+    assert [group.new for group in report.groups] == [4, 6]
+    np.testing.assert_allclose(outputs(network, data), before, rtol=1e-9, atol=1e-9)
+    assert report.output_change < 1e-9
+
+
+@pytest.mark.parametrize(("layers", "runs"), [("last", 5), ("all", 3)])
+def test_runs_do_not_grow_with_the_number_of_groups(data, layers, runs):
+    network = NumpyNetwork((3, 8, 8, 8, 8, 8, 8, 4))
+    report = reorganize(network, data, layers, Recipe.preserving(ratio=0.5)).report
+    assert network.runs == report.passes * N * N_BATCHES
+    assert report.passes == runs
+
+
+def test_the_refit_keeps_more_than_sums_alone(data):
+    change = {}
+    for outgoing in ("least_squares", "sum"):
+        network = NumpyNetwork((3, 16, 16, 16, 4))
+        recipe = Recipe.preserving(ratio=0.6, outgoing=outgoing)
+        change[outgoing] = reorganize(network, data, "last", recipe).report.output_change
+    assert change["least_squares"] < 0.5 * change["sum"]
+
+
+def test_the_change_is_measured_on_samples_that_no_refit_used():
+    """Few samples, many channels: what the refit has seen, it can reproduce."""
+    rng = np.random.default_rng(2)
+    few = Lists([(rng.normal(size=(40, 3, 1, 1)), np.arange(40) % 2)])
+    many = Lists([(rng.normal(size=(500, 3, 1, 1)), np.arange(500) % 2)])
+    network = NumpyNetwork((3, 60, 60, 4), extent=1)
+    before = outputs(network, many)
+    with pytest.warns(UserWarning, match="give at least"):
+        report = reorganize(network, few, "last", Recipe.preserving(ratio=0.5)).report
+    change = np.sqrt(np.mean((outputs(network, many) - before) ** 2) / np.mean(before**2))
+    assert 0.5 < report.output_change / change < 2.0
+
+
+def test_a_budget_of_change_puts_groups_back(data):
+    network = NumpyNetwork((3, 16, 16, 16, 4))
+    given = dict(network.weights)
+    report = reorganize(
+        network, data, "all", Recipe.preserving(ratio=0.3), max_change=1e-12
+    ).report
+    assert not report.groups
+    assert sum("budget" in reason for reason in report.skipped.values()) == 3
+    for name, values in given.items():
+        np.testing.assert_array_equal(network.weights[name], values)
+
+
+def test_part_of_a_budget_keeps_part_of_the_groups(data):
+    network = NumpyNetwork((3, 16, 16, 16, 4))
+    with_copies(network, 1)
+    report = reorganize(network, data, "all", Recipe.preserving(ratio=0.5), max_change=1e-6).report
+    assert [group.group for group in report.groups] == ["1.weight"]
+    assert report.output_change < 1e-6
+
+
+def test_a_failure_leaves_all_as_it_was(data):
+    network = NumpyNetwork()
+    given = dict(network.weights)
+    bad = Lists([*data.batches[:2], (np.full((N, 3, 3, 3), np.nan), data.batches[0][1])])
+    with pytest.raises(ValueError, match="finite"):
+        reorganize(network, bad, "all", Recipe.preserving(ratio=0.5))
+    for name, values in given.items():
+        np.testing.assert_array_equal(network.weights[name], values)
+
+
+def test_nothing_freed_costs_one_look(data):
+    network = NumpyNetwork()
+    recipe = Recipe.preserving(ratio="redundant", tolerance=0.01, dormant=0.0)
+    report = reorganize(network, data, ["0.weight"], recipe).report
+    assert not any(group.new for group in report.groups)
+    assert report.passes == 1
+
+
+def test_pseudo_classes_take_the_place_of_labels(data):
+    network = NumpyNetwork()
+    unlabelled = Lists([(x, None) for x, _ in data.batches])
+    report = reorganize(
+        network, unlabelled, "last", Recipe.preserving(ratio=0.5), pseudo_classes=4
+    ).report
+    assert report.groups[0].before.features == 4 * 9
+    assert report.passes == 6
+
+
+def test_auto_chooses_the_groups_that_use_the_least(data):
+    network = with_copies(NumpyNetwork((3, 12, 12, 12, 4)), 1, share=0.25)
+    report = reorganize(network, data, "auto").report
+    assert "1.weight" in [group.group for group in report.groups]
