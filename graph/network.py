@@ -9,7 +9,7 @@ its :class:`Arrays` look into.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from .arrays import Arrays
 from .channels import ChannelGroup
 from .nodes import Graph
+from .normalizations import Correction
+from .plan import GroupPlan
 
 T = TypeVar("T")
 Watch = Mapping[str, Sequence[Callable[[Any], None]]]
@@ -112,6 +114,26 @@ class Network(Protocol):
         """
         ...
 
+    @property
+    def number_types(self) -> Iterable[str]:
+        """Names of the number types of weights and example inputs, such as ``"float32"``."""
+        ...
+
+    def example_outputs(self, shake: float = 0.0, weights: bool = False) -> list[np.ndarray]:
+        """Outputs, in float64, for the inputs that the graph was made with.
+
+        Parameters
+        ----------
+        shake : float
+            Size of a random relative change of the inputs, and of the weights if asked for.
+
+        Raises
+        ------
+        ValueError
+            The network cannot run.
+        """
+        ...
+
     def transaction(self) -> contextlib.AbstractContextManager[Transaction]: ...
 
     def check(self, group: ChannelGroup) -> None:
@@ -183,3 +205,16 @@ class _Alone:
 
 
 ALONE: Team = _Alone()
+
+# Changes what goes along with a network (optimizers, averaged copies): gets the transaction, the
+# plans, what recalibration did to running statistics by the name of the mean, and the weights
+# before the plans (None for those before the transaction).
+Follow = Callable[
+    [
+        Any,
+        Sequence[GroupPlan],
+        Mapping[str, Correction],
+        Mapping[str, np.ndarray] | None,
+    ],
+    None,
+]

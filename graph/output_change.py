@@ -62,7 +62,7 @@ class OutputChange:
         if out is not None:
             self.held_out += int(out.sum())
         for old, new in zip(self._before[number], outputs, strict=True):
-            if not old.size:
+            if not old.size or old.shape != new.shape:  # as many boxes as were found
                 continue
             apart = out is not None and old.ndim > 0 and len(old) == len(out)
             difference = new.astype(np.float64) - old

@@ -14,8 +14,7 @@ All groups change together, so that the number of runs does not grow with that o
    back (:mod:`.balance`), which changes no function.
 
 That is 3 runs for each sample, 5 where one group changes; pseudo-classes and gradients of the loss
-take one more each.  Everything or nothing: a failure
-undoes all, in all processes.
+take one more each.  Everything or nothing: a failure undoes all, in all processes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from .collecting import with_pseudo_classes
 from .directions import filters_of
 from .least_squares import SecondMoments, Sums, held_out, refit
 from .least_used import least_used
-from .network import ALONE, BatchNormalization, Data, Network, Team, Transaction
+from .network import ALONE, BatchNormalization, Data, Follow, Network, Team, Transaction
 from .normalizations import Correction, Statistics, touched_normalizations
 from .output_change import KEPT_BYTES, OutputChange
 from .plan import GroupPlan, Plan
@@ -55,15 +54,6 @@ FEW = 2.0  # values for each channel of a refit below which a warning is due
 log = logging.getLogger("rejuvenet")
 
 Layers = str | Sequence[str | ChannelGroup]
-Follow = Callable[
-    [
-        Transaction,
-        Sequence[GroupPlan],
-        Mapping[str, Correction],
-        Mapping[str, np.ndarray] | None,
-    ],
-    None,
-]
 
 
 @dataclass
@@ -116,8 +106,7 @@ def reorganize(
     team : Team
         Processes that change the network together, each with its share of the data.
     follow : callable, optional
-        Changes what goes along with the network, by the same plans: gets them, the corrections of
-        running statistics, and the weights before (None for those before the transaction).
+        Changes what goes along with the network, by the same plans.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from ...graph.channels import ChannelGroup
 from ...graph.network import BatchNormalization, Data, Team, Watch
 from ...graph.nodes import Graph
 from ...graph.samples import sample_axes
+from ...graph.verdict import shaken_array
 from .model import OnnxModel
 from .runner import Runner
 from .storage import OnDisk
@@ -33,6 +34,7 @@ class OnnxNetwork:
         self.arrays = NumpyArrays()
         self.model = self._original = model
         self._disk = OnDisk()
+        self._random = np.random.default_rng(0)
         self._axes = sample_axes(model.graph)
         # What a session shows, and the session: of the present weights, and of the given ones.
         self._runner: tuple[Any, Runner] | None = None
@@ -74,6 +76,24 @@ class OnnxNetwork:
             for callback in callbacks:
                 callback(values[name])
         return runner.compared(values) if outputs else []
+
+    @property
+    def number_types(self) -> set[str]:
+        arrays = (*self._original.example_inputs.values(), *self._original.weights.values())
+        return {str(array.dtype) for array in arrays}
+
+    def example_outputs(self, shake: float = 0.0, weights: bool = False) -> list[np.ndarray]:
+        model, inputs = self.model, self.model.example_inputs
+        if weights:
+            model = model.with_weights(self._shaken(shake, model.weights))
+        if shake:
+            inputs = self._shaken(shake, inputs)
+        self._runner = None  # one session in memory at a time
+        runner = Runner(model)
+        return runner.compared(runner(inputs))
+
+    def _shaken(self, shake: float, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: shaken_array(x, shake, self._random) for name, x in arrays.items()}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[OnnxNetwork]:

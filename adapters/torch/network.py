@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from ...graph.channels import ChannelGroup
 from ...graph.network import BatchNormalization, Team, Watch
@@ -39,6 +40,7 @@ class TorchNetwork:
     def __init__(self, traced: TracedModel, processes: Processes) -> None:
         self.traced, self.processes = traced, processes
         self.arrays = TorchArrays()
+        self._generator = torch.Generator().manual_seed(0)
 
     @property
     def graph(self) -> Graph:
@@ -69,6 +71,32 @@ class TorchNetwork:
                 return floating(forward(self.traced, inputs, taps))
             glance(self.traced, inputs, taps)
         return []
+
+    @property
+    def number_types(self) -> set[str]:
+        tensors = (*self.traced.tensors.values(), *leaves(self.traced.example_inputs))
+        return {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
+
+    def example_outputs(self, shake: float = 0.0, weights: bool = False) -> list[np.ndarray]:
+        inputs = self.traced.example_inputs
+        if shake:
+            inputs = tree_map(partial(self._shaken, shake), inputs)
+        tensors = list(self.traced.tensors.values()) if weights else []
+        kept = [tensor.data for tensor in tensors]
+        try:
+            for tensor in tensors:
+                tensor.data = self._shaken(shake, tensor.data)
+            return [x.astype(np.float64) for x in self.run(inputs, {}, outputs=True)]
+        finally:
+            for tensor, values in zip(tensors, kept, strict=True):
+                tensor.data = values
+
+    def _shaken(self, shake: float, x: Any) -> Any:
+        """A tensor with a relative change; the random state of the program stays."""
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            return x
+        noise = torch.randn(x.shape, generator=self._generator, dtype=torch.float64)
+        return (x.detach().cpu().double() * (1 + shake * noise)).to(x)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Edit]:

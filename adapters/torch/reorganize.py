@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,28 +16,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...graph import reorganizing
+from ...graph import arranging, reorganizing
 from ...graph.channels import ChannelGroup
 from ...graph.class_sums import MAX_BYTES
-from ...graph.collecting import described
 from ...graph.normalizations import Correction
-from ...graph.output_change import OutputChange
 from ...graph.plan import GroupPlan
-from ...graph.plan_makers import arrange_plan
 from ...graph.recipe import Recipe
 from ...graph.report import Report
-from ...graph.selection import refuse_named, select_groups
-from ...graph.surgery import transform
 from .batches import Batches, Unpack, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
-from .network import TorchNetwork, floating
+from .network import TorchNetwork
 from .optimizer_state import change_averages, change_state
-from .passes import forward, trace, trace_first
+from .passes import trace, trace_first
 from .pictures import draw_groups
 from .sanity import refuse_not_finite
 from .trace import TracedModel, unwrap
-from .unchanged import Unchanged
 
 log = logging.getLogger("rejuvenet")
 
@@ -84,37 +77,13 @@ def arrange(
         exchangeable sets, or outputs that changed by more than the network's own noise; the
         model is then as it was.
     """
-    start = time.perf_counter()
     traced, read = _traced(model, batches, example_inputs)
-    by_map = isinstance(order, str) and order == "sofm"
-    chosen, skipped = select_groups(traced.groups, groups, activations=by_map, permute=True)
-    found = [choice.group for choice in chosen]
-    if isinstance(order, np.ndarray):
-        if len(found) != 1:
-            raise ValueError(f"one order was given for {len(found)} groups: name one layer")
-        order = {found[0].name: order}
-    means = None
-    if by_map:
-        if read is None:
-            raise ValueError("order 'sofm' needs batches of (inputs, labels); or give 'random'")
-        means, refused = described(TorchNetwork(traced, Processes()), read, found)
-        refuse_named(chosen, refused)
-        found, skipped = [g for g in found if g.name in means], skipped | refused
-    plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
-    outputs, check = OutputChange(), Unchanged(traced)
-    outputs.before(floating(check.before))
-    edit = Edit(traced.model, caches=traced.caches)
-    with edit, edit:
-        edit.write(transform(plan, edit.read(plan.weights)))
-        _follow(edit, plan.groups, "merge", optimizer, ema, {})
-        after = forward(traced, traced.example_inputs, {})
-        outputs.after(floating(after))
-        verdict = check.verdict(after, edit)
-    report = Report.of(plan, None, outputs.relative, time.perf_counter() - start)
-    report.verdict = verdict
-    report.unverified = "" if verdict else "they hold no finite number for the example inputs"
-    report.skipped.update(skipped)
-    return report
+
+    def follow(edit: Edit, plans: Sequence[GroupPlan], *corrections_and_before: Any) -> None:
+        _follow(edit, plans, "merge", optimizer, ema, *corrections_and_before)
+
+    network = TorchNetwork(traced, Processes())
+    return arranging.arrange(network, read, groups, order, seed, follow=follow)
 
 
 def reorganize(
@@ -218,7 +187,7 @@ def reorganize(
             max_bytes=max_bytes,
             max_change=max_change,
             team=processes,
-            follow=follow,  # type: ignore[arg-type]
+            follow=follow,
         )
     if processes.first:
         reorganizing.warn_where_nothing_changed(outcome.report)

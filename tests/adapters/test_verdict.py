@@ -85,7 +85,7 @@ def test_a_wrong_permutation_of_a_module_is_undone(dtype, monkeypatch):
     def left_behind(plan, weights):
         return {n: v for n, v in transform(plan, weights).items() if n != "2.weight"}
 
-    where = sys.modules["rejuvenet.adapters.torch.reorganize"]
+    where = sys.modules["rejuvenet.graph.arranging"]
     monkeypatch.setattr(where, "transform", left_behind)
     with pytest.raises(ValueError, match=r"beyond the network's own noise.*nothing was changed"):
         arrange(model, torch.randn(4, 6, dtype=dtype), order="random")
