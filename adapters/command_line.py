@@ -158,6 +158,20 @@ def reorganize(
             help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
         ),
     ] = None,
+    max_change: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave groups as they were until the outputs change by at most this share, on "
+            "images that no refit has used."
+        ),
+    ] = None,
+    pseudo_classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Group the images by what the model sees, not by their class."),
+    ] = None,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
+    ] = None,
     seed: Seed = 0,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
@@ -196,8 +210,9 @@ def reorganize(
             pictures = [_pictured(state, batches, groups, shown) for state in (loaded, changed)]
     else:
         changed, outcome = reorganized(
-            loaded, batches, layers=wanted, recipe=chosen, progress=shown
-        )
+            loaded, batches, layers=wanted, recipe=chosen, progress=shown, max_change=max_change,
+            pseudo_classes=pseudo_classes, max_batches=max_batches,
+        )  # fmt: skip
         report, pictures = outcome.report, [outcome.before, outcome.after]
     if html is not None and batches is not None:
         from .report_page import report_page
@@ -232,7 +247,10 @@ def _check_reorganize(context: typer.Context, method: str) -> None:
         if method in COMPARISONS:
             refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
         return
-    refuse_options(context, ["recipe", "method", "ratio", "option"], "with --arrange")
+    reorganizing = ["max_change", "pseudo_classes", "max_batches"]
+    refuse_options(
+        context, ["recipe", "method", "ratio", "option", *reorganizing], "with --arrange"
+    )
     if given["order"] == "random" and given["html"] is None:
         refuse_options(context, ["data"], "with --order random, unless --html shows the images")
 

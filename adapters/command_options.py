@@ -33,8 +33,8 @@ Layers = Annotated[
     typer.Option(
         "--layers",
         "-l",
-        help="Name of a layer or weight, a pattern such as 'layer4.*', 'last' or 'all'. "
-        "May be given several times.",
+        help="Name of a layer or weight, a pattern such as 'layer4.*', 'last', 'all' or, to merge, "
+        "'auto': those that use the least of their capacity. May be given several times.",
     ),
 ]
 Size = Annotated[

@@ -102,6 +102,22 @@ def test_reorganize_leaves_what_is_not_redundant(place, method):
     assert "nothing in 'conv4.weight' is redundant" in group["reason"]
 
 
+def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
+    words = "reorganize original.onnx --data digits_train.npz -o out.onnx --json".split()
+    free = json.loads(call(*words, "--layers", "all", "--pseudo-classes", 5).stdout)
+    assert free["passes"] == 4
+    assert free["held_out"] > 100
+    assert free["groups"][0]["before"]["features"] == 5 * 64
+    share = free["output_change"] / 2
+    bound = json.loads(call(*words, "--layers", "all", "--max-change", share).stdout)
+    assert len(bound["groups"]) < len(free["groups"])
+    assert bound["output_change"] is None or bound["output_change"] <= share
+    assert any("budget" in reason for reason in bound["skipped"].values())
+    few = json.loads(call(*words, "--layers", "auto", "--max-batches", 2).stdout)
+    assert len(few["groups"]) <= 2
+    fails(2, *words, "--arrange", "--max-change", 0.1)
+
+
 def test_reorganize_writes_model_page_and_plan(place):
     done = call(
         "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "new.onnx",
