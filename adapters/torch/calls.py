@@ -55,7 +55,7 @@ class Calls(Guarded):
 
     def __init__(self, state: ModelState, named: Mapping[str, torch.Tensor]) -> None:
         super().__init__(state)
-        self._weights = {id(tensor): name for name, tensor in reversed(named.items())}
+        self._weights = {id(tensor): name for name, tensor in reversed(list(named.items()))}
         self._made = WeakTensorKeyDictionary()
         self._count: Counter[tuple[str, tuple[str, ...]]] = Counter()
         # Tensors without a name that something with a name was written into a part of.

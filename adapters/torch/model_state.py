@@ -97,8 +97,8 @@ class ModelState:
                 if _storage(tensor) != _storage(data):
                     tensor.data = data
             for written in self._written.values():
-                for tensor, values in written:
-                    tensor.copy_(values)
+                for tensor, before in written:
+                    tensor.copy_(before)
         torch.set_rng_state(self._random)
         for device, state in self._cuda.items():
             torch.cuda.set_rng_state(state, device)

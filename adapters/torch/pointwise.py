@@ -23,7 +23,7 @@ HOMOGENEOUS = frozenset({
 
 
 @rule(
-    "clone", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
+    "clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
     "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
     "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
     "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",

@@ -141,7 +141,7 @@ def _check(model: torch.nn.Module) -> None:
                 "operators cannot be seen as they are written: give the module that it was made of"
             )
     for name, tensor in named_tensors(model).items():
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(tensor):
             raise ValueError(
                 f"{name!r} has no shape yet (a lazy layer): run the model once on a batch first"
             )

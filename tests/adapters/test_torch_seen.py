@@ -265,6 +265,8 @@ MOVED = {  # the channels of `a` are permuted
         {"b": block(8, 8), "c": GATE},
     ),
     "float": (lambda s, x: s.h((a := s.a(x)) * float(a.mean())), {}),
+    "cast": (lambda s, x: s.h((a := s.a(x)) * (a > 0.2).to(DOUBLE)), {}),
+    "std": (lambda s, x: s.h((a := s.a(x)) * (1 + a.std((2, 3), keepdim=True))), {}),
     "nonzero": (lambda s, x: s.h((a := s.a(x)) * len((a > 0.2).nonzero())), {}),
     "chosen samples": (
         lambda s, x: s.h((a := s.a(x)).index_select(0, s.h(a)[:, 0].argsort())), {}

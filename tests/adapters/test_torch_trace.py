@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from rejuvenet.adapters.torch import observe, trace  # noqa: E402
+from rejuvenet.adapters.torch import arrange, observe, trace  # noqa: E402
 from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
 from rejuvenet.graph import arrange_plan, transform  # noqa: E402
 from torch import nn  # noqa: E402
@@ -269,6 +269,17 @@ def test_half_precision_is_traced_and_widened(dtype):
     traced = trace(model, IMAGE.to(dtype))
     assert traced.groups[0].frozen is None
     assert traced.weights["0.weight"].dtype == "float32"
+
+
+def test_layers_behind_an_embedding_move():
+    """What is looked up depends on the input, though it is made of weights alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    words, weight = torch.arange(20).reshape(4, 5) % 10, model[1].weight.clone()
+    before = model(words)
+    arrange(model, words, order="random")
+    assert not torch.equal(model[1].weight, weight)
+    torch.testing.assert_close(model(words), before)
 
 
 @pytest.mark.parametrize(
