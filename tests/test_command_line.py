@@ -103,7 +103,8 @@ def test_reorganize_leaves_what_is_not_redundant(place, method):
 
 
 def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
-    words = "reorganize original.onnx --data digits_train.npz -o out.onnx --json".split()
+    data = "digits_train.npz"
+    words = ["reorganize", "original.onnx", "--data", data, "-o", "out.onnx", "--json"]
     free = json.loads(call(*words, "--layers", "all", "--pseudo-classes", 5).stdout)
     assert free["passes"] == 4
     assert free["held_out"] > 100
