@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...graph.composites import attended
 from ...graph.nodes import (
     Contraction,
     Elementwise,
     Gather,
     Opaque,
     PerChannel,
-    Positional,
     Reshape,
 )
-from .normalizations import standardize
 
 if TYPE_CHECKING:
     from .structure import Call
@@ -62,16 +61,11 @@ def attend(c: Call, operands: tuple[str, str, str], heads: int, masks: list[int]
             scores = added
         else:
             c.emit(Opaque((mask,), (c.temporary((1,)),), "it says which positions are seen"))
-    # Who sees whom depends on the places.
-    placed, weights = c.temporary(c.shape(scores)), c.temporary(c.shape(scores))
-    c.emit(Positional(scores, placed, (2, 3)))
-    standardize(c, placed, (3,), weights)
     if len(c.shape(y)) == 4:
-        c.emit(Contraction((weights, split[2]), y, tuple("bhsl"), axes[2], tuple("bhse")))
+        c.emit(*attended(c.graph, scores, split[2], axes[2], y, "bhse"))
         return
     apart = c.temporary([sizes[letter] for letter in "bshe"])
-    c.emit(Contraction((weights, split[2]), apart, tuple("bhsl"), axes[2], tuple("bshe")))
-    c.emit(Reshape(apart, y))
+    c.emit(*attended(c.graph, scores, split[2], axes[2], apart, "bshe"), Reshape(apart, y))
 
 
 def attention(c: Call) -> None:

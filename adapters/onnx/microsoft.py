@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...graph.composites import normalized
 from ...graph.nodes import Concat, Elementwise, Gather, PerChannel, Positional, Reduce, Transpose
 from .attention import multi_head_attention, projected_attention
 from .contractions import (
@@ -21,7 +22,7 @@ from .contractions import (
     quantized_product,
     with_channel_parameters,
 )
-from .normalizations import in_groups, over_last_axes, standardize
+from .normalizations import in_groups, over_last_axes
 from .operators import (
     gather_nd,
     global_pool,
@@ -72,7 +73,8 @@ def quantized_softmax(c: Call) -> None:
     x, old = c.data(0), c.attribute("opset", 13) < 13
     rank = len(c.shape(x))
     axis = c.attribute("axis", -1) % rank
-    standardize(c, x, tuple(range(axis, rank)) if old else (axis,), c.output())
+    axes = range(axis, rank) if old else (axis,)
+    c.emit(*normalized(c.graph, x, axes, c.output()))
 
 
 def quantized_gemm(c: Call) -> None:
@@ -199,7 +201,8 @@ def bias_softmax(c: Call) -> None:
     x = c.temporary(c.shape(c.output()))
     c.emit(Elementwise(c.every_input(), x, "add"))
     rank = len(c.shape(x))
-    standardize(c, x, tuple(range(c.attribute("axis", 1) % rank, rank)), c.output())
+    axes = range(c.attribute("axis", 1) % rank, rank)
+    c.emit(*normalized(c.graph, x, axes, c.output()))
 
 
 def bias_split_gelu(c: Call) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ...graph.nodes import Elementwise, PerChannel, Reduce, Reshape
+from ...graph.composites import normalized, normalized_in_groups
+from ...graph.nodes import Elementwise, PerChannel
 
 if TYPE_CHECKING:
     from .structure import Call
@@ -21,30 +22,23 @@ def batch_normalization(c: Call) -> None:
     c.emit(PerChannel(tuple(c.data(i) for i in range(5)), c.output(), 1, roles))
 
 
-def standardize(c: Call, x: str, axes: tuple[int, ...], output: str) -> None:
-    """``output = x`` normalized over ``axes`` (softmax, mean and variance, norm)."""
-    shape = c.shape(x)
-    statistic = c.temporary([1 if axis in axes else n for axis, n in enumerate(shape)])
-    c.emit(Reduce(x, statistic, axes, True), Elementwise((x, statistic), output))
-
-
 def softmax(c: Call) -> None:
     """Along one axis; before opset 13, over all axes from ``axis`` on."""
     rank = len(c.shape(c.data(0)))
     axis = c.attribute("axis", 1 if c.opset < 13 else -1) % max(rank, 1)
     axes = tuple(range(axis, rank)) if c.opset < 13 else (axis,)
-    standardize(c, c.data(0), axes, c.output())
+    c.emit(*normalized(c.graph, c.data(0), axes, c.output()))
 
 
 def lp_normalization(c: Call) -> None:
     x = c.data(0)
-    standardize(c, x, (c.attribute("axis", -1) % len(c.shape(x)),), c.output())
+    c.emit(*normalized(c.graph, x, (c.attribute("axis", -1) % len(c.shape(x)),), c.output()))
 
 
 def mean_variance_normalization(c: Call) -> None:
     x = c.data(0)
     axes = tuple(axis % len(c.shape(x)) for axis in c.attribute("axes", (0, 2, 3)))
-    standardize(c, x, axes, c.output())
+    c.emit(*normalized(c.graph, x, axes, c.output()))
 
 
 def layer_normalization(c: Call) -> None:
@@ -63,7 +57,7 @@ def over_last_axes(c: Call, x: str, parameters: Sequence[tuple[str, int]]) -> No
     axes = tuple(range(c.attribute("axis", -1) % len(shape), len(shape)))
     steps = [(op, i) for op, i in parameters if c.has(i)]
     y = c.temporary(shape) if steps else c.output()
-    standardize(c, x, axes, y)
+    c.emit(*normalized(c.graph, x, axes, y))
     for op, i in steps:
         z = c.output() if i == steps[-1][1] else c.temporary(shape)
         c.emit(Elementwise((y, c.data(i)), z, op))
@@ -73,7 +67,7 @@ def over_last_axes(c: Call, x: str, parameters: Sequence[tuple[str, int]]) -> No
 def instance_normalization(c: Call) -> None:
     x = c.data(0)
     y = c.temporary(c.shape(x))
-    standardize(c, x, tuple(range(2, len(c.shape(x)))), y)
+    c.emit(*normalized(c.graph, x, range(2, len(c.shape(x))), y))
     c.emit(PerChannel((y, c.data(1), c.data(2)), c.output(), 1, ("scale", "shift")))
 
 
@@ -84,18 +78,8 @@ def group_normalization(c: Call) -> None:
 
 def in_groups(c: Call, x: str, output: str, groups: int, parameters: tuple[str, str]) -> None:
     """Normalized between two reshapes, axis 1 being that of the channels."""
-    n, channels, *spatial = c.shape(x)
-    roles = ("scale", "shift")
-    split = c.temporary((n, groups, channels // groups, *spatial))
-    normal = c.temporary(c.shape(split))
-    c.emit(Reshape(x, split))
-    standardize(c, split, tuple(range(2, len(c.shape(split)))), normal)
-    if c.shape(parameters[0]) == (channels,):
-        whole = c.temporary(c.shape(x))
-        c.emit(Reshape(normal, whole), PerChannel((whole, *parameters), output, 1, roles))
-    else:
-        scaled = c.temporary(c.shape(split))
-        c.emit(PerChannel((normal, *parameters), scaled, 1, roles), Reshape(scaled, output))
+    named = list(zip(parameters, ("scale", "shift"), strict=True))
+    c.emit(*normalized_in_groups(c.graph, x, groups, named, output))
 
 
 NORMALIZATIONS: dict[str, Callable[[Call], None]] = {

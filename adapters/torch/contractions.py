@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...graph.composites import attended
 from ...graph.nodes import Contraction, Elementwise, Graph, PerChannel
 from .operator_table import Value, rule
 
@@ -86,9 +87,9 @@ def attention(
     bias = named.get("attn_mask", bias)
     shape = (*q.shape[:3], k.shape[2])
     scores = graph.temporary(shape)
-    _product(graph, q, k, scores, ("bhtd", "bhsd", "bhts"))
+    _product(graph, q, k, scores, ("bhsd", "bhld", "bhsl"))
     if isinstance(bias, Value):
         biased = graph.temporary(shape)
         graph.nodes.append(Elementwise((scores, bias.name), biased, "add"))
         scores = biased
-    _product(graph, Value(scores, shape), v, out.name, ("bhts", "bhse", "bhte"))
+    graph.nodes += attended(graph, scores, v.name, "bhle", out.name, "bhse")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...graph.nodes import Elementwise, Graph, PerChannel, Reduce, Reshape, Shape
+from ...graph.composites import normalized, normalized_in_groups
+from ...graph.nodes import Elementwise, Graph, PerChannel
 from .operator_table import Value, resolved_axis, rule
 
 
@@ -29,12 +30,6 @@ def batch_norm(graph: Graph, out: Value, x: Value, *rest: Any) -> None:
     )
 
 
-def normalize(graph: Graph, x: str, shape: Shape, axes: tuple[int, ...], out: str) -> None:
-    """``out = f(x, statistics of x over axes)``."""
-    statistics = graph.temporary([1 if a in axes else n for a, n in enumerate(shape)])
-    graph.nodes += [Reduce(x, statistics, axes, True), Elementwise((x, statistics), out, "add")]
-
-
 def _affine(graph: Graph, x: str, out: Value, axis: int, scale: Any, shift: Any) -> None:
     used = [(v, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
     graph.nodes.append(
@@ -56,7 +51,7 @@ def layer_norm(
     rank = len(x.shape)
     axes = tuple(range(rank - len(over), rank))
     normal = graph.temporary(x.shape)
-    normalize(graph, x.name, x.shape, axes, normal)
+    graph.nodes += normalized(graph, x.name, axes, normal)
     if len(axes) == 1:
         _affine(graph, normal, out, axes[0], scale, shift)
         return
@@ -82,19 +77,14 @@ def group_norm(
     *_: Any,
 ) -> None:
     """Normalization over the channels of a group and all positions."""
-    shape = (n, groups, c // groups, *x.shape[2:])
-    split, normal = graph.temporary(shape), graph.temporary(shape)
-    graph.nodes.append(Reshape(x.name, split))
-    normalize(graph, split, shape, tuple(range(2, len(shape))), normal)
-    whole = graph.temporary(x.shape)
-    graph.nodes.append(Reshape(normal, whole))
-    _affine(graph, whole, out, 1, scale, shift)
+    used = [(v.name, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
+    graph.nodes += normalized_in_groups(graph, x.name, groups, used, out.name)
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
 def softmax(graph: Graph, out: Value, x: Value, axis: int, *_: Any, **__: Any) -> None:
     """Normalization over one axis."""
-    normalize(graph, x.name, x.shape, (resolved_axis(axis, len(x.shape)),), out.name)
+    graph.nodes += normalized(graph, x.name, (resolved_axis(axis, len(x.shape)),), out.name)
 
 
 @rule("_weight_norm_interface")
@@ -103,5 +93,5 @@ def weight_norm(graph: Graph, outs: Sequence[Value], v: Value, g: Value, axis: i
     out = outs[0]
     normal = graph.temporary(v.shape)
     axes = tuple(a for a in range(len(v.shape)) if a != axis)
-    normalize(graph, v.name, v.shape, axes, normal)
+    graph.nodes += normalized(graph, v.name, axes, normal)
     graph.nodes.append(Elementwise((normal, g.name), out.name, "mul"))

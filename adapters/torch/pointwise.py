@@ -11,7 +11,7 @@ from .operator_table import Value, resolved_axis, rule
 
 ELEMENTWISE_OP = {
     "add": "add", "sub": "add", "rsub": "add", "add_": "add", "sub_": "add",
-    "mul": "mul", "div": "mul", "mul_": "mul", "div_": "mul", "_prelu_kernel": "prelu",
+    "mul": "mul", "mul_": "mul", "_prelu_kernel": "prelu",
 }  # fmt: skip
 
 # f(s x) = s f(x) for every s > 0.

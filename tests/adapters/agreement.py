@@ -3,7 +3,7 @@
 Every row of every weight axis carries two numbers in each description: its channel, and the set of
 channels with which it may be exchanged (none where it is frozen).  The descriptions agree where
 both numberings are the same up to names, that is where equal numbers in the one are equal numbers
-in the other.
+in the other, every weight has the same role, and merging channels is exact in both or neither.
 
 Channels and whole sets of them (attention heads) are numbered apart.
 
@@ -37,9 +37,43 @@ def agreement(
 ) -> Agreement:
     """Compare what two adapters say of one network; ``weights`` are those of the first."""
     names = _same_weights(weights, other_weights)
-    mine = _rows(groups, weights, {name: (name, False) for name, _ in names.values()})
-    theirs = _rows(other_groups, other_weights, names)
-    return Agreement(len(names), len(weights), _difference(mine, theirs))
+    own = {name: (name, False) for name, _ in names.values()}
+    mine, theirs = _rows(groups, weights, own), _rows(other_groups, other_weights, names)
+    difference = _difference(mine, theirs) or _meaning_differs(
+        _meanings(groups, own), _meanings(other_groups, names)
+    )
+    return Agreement(len(names), len(weights), difference)
+
+
+def _meanings(
+    groups: Sequence[ChannelGroup], names: Mapping[str, tuple[str, bool]]
+) -> dict[tuple[str, bool], tuple[str, bool]]:
+    """Role of every weight that moves, and whether merging its channels is exact.
+
+    What is added is a bias or a shift, as the shape that an exporter gave it may be.
+    """
+    added = {"bias": "shift"}
+    return {
+        (names[m.weight][0], m.kind == "consumer"): (
+            added.get(m.role, m.role),
+            group.exact_merge is None,
+        )
+        for group in groups
+        if group.frozen is None and group.unit == "channel"
+        for m in group.members
+        if m.weight in names
+    }
+
+
+def _meaning_differs(
+    mine: Mapping[tuple[str, bool], tuple[str, bool]],
+    theirs: Mapping[tuple[str, bool], tuple[str, bool]],
+) -> str | None:
+    for (weight, reads), meaning in mine.items():
+        other = theirs.get((weight, reads))
+        if other != meaning:
+            return f"(role, exact) of {weight}: {meaning} in the first, {other} in the second"
+    return None
 
 
 def _same_weights(

@@ -32,8 +32,8 @@ def both(name, folder):
 @pytest.mark.parametrize(
     "name",
     [
-        "audio", "called_twice", "fpn", "gru", "kept_bias", "lstm", "several_inputs_and_outputs",
-        "tied", "unet",
+        "audio", "called_twice", "fpn", "gru", "kept_bias", "lraspp", "lstm",
+        "several_inputs_and_outputs", "tied", "unet", "weight_norm",
     ],
 )  # fmt: skip
 def test_groups_of_a_module_and_of_its_file_are_the_same(name, tmp_path):
@@ -50,6 +50,8 @@ def test_differences_are_found(tmp_path):
     first, _, *others = groups[0].members
     fewer = [replace(groups[0], members=(first, *others)), *groups[1:]]
     assert "in the second only" in agreement(fewer, weights, *file).difference
+    inexact = [replace(groups[0], exact_merge="so it is said"), *groups[1:]]
+    assert "(role, exact)" in agreement(inexact, weights, *file).difference
     turned = replace(groups[0].members[0], positions=groups[0].members[0].positions[::-1])
     crossed = [replace(groups[0], members=(turned, *groups[0].members[1:])), *groups[1:]]
     assert "channels differ" in agreement(crossed, weights, *file).difference

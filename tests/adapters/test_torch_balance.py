@@ -38,6 +38,18 @@ class ReadTwice(nn.Module):
         return self.b(torch.relu(x)) + self.c(torch.tanh(x))
 
 
+class Divided(nn.Module):
+    """Channels divided by a weight: a scale would act the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Linear(10, 12), nn.Linear(12, 4)
+        self.by = nn.Parameter(torch.rand(12) + 1)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.a(x) / self.by))
+
+
 def dense(between, *, bias=True):
     return nn.Sequential(nn.Linear(10, 12, bias=bias), between, nn.Linear(12, 4))
 
@@ -68,6 +80,7 @@ NETWORKS = {
     "layer norm": (lambda: dense(nn.LayerNorm(12)), VECTORS, True),
     "no affine": (lambda: conv(nn.BatchNorm2d(12, affine=False), flat=432), IMAGES, False),
     "read twice": (ReadTwice, VECTORS, False),
+    "divided": (Divided, VECTORS, False),
 }
 
 
