@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +31,7 @@ import numpy as np
 from .balance import balance_plan, scaled_members
 from .batch_statistics import Moments, batch_normalizations, by_tensor
 from .capacity import Capacity, capacity
+from .cautions import warn_about_classes, warn_of_few_samples
 from .channels import ChannelGroup, Unfit
 from .class_means import ClassMeans
 from .class_sums import MAX_BYTES, ClassSums
@@ -48,8 +48,6 @@ from .recipe import Recipe
 from .report import Report
 from .selection import refuse_named, select_groups
 from .surgery import restricted, transform
-
-FEW = 2.0  # values for each channel of a refit below which a warning is due
 
 log = logging.getLogger("rejuvenet")
 
@@ -138,7 +136,7 @@ def reorganize(
                 run.tell(max_bytes)
             run.look(classes, max_bytes)
             if team.first:
-                _warn_about_classes(run.unlabelled, run.before)
+                warn_about_classes(run.unlabelled, run.before)
         if layers == "auto":
             run.restrict(*_least_used(run))
         run.plan({choice.group.name: choice.layer for choice in chosen})
@@ -266,7 +264,7 @@ class _Run:
             self.refused[group.name] = str(error)
             return
         if own is not None and not plan.idle:
-            _warn_of_few_samples(plan, own, means)
+            warn_of_few_samples(plan, own, means)
             self._made = plan
             plan = self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
         self.plans.append(plan)
@@ -358,16 +356,14 @@ class _Run:
             for plan in self.plans if team.first else ():
                 means, nodes = self.after.get(plan.group), max(plan.nodes, 1)
                 if means is not None:
-                    figures[plan.group] = capacity(
-                        means.Q, nodes, means.activity, self.recipe.seed
-                    )
+                    own = capacity(means.Q, nodes, means.activity, self.recipe.seed)
+                    figures[plan.group] = own
         figures = team.from_first(figures)
         report = Report.of(Plan(self.plans, self.recipe, dict(skipped)), figures)
         for group in report.groups:
             if group.group in self._residual:
                 group.missed = math.sqrt(self._residual[group.group])
-        if self.passes:
-            report.passes = self.passes
+        report.passes = self.passes
         if self.after:
             report.output_change, report.agreement = self.outputs.relative, self.outputs.agreement
             report.largest_change, report.held_out = self.outputs.largest, self.outputs.held_out
@@ -431,34 +427,6 @@ class _Run:
         return Moments(touched, self.network.arrays)
 
 
-def _warn_of_few_samples(plan: GroupPlan, sums: Sums, means: ClassMeans | None) -> None:
-    """Say what a refit cannot know, before anything is written."""
-    samples, unknown = sums.fitted.samples + sums.held.samples, len(plan.survivors)
-    values = sums.fitted.samples * (1 if means is None else means.positions)
-    if values < FEW * unknown:
-        enough = math.ceil(FEW * unknown / (values / samples))
-        warnings.warn(
-            f"{samples:.0f} samples give {values:.0f} values for the refit of {unknown} channels "
-            f"of {plan.group!r}: give at least {enough} samples",
-            stacklevel=6,
-        )
-
-
-def _warn_about_classes(unlabelled: bool, means: Mapping[str, ClassMeans]) -> None:
-    for own in list(means.values())[:1]:
-        if unlabelled and len(own.counts) < 2:
-            warnings.warn(
-                "the batches have no labels, so that all samples count as one class: give "
-                "(inputs, labels), or pseudo_classes=number",
-                stacklevel=4,
-            )
-        if len(own.counts) > 1 and max(own.counts) <= 1:
-            warnings.warn(
-                "every class has one sample, which a class mean is hardly made of: give more data",
-                stacklevel=4,
-            )
-
-
 def _without_data(recipe: Recipe, layers: Layers) -> Recipe:
     """The recipe as far as weights alone allow."""
     if recipe.needs_means or layers == "auto":
@@ -480,18 +448,3 @@ def _least_used(run: _Run) -> tuple[list[ChannelGroup], Recipe]:
     if ratios and isinstance(recipe.ratio, float):
         recipe = replace(recipe, ratio=ratios)
     return [group for group in run.groups if group.name in ratios], recipe
-
-
-def warn_where_nothing_changed(report: Report, stacklevel: int = 3) -> None:
-    """A warning for every group in which no channel became free."""
-    if not report.groups:
-        warnings.warn(
-            "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
-            "to reorganize them all the same",
-            stacklevel=stacklevel,
-        )
-    for group in report.groups:
-        if not group.new:
-            warnings.warn(
-                f"nothing was freed in {group.group!r}: {group.reason}", stacklevel=stacklevel
-            )

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
+from ...graph.cautions import warn_where_nothing_changed
 from ...graph.channels import ChannelGroup
 from ...graph.class_sums import MAX_BYTES
 from ...graph.recipe import Recipe
@@ -143,5 +144,5 @@ def reorganized(
             classes = getattr(batches, "classes", None)
     requests = layers if isinstance(layers, str) and layers == "auto" else model.requests(layers)
     outcome = reorganizing.reorganize(network, data, requests, recipe, classes=classes, **options)
-    reorganizing.warn_where_nothing_changed(outcome.report)
+    warn_where_nothing_changed(outcome.report)
     return network.model, outcome

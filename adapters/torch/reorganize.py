@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ...graph import arranging, reorganizing
+from ...graph.cautions import warn_where_nothing_changed
 from ...graph.channels import ChannelGroup
 from ...graph.class_sums import MAX_BYTES
 from ...graph.normalizations import Correction
@@ -190,7 +191,7 @@ def reorganize(
             follow=follow,
         )
     if processes.first:
-        reorganizing.warn_where_nothing_changed(outcome.report)
+        warn_where_nothing_changed(outcome.report)
         if writer is not None:
             draw_groups(writer, outcome, step)
     return outcome.report

@@ -1,0 +1,58 @@
+"""What a user should be told of a reorganization: too few samples, no classes, nothing freed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+from .class_means import ClassMeans
+from .least_squares import Sums
+from .plan import GroupPlan
+from .report import Report
+
+FEW = 2.0  # values for each channel of a refit below which a warning is due
+
+
+def warn_of_few_samples(plan: GroupPlan, sums: Sums, means: ClassMeans | None) -> None:
+    """Say what a refit cannot know, before anything is written."""
+    samples, unknown = sums.fitted.samples + sums.held.samples, len(plan.survivors)
+    values = sums.fitted.samples * (1 if means is None else means.positions)
+    if values < FEW * unknown:
+        enough = math.ceil(FEW * unknown / (values / samples))
+        warnings.warn(
+            f"{samples:.0f} samples give {values:.0f} values for the refit of {unknown} channels "
+            f"of {plan.group!r}: give at least {enough} samples",
+            stacklevel=6,
+        )
+
+
+def warn_about_classes(unlabelled: bool, means: Mapping[str, ClassMeans]) -> None:
+    """Say what class means of these samples cannot show."""
+    for own in list(means.values())[:1]:
+        if unlabelled and len(own.counts) < 2:
+            warnings.warn(
+                "the batches have no labels, so that all samples count as one class: give "
+                "(inputs, labels), or pseudo_classes=number",
+                stacklevel=4,
+            )
+        if len(own.counts) > 1 and max(own.counts) <= 1:
+            warnings.warn(
+                "every class has one sample, which a class mean is hardly made of: give more data",
+                stacklevel=4,
+            )
+
+
+def warn_where_nothing_changed(report: Report, stacklevel: int = 3) -> None:
+    """A warning for every group in which no channel became free."""
+    if not report.groups:
+        warnings.warn(
+            "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
+            "to reorganize them all the same",
+            stacklevel=stacklevel,
+        )
+    for group in report.groups:
+        if not group.new:
+            warnings.warn(
+                f"nothing was freed in {group.group!r}: {group.reason}", stacklevel=stacklevel
+            )
