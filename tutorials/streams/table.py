@@ -162,11 +162,10 @@ def plot(runs: Runs, names: list[str], path: Path) -> None:
             color = colors.get(arm, "gray")
             if arm in SHOWN:
                 curve = 100 * np.mean([hard(run, "online") for run in found], axis=0)
-                smooth = np.convolve(curve, np.ones(3) / 3, "valid")
-                left.plot(
-                    range(2, len(curve)), smooth, label=title.replace("`", ""), color=color,
-                    linewidth=1.2,
-                )  # fmt: skip
+                width = min(3, len(curve))
+                smooth = np.convolve(curve, np.ones(width) / width, "valid")
+                tasks = np.arange(len(smooth)) + (width + 1) / 2
+                left.plot(tasks, smooth, label=title.replace("`", ""), color=color, linewidth=1.2)
             if any(event["before"] for event in found[0]["events"]):  # else nothing to lose
                 final = 100 * np.mean([run["final"] for run in found])
                 point = (np.mean([cost(run) for run in found]), final)
