@@ -62,6 +62,17 @@ def test_imports_point_one_way(path):
         assert not any(module.startswith(place) for place in above), f"imports {module}"
 
 
+@pytest.mark.parametrize("adapter", ["torch", "onnx"])
+def test_adapters_do_not_import_each_other(adapter):
+    paths = sorted((ROOT / "adapters" / adapter).rglob("*.py"))
+    assert len(paths) > 10
+    other = {"torch": "onnx", "onnx": "torch"}[adapter]
+    for path in paths:
+        for module in imported_modules(path):
+            forbidden = module.startswith((other, f"..{other}", "...adapters", "rejuvenet"))
+            assert not forbidden, f"{path.name} imports {module}"
+
+
 def test_scan_sees_imports_at_any_depth(tmp_path):
     path = tmp_path / "late.py"
     path.write_text(
