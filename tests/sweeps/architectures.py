@@ -201,6 +201,7 @@ def main() -> None:
         chosen = [n for n in chosen if n["name"] in options.only.split(",")]
     exporters = options.exporters.split(",")
     if not options.table:
+        import sklearn.cluster  # noqa: F401
         import timm  # noqa: F401 (the processes of all networks share what is imported here)
         import torchvision  # noqa: F401
     if not options.table and exporters != ["torch"]:
