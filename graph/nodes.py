@@ -27,7 +27,6 @@ a node, nor a weight, nor a graph input is a constant, whose positions are fixed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -287,6 +286,3 @@ def uniform_axes(values: np.ndarray) -> frozenset[int]:
         for axis in range(values.ndim)
         if bool(np.all(values == np.take(values, [0], axis=axis)))
     )
-
-
-WeightArrays = Mapping[str, np.ndarray]
