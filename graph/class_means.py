@@ -1,10 +1,9 @@
-"""Class-representative activations (eq. 1), summed while the batches stream by.
+"""Class-representative activations (eq. 1).
 
     Q[c] = (1 / N_c) * sum of the tap over the samples of class c
 
 ``Q`` has shape ``(C, o, h, w)``: classes, channels of the group in its own order, and the extent
-of the tap.  Activations are never stored: a batch adds its sums per class, made in float32 (in
-float64 for float64 activations) and accumulated in float64.
+of the tap.  How a network's are summed while its batches stream by: :mod:`.class_sums`.
 """
 
 from __future__ import annotations
@@ -15,15 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arrays import NumpyArrays, two_axes
+
 
 @dataclass
 class ClassMeans:
-    """Streamed sums of activations for every class.
+    """Sums of activations for every class.
 
     Attributes
     ----------
-    sums : ndarray of float64, shape (C, o, h, w), or None
-        Sum of the tap over the samples of each class; None before the first batch.
+    sums : ndarray of float64, shape (C, o, h, w)
+        Sum of the tap over the samples of each class.
     counts : ndarray of float64, shape (C,)
         Samples of each class; with class weights, the sum of the weights.
     classes : list of str or int
@@ -35,16 +36,9 @@ class ClassMeans:
     starts : tuple of int
         Where several tensors describe the group, one after the other along the last axis: where
         those behind the first begin.
-
-    Examples
-    --------
-    >>> means = ClassMeans.empty(["cat", "dog"])
-    >>> means.update(np.array([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]]), np.array([0, 0, 1]))
-    >>> means.Q[:, :, 0, 0].tolist()
-    [[2.0, 1.0], [5.0, 5.0]]
     """
 
-    sums: np.ndarray | None
+    sums: np.ndarray
     counts: np.ndarray
     classes: list[str | int]
     magnitudes: np.ndarray | None = None
@@ -52,14 +46,13 @@ class ClassMeans:
     starts: tuple[int, ...] = ()
 
     @classmethod
-    def empty(cls, classes: Sequence[str | int]) -> ClassMeans:
-        """No samples yet of the named classes."""
-        if len(classes) == 0:
-            raise ValueError("expected at least one class, got none")
-        return cls(None, np.zeros(len(classes)), list(classes))
-
-    def update(self, activations: np.ndarray, labels: np.ndarray) -> None:
-        """Add one batch.
+    def of(
+        cls,
+        activations: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str | int] | None = None,
+    ) -> ClassMeans:
+        """Of activations that are at hand.
 
         Parameters
         ----------
@@ -67,81 +60,32 @@ class ClassMeans:
             The tap, its channels in the order of the group, in any floating-point type.
         labels : ndarray of int, shape (n,), or of float, shape (n, C)
             The class of each sample as an index, or the weight of each class.
+        classes : sequence, optional
+            Names of the classes; by default as many as the labels that turn up.
 
         Raises
         ------
         ValueError
-            Where shapes do not pair, differ from earlier batches, or a label names no class.
+            Where shapes do not pair, or a label names no class.
+
+        Examples
+        --------
+        >>> activations = np.array([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]])
+        >>> means = ClassMeans.of(activations, np.array([0, 0, 1]), ["cat", "dog"])
+        >>> means.Q[:, :, 0, 0].tolist()
+        [[2.0, 1.0], [5.0, 5.0]]
         """
-        activations, labels = np.asarray(activations), np.asarray(labels)
-        C = len(self.classes)
-        if activations.ndim < 2:
+        x, labels = np.asarray(activations), np.asarray(labels)
+        if x.ndim < 2:
             raise ValueError(
-                f"expected activations of shape (samples, channels, ...), got {activations.shape}"
+                f"expected activations of shape (samples, channels, ...), got {x.shape}"
             )
-        n, o = activations.shape[:2]
-        h, w = _extent(activations.shape[2:])
-        if labels.shape not in ((n,), (n, C)):
-            raise ValueError(
-                f"expected one label for each of the {n} samples, as indices of shape ({n},) or "
-                f"class weights of shape ({n}, {C}), got shape {labels.shape}"
-            )
-        if self.sums is not None and self.sums.shape[1:] != (o, h, w):
-            raise ValueError(
-                f"expected activations of {self.sums.shape[1:]} (channels, height, width) as in "
-                f"the batches before, got {(o, h, w)}; feed inputs of one size"
-            )
-        if n == 0:
-            return
-        # Few classes of many occur in one batch: only their rows are summed.
-        if labels.ndim == 1:
-            present, one_hot = _one_hot(labels, C)
-        else:
-            present = np.flatnonzero(np.any(labels != 0, axis=0))
-            one_hot = np.ascontiguousarray(labels[:, present].T)
-        dtype = np.float64 if activations.dtype == np.float64 else np.float32
-        values = activations.reshape(n, -1).astype(dtype, copy=False)
-        sums = np.matmul(one_hot.astype(dtype), values).astype(np.float64)
-        if self.sums is None:
-            self.sums = np.zeros((C, o, h, w))
-        if self.magnitudes is None:
-            self.magnitudes = np.zeros(o)
-        self.sums[present] += sums.reshape(len(present), o, h, w)
-        self.counts[present] += one_hot.sum(axis=1, dtype=np.float64)
-        absolute = np.abs(values).reshape(n, o, -1)
-        self.magnitudes += absolute.mean(axis=2).sum(axis=0, dtype=np.float64)
-        self.samples += n
-
-    def grow(self, classes: int) -> None:
-        """Make room for classes numbered up to ``classes``, a higher label having turned up."""
-        missing = classes - len(self.classes)
-        if missing > 0:
-            self.classes = [*self.classes, *range(len(self.classes), classes)]
-            self.counts = np.pad(self.counts, (0, missing))
-            if self.sums is not None:
-                self.sums = np.pad(self.sums, ((0, missing), (0, 0), (0, 0), (0, 0)))
-
-    def merge(self, other: ClassMeans) -> ClassMeans:
-        """Add the sums of ``other`` (of the same classes) to these, and return these."""
-        if self.classes != other.classes:
-            raise ValueError(
-                f"expected the same classes, got {self.classes!r} and {other.classes!r}"
-            )
-        if other.sums is None or other.magnitudes is None:
-            return self
-        if self.sums is None or self.magnitudes is None:
-            self.sums, self.magnitudes = other.sums.copy(), other.magnitudes.copy()
-        else:
-            if self.sums.shape != other.sums.shape:
-                raise ValueError(
-                    f"expected sums of shape {self.sums.shape}, got {other.sums.shape}; "
-                    "collect both from inputs of one size"
-                )
-            self.sums += other.sums
-            self.magnitudes += other.magnitudes
-        self.counts = self.counts + other.counts
-        self.samples += other.samples
-        return self
+        x = x.reshape(*x.shape[:2], *two_axes(x.shape[2:]))
+        names = list(classes or ())
+        counts = class_counts(labels, len(x), len(names), more=classes is None)
+        C, arrays = len(counts), NumpyArrays()
+        sums = arrays.sums_by_class(None, x, labels, C).reshape(C, *x.shape[1:])
+        return cls(sums, counts, names or list(range(C)), arrays.magnitudes(x), len(x))
 
     def check(self) -> None:
         """Raise ValueError for a class without samples or a channel that is not finite."""
@@ -153,8 +97,6 @@ class ClassMeans:
                 f"expected samples of every class, got none of {names}{more}; "
                 "give data for these classes or leave them out"
             )
-        if self.sums is None:
-            raise ValueError("expected activations, got none; run at least one batch")
         # A sum of finite sums is finite: no mask of the size of the sums is needed.
         per_channel = np.abs(self.sums).sum(axis=(0, 2, 3))
         broken = np.flatnonzero(~np.isfinite(per_channel))
@@ -168,13 +110,12 @@ class ClassMeans:
     def Q(self) -> np.ndarray:
         """Class-representative activations (eq. 1), float32, shape (C, o, h, w)."""
         self.check()
-        assert self.sums is not None
         return (self.sums / self.counts[:, None, None, None]).astype(np.float32)
 
     @property
     def positions(self) -> int:
         """Positions of a slice, ``h * w``."""
-        return 0 if self.sums is None else math.prod(self.sums.shape[2:])
+        return math.prod(self.sums.shape[2:])
 
     @property
     def activity(self) -> np.ndarray | None:
@@ -188,10 +129,8 @@ def joined(parts: Sequence[ClassMeans]) -> ClassMeans:
     ``Q`` has the positions of all.  A channel is as active as in the tensor in which it is most
     active beside the others, in units of the mean over tensors.
 
-    >>> first, last = ClassMeans.empty(["cat"]), ClassMeans.empty(["cat"])
-    >>> first.update(np.array([[8.0, 0.0]]), np.array([0]))
-    >>> last.update(np.array([[0.0, 2.0]]), np.array([0]))
-    >>> both = joined([first, last])
+    >>> parts = [ClassMeans.of(np.array([row]), np.array([0])) for row in ([8.0, 0.0], [0.0, 2.0])]
+    >>> both = joined(parts)
     >>> both.Q[0, :, 0].tolist(), both.starts, both.activity.tolist()
     ([[8.0, 0.0], [0.0, 2.0]], (1,), [5.0, 5.0])
     """
@@ -199,7 +138,6 @@ def joined(parts: Sequence[ClassMeans]) -> ClassMeans:
         return parts[0]
     sums, magnitudes = [], []
     for part in parts:
-        assert part.sums is not None
         assert part.magnitudes is not None
         sums.append(part.sums.reshape(*part.sums.shape[:2], 1, -1))
         magnitudes.append(part.magnitudes)
@@ -247,19 +185,43 @@ def extent_within(
     return h, w
 
 
-def _extent(spatial: tuple[int, ...]) -> tuple[int, int]:
-    """``(h, w)`` of spatial axes of any number."""
-    if not spatial:
-        return 1, 1
-    return int(np.prod(spatial[:-1], dtype=np.int64)), int(spatial[-1])
+def class_counts(labels: np.ndarray, n: int, classes: int, more: bool) -> np.ndarray:
+    """Samples of every class, or the sums of their weights, float64.
 
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n,), or of float, shape (n, C)
+    n : int
+        Samples.
+    classes : int
+        How many are known; 0 where none is.
+    more : bool
+        Whether higher labels stand for further classes.
 
-def _one_hot(labels: np.ndarray, C: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes that occur, and their indicator rows of shape (classes present, n)."""
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"expected integer labels, got {labels.dtype}")
-    wrong = labels[(labels < 0) | (labels >= C)]
-    if wrong.size:
-        raise ValueError(f"expected labels from 0 to {C - 1}, got {int(wrong[0])}")
-    present = np.unique(labels)
-    return present, labels[None, :] == present[:, None]
+    Raises
+    ------
+    ValueError
+        The labels do not pair with the samples or the classes, or a weight is negative.
+    """
+    if labels.ndim == 2 and len(labels) == n:
+        C = classes or labels.shape[1]
+        if labels.shape[1] != C:
+            raise ValueError(f"expected class weights of shape ({n}, {C}), got {labels.shape}")
+        if not (np.isfinite(labels).all() and (labels >= 0).all()):
+            raise ValueError(
+                "expected class weights of at least 0, got "
+                f"{np.min(labels):g} to {np.max(labels):g}"
+            )
+        return labels.sum(0, dtype=np.float64)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"expected integer labels of shape ({n},) or class weights of shape ({n}, C), got "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    low, high = (int(labels.min()), int(labels.max())) if n else (0, -1)
+    if low < 0 or (high >= classes and not more):
+        raise ValueError(
+            f"expected labels from 0 to {'the number of classes' if more else classes - 1}, got "
+            f"{low if low < 0 else high}"
+        )
+    return np.bincount(labels, minlength=max(classes, high + 1)).astype(np.float64)

@@ -18,7 +18,7 @@ import numpy as np
 
 from .arrays import Extent, NumpyArrays, rows_of_a_sample, two_axes
 from .channels import ChannelGroup, Tap, Unfit
-from .class_means import ClassMeans, extent_within, joined
+from .class_means import ClassMeans, class_counts, extent_within, joined
 from .network import Network, Team
 
 MAX_BYTES = 2**31
@@ -85,34 +85,9 @@ class ClassSums:
     ) -> list[tuple[str, Callable[[Any], None]]]:
         """What to look at in a run of ``n`` labelled samples, to add their activations."""
         labels = np.zeros(n, np.int64) if labels is None else np.asarray(labels)
-        C = len(self.counts)
-        if labels.ndim == 2 and len(labels) == n:
-            if self.names is None and self.samples == 0:
-                C = labels.shape[1]
-            if labels.shape[1] != C:
-                raise ValueError(f"expected class weights of shape ({n}, {C}), got {labels.shape}")
-            if not (np.isfinite(labels).all() and (labels >= 0).all()):
-                raise ValueError(
-                    "expected class weights of at least 0, got "
-                    f"{np.min(labels):g} to {np.max(labels):g}"
-                )
-            counts = labels.sum(0, dtype=np.float64)
-        elif labels.shape == (n,) and labels.dtype.kind in "iu":
-            low, high = (int(labels.min()), int(labels.max())) if n else (0, -1)
-            if low < 0 or (self.names is not None and high >= C):
-                raise ValueError(
-                    f"expected labels from 0 to {C - 1 if self.names else 'the number of classes'}"
-                    f", got {low if low < 0 else high}"
-                )
-            C = max(C, high + 1)
-            counts = np.bincount(labels, minlength=C).astype(np.float64)
-        else:
-            raise ValueError(
-                f"expected integer labels of shape ({n},) or class weights of shape ({n}, C), got "
-                f"{labels.dtype} of shape {labels.shape}"
-            )
-        if len(self.counts) < C:
-            self._resize(C)
+        counts = class_counts(labels, n, len(self.counts), more=self.names is None)
+        if len(self.counts) < len(counts):
+            self._resize(len(counts))
         self.counts += counts
         self.samples += n
         return [

@@ -37,9 +37,7 @@ class TwoLayers:
         return self.tap(w) @ w["second"].T
 
     def means(self):
-        means = ClassMeans.empty(list(range(CLASSES)))
-        means.update(self.tap(), self.labels)
-        return means
+        return ClassMeans.of(self.tap(), self.labels, range(CLASSES))
 
 
 def two_layers(hidden=HIDDEN, seed=0, copies=1, dtype=np.float32):
