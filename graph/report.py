@@ -110,8 +110,8 @@ class Report:
     plan : Plan or None
         The plan that was applied.
     output_change : float or None
-        Of the whole model, where several groups changed together: root mean square of the change
-        of its outputs on the calibration data over that of the outputs.
+        Root mean square of the change of the model's outputs on the calibration data over that of
+        the outputs.
     largest_change : float or None
         Largest absolute change of one output.
     agreement : float or None

@@ -97,11 +97,19 @@ def reorganize(
         at weights alone are possible, consumers are not refitted and statistics are not
         recalibrated.
     layers : str or sequence of str
-        Layers, patterns, ``"last"`` (the deepest group that can move) or ``"all"``.
+        Layers, patterns, ``"last"`` (the deepest group that can move), ``"all"``, or ``"auto"``:
+        the groups that use the least of their capacity.
     recipe : Recipe, optional
         ``Recipe.preserving()`` by default.
     progress : bool
         Show progress bars.
+    classes, pseudo_classes, max_batches, max_bytes
+        As in :func:`collect`.
+    unpack : callable, optional
+        Turns one batch into ``(inputs, labels)``.
+    max_change : float, optional
+        A budget for the relative change of the outputs: groups that would overdraw it are left
+        as they were.
 
     Returns
     -------

@@ -49,8 +49,8 @@ def collect(
     classes : int or sequence, optional
         Number or names of the classes; by default the labels up to the highest one seen.
     pseudo_classes : int, optional
-        For data without labels: as many clusters of samples (k-means of the model's outputs, with
-        labels left aside) take the place of classes.  It takes one more pass.
+        For data without labels: as many clusters of samples that the model sees alike (k-means of
+        the mean activations of the deepest group) take the place of classes; one more pass.
     unpack : callable, optional
         Turns one batch into ``(inputs, labels)``.
     max_batches : int, optional
