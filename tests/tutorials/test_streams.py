@@ -50,6 +50,7 @@ EVENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*samples give")  # 20 images refit what 500 should
 def test_every_arm_runs_on_tasks_that_alternate(study):
     stream, data = tiny(study, "5+1")
     first = set()

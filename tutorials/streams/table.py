@@ -50,9 +50,11 @@ CONCLUSIONS = (
     "are too long for this machine. One seed: a look, no result.",
     "- Limits: few seeds (an interval is given from three on), a small network, 16 x 16 images, "
     "half of the published steps. At that length the published rate of 1e-4 is too small for "
-    "plain training and for LayerNorm. The arms with `optimizer=\"reset\"` other than 0.5 were "
-    "added after that one had been seen to help on seeds 0 and 1; the seeds from 2 on had not "
-    "been seen by then. No arm, ours included, was tuned.",
+    "plain training and for LayerNorm, and so may be the published replacement rate of "
+    "continual backprop and the shrinkage of shrink and perturb (`cbp-fast` and "
+    '`shrink-perturb-fast` are there, but have not run). The arms with `optimizer="reset"` other '
+    "than 0.5 were added after that one had been seen to help on seeds 0 and 1; the seeds from 2 "
+    "on had not been seen by then. No arm, ours included, was tuned.",
 )
 
 
