@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .batch import add
 from .compiled import compiled
 from .distances import power_of_two
-from .prepared import NO_GRIDS
+from .kernels.prepared import NO_GRIDS
 from .rounding import WORDS, error_of, total
 from .samples import Samples
 
@@ -35,6 +35,11 @@ class ByFeature(Samples):
 
     counts_per_feature = False
 
+    @property
+    def values_per_row(self) -> float:
+        """Values that are looked at in a row."""
+        return self.n_features
+
     def begin(self, codebook, threads, some=None) -> None:
         self.threads = threads
 
@@ -52,18 +57,20 @@ class ByFeature(Samples):
         scale = np.ldexp(1.0, power_of_two(4 * reach))
         by_feature = np.ascontiguousarray(codebook.T, dtype=np.float64) * scale
 
-        def work(first: int, last: int):
-            n, m = (len(bigs) + 1 for bigs in grids) if grids else (0, 0)
-            sums = np.zeros((K, n, D))
-            counts = np.zeros((K, m, D if self.counts_per_feature else 1))
-            error = np.zeros(WORDS, np.int64)
-            self.kernel(
-                weights, first, last, by_feature, scale, grids or NO_GRIDS, nearest, sums, counts,
-                error,
-            )  # fmt: skip
-            return sums, counts, error
+        n, m = (len(bigs) + 1 for bigs in grids) if grids else (0, 0)
+        wide = D if self.counts_per_feature else 1
 
-        sums, counts, error = add(self.threads.share(self.n_rows, work))
+        def memory():
+            return np.zeros((K, n, D)), np.zeros((K, m, wide)), np.zeros(WORDS, np.int64)
+
+        def work(first: int, last: int, mine) -> None:
+            self.kernel(
+                weights, first, last, by_feature, scale, grids or NO_GRIDS, nearest, *mine
+            )
+
+        sums, counts, error = add(
+            self.threads.share(self.n_rows, 4 * K * self.values_per_row, memory, work)
+        )
         if not grids:
             return [error_of(error, scale)]
         counts = total(counts)

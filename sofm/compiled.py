@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numba
 
@@ -64,7 +65,7 @@ def compiled(function: Callable | None = None, *, fastmath=False):
     6
     """
     if function is None:
-        return lambda function: compiled(function, fastmath=fastmath)
+        return partial(compiled, fastmath=fastmath)
     dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
     if _Disk.kept and hasattr(dispatcher, "enable_caching"):  # not without the JIT
         _Disk.keep(dispatcher)

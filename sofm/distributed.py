@@ -12,11 +12,12 @@ from copy import copy
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import ALONE, add, batch_sums, nearest_nodes, totals
+from .batch import add, batch_sums, nearest_nodes, totals
 from .opening import check_n_features
 from .rounding import error_of
 from .samples import Dense, as_floats, check_length, unit_rows
 from .scan import Range
+from .threads import ALONE
 
 
 def block_of(block, first_row: int, cosine: bool) -> NDArray:

@@ -12,12 +12,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from . import initialization, parameters
-from .batch import threads_for
 from .inference import Inference
 from .neighborhood import decayed, smooth, updated
 from .online import online_epoch
 from .opening import open_samples
 from .samples import Samples
+from .threads import threads_for
 
 
 class SOFM(Inference):
@@ -65,7 +65,8 @@ class SOFM(Inference):
         learned counts half as much.  None forgets nothing.
     random_state : int, RandomState or None, default=None
     n_jobs : int or None, default=None
-        Threads; None and -1 use all processors that the process may run on.
+        Threads, as scikit-learn counts them: None is 1 unless :func:`joblib.parallel_config` says
+        otherwise, -1 all processors that the process may use.
     verbose : int, default=0
         Whether to show a progress bar with the error of the epoch.
 
@@ -107,6 +108,9 @@ class SOFM(Inference):
     >>> bool(som.quantization_error_ < 22)
     True
     """
+
+    _sums = _counts = None  # of eq. 8, for partial_fit
+    _calls = None  # of partial_fit, while its schedule lasts
 
     def __init__(
         self,
@@ -297,10 +301,10 @@ class SOFM(Inference):
                 initialization.begin(self.init, grid, samples, some, weights, random)
             )
             self._sums, self._counts, self._calls = np.zeros(()), np.zeros((1, 1)), 0
-        elif getattr(self, "_sums", None) is None:  # the online rule has none
+        elif self._sums is None:  # the online rule has none
             hits = np.bincount(self.labels_, minlength=grid.n_nodes)[:, None].astype(np.float64)
             self._sums, self._counts = self.codebook_ * hits, hits
-        calls = getattr(self, "_calls", None)
+        calls = self._calls
         if calls is None:  # the map was fitted: on from where its schedule ended
             calls, sigma = self.n_epochs, self.history_[-1]["sigma"]
         else:

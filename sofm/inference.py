@@ -11,12 +11,12 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from .batch import threads_for
 from .distances import distance_table
 from .distributed import lazy_distances, lazy_labels
 from .opening import is_dask, open_samples
 from .samples import Samples
 from .storage import load, save
+from .threads import threads_for
 
 
 class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -29,9 +29,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import ALONE, WORTH_WAKING, Threads
 from .compiled import compiled
 from .grid import Grid
+from .threads import ALONE, Threads
 
 Neighborhood = Literal[
     "gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian", "mexican_hat"
@@ -183,8 +183,6 @@ def smooth(
     numerator, denominator : float64 arrays of shapes (K, D) and (K, 1) or (K, D)
     """
     h = NEIGHBORHOODS[neighborhood]
-    if sums.size * max(grid.rows, grid.columns) < WORTH_WAKING:
-        threads = ALONE
     counts = counts.reshape(grid.n_nodes, -1)
     if grid.is_line or (neighborhood == "gaussian" and grid.is_separable):
 
@@ -193,7 +191,10 @@ def smooth(
             old = sums.reshape(shape), counts.reshape(shape)
             sums, counts = new = np.empty_like(old[0]), np.empty_like(old[1])
             pieces = -(-len(values_of) // ROWS_OF_H)  # the same, however many threads
-            threads.share(pieces, lambda i, j: smooth_rows(values_of, *old, i, j, *new))
+            work = ROWS_OF_H * sums.size
+            threads.share(
+                pieces, work, lambda: None, lambda i, j, _: smooth_rows(values_of, *old, i, j, *new)
+            )
 
         across = profile(grid, 1, h, sigma)
         along(across, grid.rows, grid.columns, -1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .compiled import compiled
 from .grid import ROW_STEP, Grid
 from .neighborhood import NEIGHBORHOODS, Neighborhood
+from .threads import STEP
 
 FAR = 1e3  # times the largest coordinate: nodes that an epoch brings there have run away
 
@@ -113,10 +114,12 @@ def online_epoch(
     moved, error = codebook.astype(np.float64), 0.0
     table = displacement_table(grid, neighborhood, sigma)
     for X, weights in samples.pieces():
-        error += show(
-            X, np.empty(0) if weights is None else weights, random.permutation(len(X)), moved,
-            table, grid.topology == "hexagonal", grid.periodic, alpha,
-        )  # fmt: skip
+        order, step = random.permutation(len(X)), max(1, int(STEP / (8 * moved.size)))
+        for first in range(0, len(X), step):  # an interrupt is noticed between
+            error += show(
+                X, np.empty(0) if weights is None else weights, order[first : first + step], moved,
+                table, grid.topology == "hexagonal", grid.periodic, alpha,
+            )  # fmt: skip
     largest = max(float(np.abs(samples.range.low).max()), float(np.abs(samples.range.high).max()))
     if not np.abs(moved).max() <= FAR * max(largest, float(np.abs(codebook).max())):
         raise FloatingPointError(

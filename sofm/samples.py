@@ -21,12 +21,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import ALONE, Threads, batch_sums, nearest_nodes, totals
+from .batch import batch_sums, nearest_nodes, totals
 from .distances import PIECE_BYTES, DistancesTo
-from .prepared import Frame, Preparation
+from .kernels.prepared import Frame, Preparation
 from .rounding import error_of, grids
 from .scan import Range, spread, unmasked
-from .workers import Workers
+from .threads import ALONE, Threads
 
 COPY_BYTES = 16 << 20  # up to this size samples are copied at once, else block by block
 SMALLEST = np.finfo(np.float64).smallest_subnormal
@@ -123,10 +123,7 @@ class Samples(ABC):
 
     @abstractmethod
     def epoch(self, codebook: NDArray) -> list:
-        """Sums, counts and the weighted sum of the distances to the winners (eq. 8).
-
-        The arrays are good until the next epoch.
-        """
+        """Sums, counts and the weighted sum of the distances to the winners (eq. 8)."""
 
     @abstractmethod
     def nearest(self, codebook: NDArray, n: int) -> tuple[NDArray[np.int32], float]:
@@ -184,7 +181,6 @@ class InMemory(Dense):
         self.X, self.weights = X, weights
         self.dtype, self.n_features = X.dtype, X.shape[1]
         self.range = Range.of(X)
-        self.workers: Workers | None = None
 
     def only(self, rows, weights):
         if self.X.nbytes > COPY_BYTES:  # a memory map may not fit in memory
@@ -201,25 +197,13 @@ class InMemory(Dense):
             return self.X, self.weights  # all of them
         return super().some()
 
-    def begin(self, codebook, threads, some=None) -> None:
-        super().begin(codebook, threads, some)
-        self.workers = None
-
     def epoch(self, codebook: NDArray) -> list:
         prepared = self.prepare(codebook)
-        if self.threads.pool is None or self.prepare.levels:
-            parts = batch_sums(self.X, self.weights, prepared, self.grids, self.threads)
-            return totals(parts, prepared)
-        if self.workers is None:
-            self.workers = Workers(
-                self.X, self.weights, prepared, self.grids, self.threads
-            )
-        return self.workers.epoch()
+        return totals(
+            batch_sums(self.X, self.weights, prepared, self.grids, self.threads), prepared
+        )
 
     def nearest(self, codebook: NDArray, n: int):
-        if self.workers is not None and n == 2:
-            self.prepare(codebook)
-            return self.workers.nearest()
         prepared = self.prepare(codebook)
         nearest, error = nearest_nodes(self.X, self.weights, prepared, self.threads, n)
         return nearest, error_of(error, prepared.frame.distance_scale)

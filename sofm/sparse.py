@@ -164,6 +164,10 @@ class SparseRows(ByFeature):
         low, high = (end.toarray().ravel() for end in (X.min(axis=0), X.max(axis=0)))
         self.range = Range(low, high, least, X.shape[0])
 
+    @property
+    def values_per_row(self) -> float:
+        return self.X.nnz / self.n_rows + 1
+
     def only(self, rows, weights):
         return SparseRows(self.X[rows], weights)
 

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import SOFM, balls, prepared, rounding, tile, vectors
-from rejuvenet.sofm.batch import ALONE
-from rejuvenet.sofm.search import CHOSEN_ROWS
-from rejuvenet.sofm.turns import board_of
+from rejuvenet.sofm import SOFM, rounding
+from rejuvenet.sofm.kernels import balls, prepared, tile, vectors
 from test_kernels import begun
 
 
@@ -19,11 +17,10 @@ def line(rng, n_nodes, n_features, step):
 
 def searched(X, W, q=0, n=1):
     """The nearest nodes, and the share of scores that were computed."""
-    ready = begun(X, W, q).prepare(W)
+    ready = begun(X, W, q, with_balls=balls.has_balls(len(W))).prepare(W)
     nearest, words = np.empty((len(X), n), np.int32), np.empty(rounding.WORDS, np.int64)
-    board = board_of(n)
-    scored, _ = ready.search(
-        board, 0, X, None, prepared.NO_GRIDS, nearest, *prepared.NO_SUMS, words
+    scored = ready.search(
+        X, 0, len(X), None, prepared.NO_GRIDS, nearest, *prepared.NO_SUMS, words
     )
     return nearest, scored / (len(X) * len(ready.panels))
 
@@ -59,7 +56,7 @@ def test_winners_on_a_line_are_those_of_float64(
 
 def chosen(X, W, q, wanted):
     """Which panels (n, n_panels) are chosen for every sample."""
-    prepare = begun(X, W, q).prepare
+    prepare = begun(X, W, q, with_balls=True).prepare
     ready = prepare(W)
     n, width = len(X), len(ready.balls.known.T)
     x = ((X - prepare.frame.centre) * prepare.frame.scale).astype("f4")
@@ -116,14 +113,6 @@ def test_most_panels_of_a_line_are_left_out(q):
     W = line(rng, 512, 40, 0.1).astype("f4")
     X = W[rng.integers(0, 512, 3000)] + 0.1 * rng.standard_normal((3000, 40)).astype("f4")
     assert searched(X, W, q)[1] < 0.25
-
-
-def test_where_few_can_be_left_out_all_are_computed():
-    rng = np.random.default_rng(0)
-    W = rng.standard_normal((256, 16)).astype("f4")
-    X = rng.standard_normal((50 * CHOSEN_ROWS, 16)).astype("f4")
-    assert searched(X, W)[1] > 0.98
-    assert searched(X, W[: (balls.FEW_PANELS - 1) * vectors.PANEL])[1] == 1
 
 
 def test_balls_hold_their_nodes():
@@ -205,14 +194,14 @@ def test_gathered_tile_equals_matrix_product(kernel):
     assert not np.delete(out, places, axis=0).any()
 
 
-def test_epochs_with_and_without_balls_are_the_same(monkeypatch):
+def test_epochs_with_and_without_balls_are_the_same():
     rng = np.random.default_rng(3)
     W = line(rng, 300, 16, 0.2).astype("f4")
     X = W[rng.integers(0, 300, 2000)] + 0.1 * rng.standard_normal((2000, 16)).astype("f4")
-    sums, counts, error = begun(X, W, threads=ALONE).epoch(W)
-    monkeypatch.setattr(balls, "FEW_PANELS", 10**9)
-    s, n, e = begun(X, W, threads=ALONE).epoch(W)
-    assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
+    for q in (0, 7):
+        sums, counts, error = begun(X, W, q).epoch(W)
+        s, n, e = begun(X, W, q, with_balls=True).epoch(W)
+        assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
 
 
 def test_a_line_is_the_same_for_any_number_of_threads():

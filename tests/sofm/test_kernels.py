@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rejuvenet.sofm import SOFM, prepared, rounding, tile, vectors
-from rejuvenet.sofm.batch import Threads
+from rejuvenet.sofm import SOFM, rounding
+from rejuvenet.sofm.kernels import prepared, tile, vectors
 from rejuvenet.sofm.samples import InMemory
+from rejuvenet.sofm.threads import Threads
 
 ALONE = Threads()
 
 
-class InDirections(prepared.Preparation):
-    """Always searches in ``q`` directions; 0 is all features."""
+class OneWay(prepared.Preparation):
+    """Always searches in ``q`` directions (0 is all features), with balls or without."""
 
-    def __init__(self, frame, q):
-        self.frame, self.q, self.levels, self.prepared = frame, q, [q] if q else [], None
+    def __init__(self, frame, q, with_balls=False):
+        self.frame, self.q, self.with_balls, self.prepared = frame, q, with_balls, None
 
     def __call__(self, codebook):
         if self.prepared is None:
@@ -31,17 +32,17 @@ class InDirections(prepared.Preparation):
         self.prepared.fill(codebook)
         if self.q:
             directions = prepared.directions_of(self.prepared.w, self.q, None)
-            self.prepared.in_directions(*directions)
+            self.prepared.in_directions(*directions, self.with_balls)
         else:
-            self.prepared.in_all_features()
+            self.prepared.in_all_features(self.with_balls)
         return self.prepared
 
 
-def begun(X, W, q=0, threads=ALONE, weights=None):
-    """Samples that search in ``q`` directions."""
+def begun(X, W, q=0, threads=ALONE, weights=None, with_balls=False):
+    """Samples that are searched in one way."""
     samples = InMemory(X, weights)
     samples.begin(W, threads)
-    samples.prepare = InDirections(samples.prepare.frame, q)
+    samples.prepare = OneWay(samples.prepare.frame, q, with_balls)
     return samples
 
 
@@ -55,7 +56,6 @@ def threads():
 
     yield make
     for made in pools:
-        made.at_end.close()
         made.pool.shutdown()
 
 
@@ -270,23 +270,47 @@ def test_bits_do_not_depend_on_threads_or_directions(dtype, q, threads):
         assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
 
 
-def test_directions_are_chosen_where_they_save_work():
+def test_the_fastest_way_is_chosen(monkeypatch):
     rng = np.random.default_rng(2)
     X = rng.standard_normal((8000, 64)).astype("f4")
-    flat = (rng.standard_normal((600, 3)) @ rng.standard_normal((3, 64))).astype("f4")
     samples = InMemory(X)
-    samples.begin(flat, Threads())
-    assert samples.prepare(flat).q == 7
-    assert samples.prepare(X[:600]).q == 0, "isotropic nodes are searched in all features"
-    samples.begin(flat[:2], Threads())
-    assert samples.prepare(flat[:2]).q == 0
-    np.testing.assert_array_equal(samples.nearest(flat[:2], 1)[0][:, 0], naive.winners(X, flat[:2]))
+    samples.begin(X[:600], Threads())
+    prepare = samples.prepare
+    assert prepare.ways == [(q, balls) for q in (0, 7, 15, 31) for balls in (False, True)]
+    asked, fastest = [], (7, True)
+
+    def seconds(self):
+        ready = self.prepared
+        asked.append((ready.q, ready.with_balls))
+        return 8000.0 if asked[-1] == fastest else 16_000.0
+
+    monkeypatch.setattr(prepared.Preparation, "_time", seconds)
+    ready = prepare(X[:600])
+    assert (ready.q, ready.with_balls) == fastest
+    assert asked == prepare.ways
+    assert prepare.prepared.work == 600 * 64, "as if each sample took a second"
+    asked.clear()
+    fastest = (15, True)
+    ready = prepare(X[:600])
+    assert asked == [(0, True), (7, False), (7, True), (15, True)], "those next to it"
+    assert (ready.q, ready.with_balls) == fastest
+    prepare(X[:600])
+    asked.clear()
+    for _ in range(prepared.EVERY - 1):
+        prepare(X[:600])
+    assert asked == [], "where nothing has changed, some turns go by"
+    prepare(X[:600])
+    assert asked == [(7, True), (15, False), (15, True), (31, True)]
+    np.testing.assert_array_equal(samples.nearest(X[:600], 1)[0][:, 0], naive.winners(X, X[:600]))
+    samples.begin(X[:2], Threads())
+    assert samples.prepare.ways == [(0, False)]
 
 
 def test_kernels_without_the_jit():
     code = """
 import naive, numpy as np
-from rejuvenet.sofm import SOFM, tile
+from rejuvenet.sofm import SOFM
+from rejuvenet.sofm.kernels import tile
 assert tile.score_tile is tile.score_tile_portable
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5)).astype("f4")
@@ -297,10 +321,17 @@ labels = SOFM(shape=4, n_epochs=2, missing="ignore").fit_predict(X)
 SOFM(shape=4, n_epochs=2, algorithm="online").fit(np.nan_to_num(X))
 from scipy import sparse
 SOFM(shape=4, n_epochs=2).fit(sparse.random(30, 6, 0.5, format="csr", random_state=0))
+from test_kernels import begun
+W = rng.standard_normal((130, 5)).astype("f4")
+X = W[:30] + rng.standard_normal((30, 5)).astype("f4") / 9
+for with_balls in (False, True):
+    two = begun(X, W, with_balls=with_balls).nearest(W, 2)[0]
+    assert (two == np.argsort(naive.squared_distances(X, W), axis=1)[:, :2]).all()
 print("fine", som.quantization_error_)
 """
     here = os.path.dirname(__file__)
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": here}
+    paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": paths}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )

@@ -25,24 +25,29 @@ nodes (Elkan 2003, Hamerly 2010) do not help here: every node moves every epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise, product
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .balls import Balls
-from .compiled import compiled
-from .rounding import UNIT, WORDS, gamma
-from .search import LANES, lifted, search_rows
+from ..compiled import compiled
+from ..rounding import UNIT, WORDS, gamma
+from .balls import Balls, has_balls
+from .search import LANES, Nodes, lifted, search_rows
 from .tile import pack_panels
-from .turns import board_of
 from .vectors import ANY_ORDER, PANEL, TILE_ROWS
 
 LEVELS = (7, 15, 31)  # directions to search in; with the norm of the rest 8, 16 and 32 numbers
 WORTH_PRUNING = 3e8  # multiply-adds of an epoch under which finding directions does not pay
+WORTH_TIMING = 3e7  # and under which finding out about balls does not pay
 PILOT_SHARE, PILOT_ROWS = 512, (32, 512)  # one row in 512 chooses the level, so many at least, most
-PANEL_BYTES = 256 << 10  # panels that stay in a second-level cache
-BLOCK_BYTES = 384 << 10  # samples of a large block and their scores, to stay there
+BLOCK_ROWS = 192  # of a block (with 96, workload b of the benchmark takes 5 % longer, with 48 20 %)
+BLOCK_BYTES = 1 << 20  # of its samples and scores
+EVERY = 3  # turns
+MULTIPLY_ADDS = 1e10  # of a second, nominally: how work is counted
+NO_BALLS = Balls(1, 0)
 NO_GRIDS = np.empty((0, 1)), np.empty((0, 1))
 NO_SUMS = np.empty((0, 1, 1)), np.empty((0, 1, 1))
 
@@ -150,9 +155,10 @@ class Prepared:
         K, D = codebook.shape
         self.frame, self.codebook = frame, np.empty_like(codebook)
         self.w = np.empty((K, D))
-        self.nodes = np.zeros((K, -(-D // LANES) * LANES), np.float32)
+        self.centred = np.zeros((K, -(-D // LANES) * LANES), np.float32)
         self.squares, self.halves = np.empty(K), np.empty(K, np.float32)
         self.bounds = np.zeros(4)
+        self.work = float(codebook.size)  # of a row, in multiply-adds
         self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
         self.balls_of_all = Balls(K, D)
         self.fill(codebook)
@@ -161,23 +167,33 @@ class Prepared:
         """Another codebook, in the same memory."""
         frame = self.frame
         self.codebook[:] = codebook
-        centre_nodes(codebook, frame.centre, frame.scale, self.w, self.nodes, self.squares)
+        centre_nodes(codebook, frame.centre, frame.scale, self.w, self.centred, self.squares)
         self.bounds[2] = self._lowered(gamma(codebook.shape[1]), self.halves)
-        self.balls_of_all.enclose(self.w)
+        self._enclosed = False
 
     def _lowered(self, G: float, halves: NDArray[np.float32]) -> float:
         return lower(self.squares, self.frame.mean_square, G, halves)
 
-    def in_all_features(self) -> None:
+    def _enclose(self) -> None:
+        """The balls of the nodes in all features, which other balls need as well."""
+        if not self._enclosed:
+            self.balls_of_all.enclose(self.w)
+            self._enclosed = True
+
+    def in_all_features(self, with_balls: bool = False) -> None:
         D = self.codebook.shape[1]
         G, self.q = gamma(D), 0
         self.bounds[:] = 0.0, self.bounds[2], self.bounds[2], G
         self.directions = np.empty((0, 1 + D, PANEL), np.float32)
-        self.panels, self.balls = self.panels_of_all, self.balls_of_all
+        self.panels, self.with_balls = self.panels_of_all, with_balls
         pack_panels(self.w, self.halves, self.panels)
-        self.balls.prepare(self.balls.extents, 0, G)
+        if with_balls:
+            self._enclose()
+            self.balls = self.balls_of_all
+            self.balls.prepare(self.balls.extents, 0, G)
+        self._ready()
 
-    def in_directions(self, directions: NDArray, p: NDArray) -> None:
+    def in_directions(self, directions: NDArray, p: NDArray, with_balls: bool = False) -> None:
         """Search in orthonormal directions (q, D), in which the nodes are ``p`` (K, q)."""
         self.q = q = len(directions)
         eps = np.sqrt(q) * gamma(self.codebook.shape[1])
@@ -188,40 +204,51 @@ class Prepared:
         r = np.sqrt(np.maximum(rest, 0) + 1e-13 * self.squares)
         self.directions = packed(-directions, np.zeros(q, np.float32))
         numbers = np.column_stack([p, r])
-        self.panels, self.balls = packed(numbers, halves), Balls(*numbers.shape)
-        self.balls.enclose(numbers)
-        self.balls.prepare(self.balls_of_all.extents, q, G)
+        self.panels, self.with_balls = packed(numbers, halves), with_balls
+        if with_balls:
+            self._enclose()
+            self.balls = Balls(*numbers.shape)
+            self.balls.enclose(numbers)
+            self.balls.prepare(self.balls_of_all.extents, q, G)
+        self._ready()
 
     @property
     def block_rows(self) -> int:
         """Samples that are searched together, a multiple of ``TILE_ROWS``.
 
-        Few, whose scores stay in the first-level cache; but where the panels do not stay in the
-        second, every block has to read them again.
+        Many, because every block has its price, and where panels are left out several rows should
+        go to every panel; but they and their scores should stay in the second-level cache.
         """
         K, D = self.codebook.shape
-        few = 18 // TILE_ROWS
-        if self.panels.nbytes + self.directions.nbytes <= PANEL_BYTES:
-            return TILE_ROWS * few
         fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
-        return TILE_ROWS * min(max(fits, few), 96 // TILE_ROWS)
+        return TILE_ROWS * min(max(fits, 18 // TILE_ROWS), BLOCK_ROWS // TILE_ROWS)
+
+    def _ready(self) -> None:
+        """Gather what a search reads."""
+        frame, balls = self.frame, self.balls if self.with_balls else NO_BALLS
+        self.nodes = Nodes(
+            self.codebook, frame.centre * frame.scale, frame.scale, self.centred, self.halves,
+            self.panels, self.directions, self.q, balls.panels, balls.known, self.bounds,
+            self.block_rows,
+        )  # fmt: skip
 
     def search(
-        self, board, place, X, weights, grids, nearest, sums, counts, error
-    ) -> tuple[int, int]:
+        self, X, first, last, weights, grids, nearest, sums, counts, error
+    ) -> int:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
-        frame = self.frame
+        weights = np.empty(0) if weights is None else weights
         return search_rows(
-            board, place, X, np.empty(0) if weights is None else weights,
-            frame.centre * frame.scale, frame.scale,
-            self.codebook, self.nodes, self.halves, self.panels, self.balls.panels,
-            self.balls.known, self.directions, self.q, self.bounds, self.block_rows, *grids,
-            nearest, sums, counts, error,
-        )  # fmt: skip
+            self.nodes, X, first, last, weights, *grids, nearest, sums, counts, error
+        )
 
 
 class Preparation:
-    """Prepares one codebook after the other, each with the cheapest number of directions.
+    """Prepares one codebook after the other, each for the fastest way to search it.
+
+    A way is a number of directions (0: all features) and whether panels are left out by their
+    balls.  Which is fastest depends on the map, the epoch and the machine: every few turns, and
+    after a change in the next, some samples, the pilot, are searched by the clock in the way that
+    was last the fastest and in those next to it.
 
     Parameters
     ----------
@@ -234,51 +261,69 @@ class Preparation:
     def __init__(self, frame: Frame, pilot: NDArray, n_rows: int, n_nodes: int) -> None:
         D = pilot.shape[1]
         self.frame = frame
-        worth = D >= 32 and n_rows * D * n_nodes >= WORTH_PRUNING
-        self.levels = [q for q in LEVELS if worth and 2 * q < min(D, n_nodes)]
-        if self.levels:
+        work = n_rows * D * n_nodes
+        levels = [0]
+        if D >= 32 and work >= WORTH_PRUNING:
+            levels += [q for q in LEVELS if 2 * q < min(D, n_nodes)]
+        balls = [False, True] if work >= WORTH_TIMING and has_balls(n_nodes) else [False]
+        self.ways = list(product(levels, balls))
+        if len(self.ways) > 1:
             rows = min(len(pilot), int(np.clip(n_rows // PILOT_SHARE, *PILOT_ROWS)))
             spread = np.linspace(0, len(pilot) - 1, rows).astype(int)
             self.pilot = np.ascontiguousarray(pilot[spread])
         self.prepared: Prepared | None = None
         self.directions: Any = None
-        self.most = LEVELS[-1]  # of the levels that are tried: the next above the last choice
+        self.best: tuple[int, bool] | None = None
+        self.wait = 0  # turns until others are tried
 
     def __call__(self, codebook: NDArray) -> Prepared:
-        """The codebook, ready until the next one comes.
-
-        The level is chosen by what the pilot costs, in multiply-adds of the micro-kernel: a node
-        that is left to compute costs as much as 700 and 4 for every feature (measured with AVX2).
-        """
+        """The codebook, ready until the next one comes."""
         if self.prepared is None:
             self.prepared = Prepared(self.frame, codebook)
         else:
             self.prepared.fill(codebook)
-        prepared, D = self.prepared, codebook.shape[1]
-        levels = [q for q in self.levels if q <= self.most]
-        if levels:
-            self.directions, p = directions_of(prepared.w, levels[-1], self.directions)
+        self.wait -= 1
+        ways = [way for way in self.ways if self._is_tried(way)]
+        most = max(q for q, _ in ways)
+        if most:
+            self.directions, p = directions_of(self.prepared.w, most, self.directions)
 
-        def prepare(q: int) -> None:
+        def prepare(way: tuple[int, bool]) -> None:
+            q, with_balls = way
             if q == 0:
-                prepared.in_all_features()
+                self.prepared.in_all_features(with_balls)
             else:
-                prepared.in_directions(self.directions[:q], p[:, :q])
+                self.prepared.in_directions(self.directions[:q], p[:, :q], with_balls)
 
-        costs = {}
-        words = np.zeros(WORDS, np.int64)
-        for q in levels:
-            prepare(q)
-            winners = np.empty((len(self.pilot), 1), np.int32)
-            scored, n = prepared.search(
-                board_of(1), 0, self.pilot, None, NO_GRIDS, winners, *NO_SUMS, words
-            )
-            panels = scored / len(self.pilot) + len(prepared.balls.panels)
-            costs[0] = panels * PANEL * D + (4 * D + 700)
-            costs[q] = panels * PANEL * (q + 1) + len(prepared.directions) * PANEL * D
-            costs[q] += (4 * D + 700) * n / len(self.pilot)
-        best = min(costs, key=costs.__getitem__, default=0)
-        self.most = 2 * best + 1 if best else LEVELS[-1]
-        if not levels or best != prepared.q:
-            prepare(best)
-        return prepared
+        seconds = {}
+        for way in ways:
+            prepare(way)
+            if len(ways) > 1:
+                seconds[way] = self._time() / len(self.pilot)
+        if seconds:
+            last, self.best = self.best, min(seconds, key=seconds.__getitem__)
+            self.wait = EVERY if self.best == last else 1
+            self.prepared.work = min(codebook.size, MULTIPLY_ADDS * seconds[self.best])
+        if self.best not in (None, ways[-1]):
+            prepare(self.best)
+        return self.prepared
+
+    def _is_tried(self, way: tuple[int, bool]) -> bool:
+        """Whether a way is the last fastest one or, if its turn has come, one step from it."""
+        if self.best is None:
+            return True
+        if self.wait > 0:
+            return way == self.best
+        levels = sorted({q for q, _ in self.ways})
+        apart = abs(levels.index(way[0]) - levels.index(self.best[0]))
+        return apart + (way[1] != self.best[1]) <= 1
+
+    def _time(self) -> float:
+        """Seconds for the pilot: the better of two, as the system may put a thread aside."""
+        n = len(self.pilot)
+        nearest, words = np.empty((n, 1), np.int32), np.zeros(WORDS, np.int64)
+        times = [perf_counter()]
+        for _ in range(2):
+            self.prepared.search(self.pilot, 0, n, None, NO_GRIDS, nearest, *NO_SUMS, words)
+            times.append(perf_counter())
+        return min(b - a for a, b in pairwise(times))

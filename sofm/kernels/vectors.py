@@ -20,7 +20,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from .compiled import compiled
+from ..compiled import compiled
 
 INT = ir.IntType(32)
 JIT = not getattr(numba.config, "DISABLE_JIT", 0)

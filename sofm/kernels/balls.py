@@ -29,8 +29,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiled import compiled
-from .rounding import TINY
+from ..compiled import compiled
+from ..rounding import TINY
 from .tile import pack_panels, score_gathered
 from .vectors import (
     ANY_ORDER,
@@ -206,6 +206,11 @@ def score_pairs(x, pairs, n_pairs, panels, n_features, scores, minima, rows, pla
             )  # fmt: skip
 
 
+def has_balls(n_nodes: int) -> bool:
+    """Whether there are so many panels that leaving some out can pay."""
+    return n_nodes > (FEW_PANELS - 1) * PANEL
+
+
 class Balls:
     """A ball around every panel of nodes; none where there are few.
 
@@ -226,7 +231,7 @@ class Balls:
 
     def __init__(self, n_nodes: int, n: int) -> None:
         count = -(-n_nodes // PANEL)
-        n_words = -(-count // PANEL) if count >= FEW_PANELS else 0
+        n_words = -(-count // PANEL) if has_balls(n_nodes) else 0
         self.means, self.extents = np.empty((count, n)), np.empty((count, 4))
         self.panels = np.empty((n_words, 1 + n, PANEL), np.float32)
         self.known = np.zeros((5, n_words * PANEL), np.float32)

@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .compiled import compiled
+from ..compiled import compiled
 from .vectors import (
     GROUP_NODES,
     JIT,
