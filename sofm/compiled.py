@@ -54,15 +54,6 @@ def compiled(function: Callable | None = None, *, fastmath=False):
     function : callable
     fastmath : bool or set of str
         As Numba's; never a blanket ``True`` (:mod:`.rounding` depends on the order of operations).
-
-    Examples
-    --------
-    >>> from rejuvenet.sofm.compiled import compiled
-    >>> @compiled
-    ... def twice(x):
-    ...     return 2 * x
-    >>> twice(3)
-    6
     """
     if function is None:
         return partial(compiled, fastmath=fastmath)

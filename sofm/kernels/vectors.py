@@ -46,7 +46,7 @@ def choose_tile(features: dict[str, bool], machine: str) -> tuple[int, int, int]
 
     Examples
     --------
-    >>> from rejuvenet.sofm.vectors import choose_tile
+    >>> from rejuvenet.sofm.kernels.vectors import choose_tile
     >>> choose_tile({"avx512f": True}, "x86_64")
     (12, 16, 16)
     >>> choose_tile({"avx2": True, "fma": True}, "x86_64")
