@@ -59,7 +59,7 @@ def wanted(known: dict | None, again: str | None, version: str) -> bool:
 def summary(records: Records, names: list[str]) -> str:
     """Totals of every form."""
     lines = [
-        "| form | " + " | ".join(OUTCOMES) + " | not run | convolutions moved | networks at commit |",
+        "| form | " + " | ".join(OUTCOMES) + " | not run | convolutions moved | checked at |",
         "| --- " * (len(OUTCOMES) + 4) + "|",
     ]
     for form, heading in zip(FORMS, HEADINGS, strict=True):
@@ -71,7 +71,7 @@ def summary(records: Records, names: list[str]) -> str:
         of_can = 100 * moved / max(total - fixed, 1)
         share = f"{moved:,} of {total:,} ({of_can:.2f} % of those that can)"
         checked = Counter(row["version"] for row in rows).most_common()
-        versions = ", ".join(f"{number} at {version}" for version, number in checked)
+        versions = ", ".join(f"{version} ({number})" for version, number in checked)
         cells = [str(counts[outcome]) for outcome in OUTCOMES]
         cells += [str(len(names) - len(rows)), share, versions]
         lines.append(f"| {heading} | " + " | ".join(cells) + " |")
