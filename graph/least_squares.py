@@ -116,12 +116,16 @@ class Sums:
         )
         self._before: dict[str, Any] = {}
 
-    def watch(self, first: int, n: int) -> Watched:
-        """What to look at in a run of the network before, of ``n`` samples after ``first``."""
+    def watch(self, first: int, n: int, keep: bool = False) -> Watched:
+        """What to look at in a run of the network before, of ``n`` samples after ``first``.
+
+        With ``keep``, what the group's activations were stays in memory for
+        :meth:`watch_changed`.
+        """
         out = held_out(first, n)
         self.fitted.samples += n - out.sum()
         self.held.samples += out.sum()
-        return self._each(partial(self._look, out))
+        return self._each(partial(self._look, out, keep))
 
     def watch_changed(self, first: int, n: int) -> Watched:
         """What to look at in the run of the changed network that follows, of the same samples."""
@@ -131,8 +135,10 @@ class Sums:
         taps = () if self.group.tap is None else self.group.tap.each
         return [(tap.tensor, partial(callback, tap)) for tap in taps]
 
-    def _look(self, out: np.ndarray, tap: Tap, activation: Any) -> None:
-        x = self._before[tap.tensor] = self._positions(out, tap, activation)
+    def _look(self, out: np.ndarray, keep: bool, tap: Tap, activation: Any) -> None:
+        x = self._positions(out, tap, activation)
+        if keep:
+            self._before[tap.tensor] = x
         for sums, samples in self._parts(out):
             sums.X += self._arrays.gram(x, x, samples)
 

@@ -294,7 +294,7 @@ class _Run:
         with team.together():
             for number, (first, inputs, n, _) in enumerate(self._read("least squares")):
                 with self.edit.undone():
-                    network.run(inputs, by_tensor(sums.watch(first, n)))
+                    network.run(inputs, by_tensor(sums.watch(first, n, keep=True)))
                 watch = by_tensor(sums.watch_changed(first, n))
                 network.run(inputs, watch, statistics=own(number))
         self.passes += 2

@@ -1,6 +1,7 @@
 """The procedure on a network of numpy arrays: exactness, cost, honest figures, all or nothing."""
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,30 @@ def test_runs_do_not_grow_with_the_number_of_groups(data, layers, runs):
     report = reorganize(network, data, layers, Recipe.preserving(ratio=0.5)).report
     assert network.runs == report.passes * N * N_BATCHES
     assert report.passes == runs
+
+
+def test_memory_does_not_grow_with_the_number_of_groups():
+    """Of activations sums are kept, so that a large batch of a deep network has room."""
+
+    class Weighed(NumpyNetwork):
+        kept = ()
+
+        def run(self, *arguments, **options):
+            found = super().run(*arguments, **options)
+            self.kept = (*self.kept, tracemalloc.get_traced_memory()[0])
+            return found
+
+    rng = np.random.default_rng(2)
+    batch = rng.normal(size=(40, 3, 16, 16))
+    network = Weighed((3, *[16] * 8, 1), extent=16)
+    tracemalloc.start()
+    try:
+        start = tracemalloc.get_traced_memory()[0]
+        reorganize(network, Lists([(batch, np.arange(40) % 4)]), "all", Recipe.preserving())
+    finally:
+        tracemalloc.stop()
+    one_group = 40 * 16 * 16 * 16 * 8
+    assert network.kept[0] - start < 2 * one_group  # after the look
 
 
 def test_the_refit_keeps_more_than_sums_alone(data):
