@@ -72,4 +72,4 @@ def nearest_nodes(
             X, i, j, weights, NO_GRIDS, nearest, *NO_SUMS, mine
         ),
     )  # fmt: skip
-    return nearest, sum(errors)
+    return nearest, np.sum(errors, axis=0)

@@ -69,7 +69,7 @@ class ByFeature(Samples):
             )
 
         sums, counts, error = add(
-            self.threads.share(self.n_rows, 4 * K * self.values_per_row, memory, work)
+            self.threads.share(self.n_rows, 8 * K * self.values_per_row, memory, work)
         )
         if not grids:
             return [error_of(error, scale)]

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numba
 
@@ -26,12 +27,12 @@ class _Disk:
 
     @classmethod
     def keep(cls, dispatcher) -> None:
-        before = numba.config.CACHE_DIR
-        if CACHE:
-            numba.config.CACHE_DIR = os.path.expanduser(CACHE)
+        config: Any = numba.config
+        before = config.CACHE_DIR
         try:
             if CACHE:
-                os.makedirs(numba.config.CACHE_DIR, exist_ok=True)
+                config.CACHE_DIR = os.path.expanduser(CACHE)
+                os.makedirs(config.CACHE_DIR, exist_ok=True)
             dispatcher.enable_caching()
         except (RuntimeError, OSError) as error:
             cls.kept = False
@@ -43,7 +44,7 @@ class _Disk:
                 stacklevel=2,
             )
         finally:
-            numba.config.CACHE_DIR = before
+            config.CACHE_DIR = before
 
 
 def compiled(function: Callable | None = None, *, fastmath=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from copy import copy
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -109,8 +110,9 @@ class SOFM(Inference):
     True
     """
 
-    _sums = _counts = None  # of eq. 8, for partial_fit
-    _calls = None  # of partial_fit, while its schedule lasts
+    _sums: Any = None  # of eq. 8, for partial_fit
+    _counts: Any = None
+    _calls: int | None = None  # of partial_fit, while its schedule lasts
 
     def __init__(
         self,

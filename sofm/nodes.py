@@ -60,7 +60,7 @@ def label_map(som, X, y, sample_weight=None) -> NDArray:
         raise ValueError(
             f"y: expected one label for each of {samples.n_rows} samples, got shape {y.shape}"
         )
-    known = np.not_equal(y, None).astype(bool)
+    known = np.array([label is not None for label in y.tolist()], bool)
     try:
         names, y = np.unique(y[known], return_inverse=True)
     except TypeError as error:

@@ -172,7 +172,7 @@ def add_to_error(value, words):
     exponent, digits = bits >> 52, bits & ((1 << 52) - 1)
     if exponent > 0:
         digits |= 1 << 52
-    place = max(exponent, 1)
+    place = exponent if exponent > 1 else 1
     word, shift = place >> 5, place & (WORD - 1)
     low, high = (digits & ((1 << HALF) - 1)) << shift, (digits >> HALF) << shift
     mask = (1 << WORD) - 1

@@ -45,7 +45,7 @@ def unmasked(X) -> NDArray:
     """An array; of a masked array with NaN, "not observed", for what its mask hides."""
     if isinstance(X, np.ma.MaskedArray) and X.dtype.kind in "biuf":
         kind = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
-        return X.astype(kind).filled(np.nan)
+        return np.ma.filled(X.astype(kind), np.nan)
     return np.asarray(X)
 
 

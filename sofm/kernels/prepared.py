@@ -282,31 +282,32 @@ class Preparation:
             self.prepared = Prepared(self.frame, codebook)
         else:
             self.prepared.fill(codebook)
+        prepared = self.prepared
         self.wait -= 1
         ways = [way for way in self.ways if self._is_tried(way)]
         most = max(q for q, _ in ways)
         if most:
-            self.directions, p = directions_of(self.prepared.w, most, self.directions)
+            self.directions, p = directions_of(prepared.w, most, self.directions)
 
         def prepare(way: tuple[int, bool]) -> None:
             q, with_balls = way
             if q == 0:
-                self.prepared.in_all_features(with_balls)
+                prepared.in_all_features(with_balls)
             else:
-                self.prepared.in_directions(self.directions[:q], p[:, :q], with_balls)
+                prepared.in_directions(self.directions[:q], p[:, :q], with_balls)
 
         seconds = {}
         for way in ways:
             prepare(way)
             if len(ways) > 1:
-                seconds[way] = self._time() / len(self.pilot)
+                seconds[way] = self._time(prepared) / len(self.pilot)
         if seconds:
             last, self.best = self.best, min(seconds, key=seconds.__getitem__)
             self.wait = EVERY if self.best == last else 1
-            self.prepared.work = min(codebook.size, MULTIPLY_ADDS * seconds[self.best])
+            prepared.work = min(codebook.size, MULTIPLY_ADDS * seconds[self.best])
         if self.best not in (None, ways[-1]):
             prepare(self.best)
-        return self.prepared
+        return prepared
 
     def _is_tried(self, way: tuple[int, bool]) -> bool:
         """Whether a way is the last fastest one or, if its turn has come, one step from it."""
@@ -318,12 +319,12 @@ class Preparation:
         apart = abs(levels.index(way[0]) - levels.index(self.best[0]))
         return apart + (way[1] != self.best[1]) <= 1
 
-    def _time(self) -> float:
+    def _time(self, prepared: Prepared) -> float:
         """Seconds for the pilot: the better of two, as the system may put a thread aside."""
         n = len(self.pilot)
         nearest, words = np.empty((n, 1), np.int32), np.zeros(WORDS, np.int64)
         times = [perf_counter()]
         for _ in range(2):
-            self.prepared.search(self.pilot, 0, n, None, NO_GRIDS, nearest, *NO_SUMS, words)
+            prepared.search(self.pilot, 0, n, None, NO_GRIDS, nearest, *NO_SUMS, words)
             times.append(perf_counter())
         return min(b - a for a, b in pairwise(times))

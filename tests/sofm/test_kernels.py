@@ -279,8 +279,7 @@ def test_the_fastest_way_is_chosen(monkeypatch):
     assert prepare.ways == [(q, balls) for q in (0, 7, 15, 31) for balls in (False, True)]
     asked, fastest = [], (7, True)
 
-    def seconds(self):
-        ready = self.prepared
+    def seconds(self, ready):
         asked.append((ready.q, ready.with_balls))
         return 8000.0 if asked[-1] == fastest else 16_000.0
 
