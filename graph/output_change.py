@@ -59,15 +59,15 @@ class OutputChange:
         number, self._next = self._next, self._next + 1
         if number >= len(self._before):
             return
-        if out is not None:
-            self.held_out += int(out.sum())
+        told_apart = False
         for old, new in zip(self._before[number], outputs, strict=True):
             if not old.size or old.shape != new.shape:  # as many boxes as were found
                 continue
             apart = out is not None and old.ndim > 0 and len(old) == len(out)
-            difference = new.astype(np.float64) - old
+            told_apart |= apart
+            difference = np.asarray(new.astype(np.float64) - old)
             self.largest = max(self.largest, float(np.abs(difference).max()))
-            for row, chosen in ((0, ~out), (1, out)) if apart else ((0, slice(None)),):  # type: ignore[operator]
+            for row, chosen in ((0, ~out), (1, out)) if apart else ((0, ...),):  # type: ignore[operator]
                 f, change = old[chosen], difference[chosen]
                 same = decisions = 0
                 if old.ndim > 1 and old.shape[1] > 1:
@@ -75,6 +75,8 @@ class OutputChange:
                     same, decisions = int(stayed.sum()), stayed.size
                 squares = float(np.sum(np.square(f, dtype=np.float64)))
                 self._sums[row] += squares, float(np.sum(change * change)), same, decisions
+        if out is not None and told_apart:
+            self.held_out += int(out.sum())
 
     def share(self, team: Team) -> None:
         """Figures over all processes."""

@@ -101,6 +101,25 @@ def test_the_change_is_measured_on_samples_that_no_refit_used():
     assert 0.5 < report.output_change / change < 2.0
 
 
+class Score(NumpyNetwork):
+    """One number without an axis for a whole batch."""
+
+    def run(self, inputs, watch, outputs=False, statistics=()):
+        found = super().run(inputs, watch, outputs, statistics)
+        return [np.asarray(np.square(values).mean()) for values in found]
+
+
+def test_the_change_of_an_output_without_axes_is_that_of_all_samples(data):
+    network = Score()
+    before = [network.run(x, {}, outputs=True)[0] for x, _ in data.batches]
+    report = reorganize(network, data, "last", Recipe.preserving(ratio=0.5)).report
+    after = [network.run(x, {}, outputs=True)[0] for x, _ in data.batches]
+    change = np.linalg.norm(np.subtract(after, before)) / np.linalg.norm(before)
+    assert report.output_change == pytest.approx(change)
+    assert report.held_out == 0
+    assert report.agreement is None
+
+
 def test_a_budget_of_change_puts_groups_back(data):
     network = NumpyNetwork((3, 16, 16, 16, 4))
     given = dict(network.weights)
