@@ -67,6 +67,7 @@ class ClassSums:
         self.refused: dict[str, str] = {}
         self.counts = np.zeros(0)
         self.samples = 0
+        self._labelled = False
         self._arrays = network.arrays
         self._views = _views(groups)
         self._extents: dict[str, Extent] = {}
@@ -84,7 +85,11 @@ class ClassSums:
         self, labels: np.ndarray | None, n: int
     ) -> list[tuple[str, Callable[[Any], None]]]:
         """What to look at in a run of ``n`` labelled samples, to add their activations."""
-        labels = np.zeros(n, np.int64) if labels is None else np.asarray(labels)
+        labelled = labels is not None
+        if self.samples and labelled != self._labelled:
+            raise ValueError("some batches have labels and some have none: give all of them labels")
+        self._labelled = labelled
+        labels = np.asarray(labels) if labelled else np.zeros(n, np.int64)
         counts = class_counts(labels, n, len(self.counts), more=self.names is None)
         if len(self.counts) < len(counts):
             self._resize(len(counts))

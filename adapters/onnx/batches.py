@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..same_batches import SameBatches
 from .model import OnnxModel
 
 KEPT_BYTES = 2**30  # of batches that are decoded once
@@ -53,6 +54,7 @@ class OnnxBatches:
         self._unpack, self._model = unpack or unpack_batch, model
         self._labels: list[np.ndarray] | None = None
         self._kept: list[tuple[Any, Any]] | None = None
+        self._same = SameBatches()
 
     def read(self, purpose: str) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
         """Iterate; ``purpose`` stands beside the progress bar.
@@ -60,7 +62,8 @@ class OnnxBatches:
         Raises
         ------
         ValueError
-            If there is no batch, or one whose inputs and labels do not pair.
+            If there is no batch, an empty one, or one whose inputs and labels do not pair; where
+            a batch is not what it was in an earlier pass.
         """
         from tqdm.auto import tqdm
 
@@ -71,6 +74,8 @@ class OnnxBatches:
         for inputs, labels in tqdm(
             batches, desc=purpose, unit="batch", leave=False, disable=not self.progress
         ):
+            if self._kept is None:
+                self._same.check(number, (*inputs.values(), labels))
             if keeping is not None:
                 held += sum(value.nbytes for value in inputs.values())
                 keeping = [*keeping, (inputs, labels)] if held <= KEPT_BYTES else None
@@ -78,13 +83,15 @@ class OnnxBatches:
             number += 1
         if not number:
             raise ValueError("batches is empty: give at least one batch of calibration data")
+        if self._kept is None:
+            self._same.end(number)
         if keeping is not None:
             self._kept = keeping
 
     def labelled(self, labels: Sequence[np.ndarray]) -> OnnxBatches:
         """The same batches with other labels, those of one batch after those of the other."""
         other = OnnxBatches(self.source, self._model, self._unpack, self.max_batches, self.progress)
-        other._kept, other._labels = self._kept, list(labels)
+        other._kept, other._same, other._labels = self._kept, self._same, list(labels)
         return other
 
     def _parts(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
@@ -93,13 +100,13 @@ class OnnxBatches:
             if number == self.max_batches:
                 return
             inputs, labels = self._checked(number, batch)
-            n = len(next(iter(inputs.values())))
+            n = samples(inputs)
             if fixed is None or n == fixed:
                 yield inputs, labels
                 continue
             for start in range(0, n, fixed):
                 rows = slice(start, start + fixed)
-                part = {k: x[rows] if len(x) == n else x for k, x in inputs.items()}
+                part = {k: x[rows] if x.ndim and len(x) == n else x for k, x in inputs.items()}
                 yield part, None if labels is None else labels[rows]
 
     def _checked(self, number: int, batch: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -112,7 +119,9 @@ class OnnxBatches:
                 )
             inputs = {names[0]: inputs}
         inputs = {name: np.asarray(values) for name, values in inputs.items()}
-        n = len(next(iter(inputs.values())))
+        n = samples(inputs)
+        if not n:
+            raise ValueError(f"batch {number} holds no sample: leave empty batches out")
         if labels is not None:
             labels = np.asarray(labels)
             if labels.shape[:1] != (n,):
@@ -121,6 +130,12 @@ class OnnxBatches:
                     "not pair: give one label, or one row of class weights, for each input"
                 )
         return inputs, labels
+
+
+def samples(inputs: Any) -> int:
+    """Length of the first axis of the first input that has one; 0 where none has."""
+    arrays = inputs.values() if isinstance(inputs, dict) else [inputs]
+    return next((len(values) for values in arrays if np.ndim(values)), 0)
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from ...graph.network import BatchNormalization, Data, Team, Watch
 from ...graph.nodes import Graph
 from ...graph.samples import sample_axes
 from ...graph.verdict import shaken_array
+from .batches import samples
 from .model import OnnxModel
 from .runner import Runner
 from .storage import OnDisk
@@ -53,7 +54,7 @@ class OnnxNetwork:
         return self.samples(self._original.example_inputs)
 
     def samples(self, inputs: Any) -> int:
-        return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        return samples(inputs)
 
     def run(
         self,

@@ -59,9 +59,9 @@ class Edit:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         torch.set_grad_enabled(self._gradients)  # an interrupt may have skipped the end of a block
-        if error is None:
+        if error is None or self.closed:  # closed: an interrupt came after everything was done
             self.close()
-        elif not self.closed:  # else an interrupt came after everything was done
+        else:
             self.undo()
 
     def close(self) -> None:

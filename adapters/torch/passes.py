@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .batches import Batches, samples
+from .interrupts import Interruptible
 from .nested import tensors_within
 from .trace import TracedModel, observe
 from .trace import trace as record
@@ -32,7 +33,7 @@ class _Enough(BaseException):
 
 def forward(traced: TracedModel, inputs: Any, taps: Mapping[str, Callback]) -> Any:
     """A whole forward pass in evaluation mode: shows the tensors of ``taps``, gives the output."""
-    with as_written():
+    with Interruptible(), as_written():
         return observe(traced, inputs, taps)
 
 
@@ -47,13 +48,13 @@ def glance(traced: TracedModel, inputs: Any, taps: Mapping[str, Callback]) -> No
             raise _Enough
 
     if taps:
-        with contextlib.suppress(_Enough), as_written():
+        with Interruptible(), contextlib.suppress(_Enough), as_written():
             observe(traced, inputs, {name: partial(look, name, taps[name]) for name in taps})
 
 
 def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     """As :func:`rejuvenet.adapters.torch.trace`, with compiled parts run as written."""
-    with as_written():
+    with Interruptible(), as_written():
         return record(model, example_inputs)
 
 

@@ -27,6 +27,7 @@ from ...graph.report import Report
 from .batches import Batches, Unpack, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
+from .interrupts import Interruptible
 from .network import TorchNetwork
 from .optimizer_state import change_averages, change_state
 from .passes import trace, trace_first
@@ -84,7 +85,8 @@ def arrange(
         _follow(edit, plans, "merge", optimizer, ema, *corrections_and_before)
 
     network = TorchNetwork(traced, Processes())
-    return arranging.arrange(network, read, groups, order, seed, follow=follow)
+    with Interruptible():
+        return arranging.arrange(network, read, groups, order, seed, follow=follow)
 
 
 def reorganize(
@@ -177,7 +179,7 @@ def reorganize(
         _follow(edit, plans, how, optimizer, ema, corrections, before)
         refuse_not_finite(edit, optimizer, ema)
 
-    with contextlib.nullcontext() if read is None else read.remembered():
+    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
         outcome = reorganizing.reorganize(
             TorchNetwork(traced, processes),
             read,

@@ -22,6 +22,7 @@ from ...graph.selection import find_group
 from ...graph.solve import find_groups
 from .caches import Caches, made_since, restore
 from .calls import UNKNOWN, Call, Calls
+from .interrupts import Interruptible
 from .model_state import ModelState
 from .nested import tensors_within
 from .recorder import GraphRecorder, ValuesRead, named_tensors, to_numpy
@@ -126,9 +127,10 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     model = unwrap(model)
     _check(model)
     args, kwargs = _as_arguments(example_inputs)
-    traced = _record(model, args, kwargs, compute=False)
-    if traced is None:  # the model looked at values, which that pass did not have
-        traced = _record(model, args, kwargs, compute=True)
+    with Interruptible():
+        traced = _record(model, args, kwargs, compute=False)
+        if traced is None:  # the model looked at values, which that pass did not have
+            traced = _record(model, args, kwargs, compute=True)
     assert traced is not None
     return traced
 

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
+from rejuvenet.adapters.onnx import batches as batches_module  # noqa: E402
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 
@@ -165,6 +166,46 @@ def test_bad_data_gets_one_sentence(trained_network, batches, tmp_path):
         with pytest.raises(ValueError, match=what) as error:
             reorganize(model, given)
         assert "\n" not in str(error.value)
+
+
+class Changing:
+    """Its own random numbers, which no one puts back."""
+
+    def __init__(self, batch, what):
+        self.batch, self.what, self.pass_ = batch, what, 0
+
+    def __iter__(self):
+        x, y = self.batch
+        self.pass_ += 1
+        n = self.pass_
+        yield x + n * (self.what == "inputs"), np.roll(y, n * (self.what == "labels"))
+        if self.what == "length" and self.pass_ > 1:
+            yield x, y
+
+
+@pytest.mark.parametrize("what", ["inputs", "labels", "length"])
+def test_data_that_change_between_passes_are_refused(
+    what, trained_network, batches, tmp_path, monkeypatch
+):
+    model = load(write(trained_network, tmp_path))
+    reorganize(model, Changing(batches[0], what))  # in memory they are one thing
+    monkeypatch.setattr(batches_module, "KEPT_BYTES", 0)
+    with pytest.raises(ValueError, match="must be the same in every pass"):
+        reorganize(model, Changing(batches[0], what))
+
+
+def test_odd_batches_are_refused_in_one_sentence(trained_network, batches, tmp_path):
+    model = load(write(trained_network, tmp_path))
+    x, y = batches[0]
+    for odd, said in (
+        ((x[:0], y[:0]), "batch 1 holds no sample"),
+        ((np.float32(1), None), "batch 1 holds no sample"),
+        (({}, None), "batch 1 holds no sample"),
+        ((x, None), "some batches have labels and some have none"),
+        ((x[:2], ["cat", "dog"]), "number the classes from 0 on"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            reorganize(model, [(x, y), odd])
 
 
 def test_bad_requests_get_one_sentence(trained_network, batches, tmp_path):

@@ -1,5 +1,6 @@
 """What an event must not do: merge behind a parametrization, leave infinities, stop half-way."""
 
+import contextlib
 import copy
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize  # noqa: E402
+from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch import edit as edit_module  # noqa: E402
 from rejuvenet.adapters.torch import reorganizer as reorganizer_module  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
@@ -181,3 +182,48 @@ def test_an_interrupt_leaves_no_mixture_and_repeats_nothing():
         assert (reorganizer.last_epoch == 0) == changed, n
         outcomes.add(changed)
     assert outcomes == {True, False}
+
+
+class InterruptOfEnds(Interrupt):
+    """Ctrl-C at the n-th point of what ends a block."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.files = {edit_module.__file__, contextlib.__file__}
+
+    def __call__(self, frame, event, arg):
+        ends = frame.f_code.co_name in ("__exit__", "close")
+        return super().__call__(frame, event, arg) if ends else None
+
+
+def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open():
+    """Also while the error is kept, as a notebook does."""
+    reorganize(*small(), recipe=RANDOM)  # imports what it needs
+    model, batches = small()
+    optimizer = trained(model, batches)
+    start = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    gradients = [p.grad for p in model.parameters()]
+    traced, untouched = trace(model, batches[0][0]), everything(model, optimizer)
+
+    def interrupted(n):
+        model.load_state_dict(start[0])
+        optimizer.load_state_dict(copy.deepcopy(start[1]))
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        interrupt, held = InterruptOfEnds(n), None
+        try:
+            with interrupt:
+                reorganize(traced, batches, recipe=RANDOM, optimizer=optimizer)
+        except KeyboardInterrupt as error:
+            held = error
+        now = everything(model, optimizer)
+        changed = not all(map(torch.equal, now, untouched))
+        assert [p.grad is None for p in model.parameters()] == [changed] * 4, n
+        assert all(module.training for module in model.modules()), n
+        assert (held is None) == (n == 0)
+        return changed, interrupt
+
+    _, counted = interrupted(0)
+    points = -counted.left
+    tried = [*range(1, points - 60, 29), *range(points - 60, points)]
+    assert {interrupted(n)[0] for n in tried} == {True, False}
