@@ -134,6 +134,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import numpy as np
 from rejuvenet.sofm import SOFM
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 X = np.random.default_rng(0).standard_normal((60_000, 128)).astype("f4")
 options = {}
 if sys.argv[2] == "csr":
