@@ -21,7 +21,7 @@ def refuse_parametrized(model: nn.Module, group: ChannelGroup) -> None:
     for member in group.members:
         if member.weight in behind:
             raise Unfit(
-                f"group {group.name!r}: {behind[member.weight]} computes a weight from "
+                f"{behind[member.weight]} computes a weight from "
                 f"{member.weight!r}, which cannot be merged: remove it (torch.nn.utils.parametrize."
                 "remove_parametrizations, remove_weight_norm, prune.remove) and register it again "
                 "after the event, or arrange"
