@@ -10,7 +10,7 @@ import signal
 
 def main() -> None:
     """Run the command line; the framework of a command is imported when it runs."""
-    from .adapters.command_line import app
+    from .adapters.command_line.app import app
 
     if hasattr(signal, "SIGPIPE"):  # end quietly, as other tools do, where `| head` has enough
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

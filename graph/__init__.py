@@ -1,16 +1,16 @@
 """Framework-neutral core: channel groups, plans, and surgery on named numpy arrays."""
 
-from .capacity import Capacity, capacity
-from .channels import ChannelGroup, Member, Tap
-from .class_means import ClassMeans
-from .least_squares import refit
-from .nodes import Graph
-from .plan import GroupPlan, Plan
-from .plan_makers import arrange_plan, reorganize_plan
-from .recipe import Recipe
+from .change.least_squares import refit
+from .change.surgery import apply, transform
+from .find.channels import ChannelGroup, Member, Tap
+from .find.nodes import Graph
+from .find.solve import find_groups
+from .measure.class_means import ClassMeans
+from .plan.capacity import Capacity, capacity
+from .plan.plan import GroupPlan, Plan
+from .plan.planning import arrange_plan, reorganize_plan
+from .plan.recipe import Recipe
 from .report import GroupReport, Report
-from .solve import find_groups
-from .surgery import apply, transform
 
 __all__ = [
     "Capacity",

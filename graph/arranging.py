@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .channels import ChannelGroup
+from .change.surgery import restricted, transform
 from .collecting import described
+from .find.channels import ChannelGroup
+from .measure.verdict import DOUBLE, SINGLE, Limits, judge, limits_of
 from .network import Data, Follow, Network, Transaction
-from .plan_makers import arrange_plan
+from .plan.planning import arrange_plan
+from .plan.selection import refuse_named, select_groups
 from .report import Report
-from .selection import refuse_named, select_groups
-from .surgery import restricted, transform
-from .verdict import DOUBLE, SINGLE, Limits, judge, limits_of
 
 MORE_SHAKES = 5  # of inputs and weights, before a change of the outputs is called an error
 

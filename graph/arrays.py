@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from .channels import Tap, Unfit
+from .find.channels import Tap, Unfit
 
 A = TypeVar("A")
 Extent = tuple[int, int]

@@ -6,9 +6,9 @@ import math
 import warnings
 from collections.abc import Mapping
 
-from .class_means import ClassMeans
-from .least_squares import Sums
-from .plan import GroupPlan
+from .change.least_squares import Sums
+from .measure.class_means import ClassMeans
+from .plan.plan import GroupPlan
 from .report import Report
 
 FEW = 2.0  # values for each channel of a refit below which a warning is due

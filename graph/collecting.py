@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .batch_statistics import by_tensor
-from .channels import ChannelGroup, Unfit
-from .class_means import ClassMeans
-from .class_sums import MAX_BYTES, ClassSums
+from .find.channels import ChannelGroup, Unfit
+from .measure.batch_statistics import by_tensor
+from .measure.class_means import ClassMeans
+from .measure.class_sums import MAX_BYTES, ClassSums
 from .network import ALONE, Data, Network, Team
-from .selection import find_group, unmovable, untapped
+from .plan.selection import find_group, unmovable, untapped
 
 
 def collect(

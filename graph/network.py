@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from .arrays import Arrays
-from .channels import ChannelGroup
-from .nodes import Graph
-from .normalizations import Correction
-from .plan import GroupPlan
+from .change.normalizations import Correction
+from .find.channels import ChannelGroup
+from .find.nodes import Graph
+from .plan.plan import GroupPlan
 
 T = TypeVar("T")
 Watch = Mapping[str, Sequence[Callable[[Any], None]]]

@@ -4,7 +4,7 @@ All groups change together, so that the number of runs does not grow with that o
 
 1. One look at the network as it was: class means and second moments of every group, moments of
    every normalization that the change touches, outputs.
-2. A plan for every group (:mod:`.plan_makers`), its consumers refitted (:mod:`.least_squares`), and
+2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.least_squares`), and
    all changes at once (:mod:`.surgery`).
 3. Where one group changes, its consumers are refitted once more, to what they read now: two runs,
    of the network before and after, side by side.
@@ -28,26 +28,26 @@ from typing import Any
 
 import numpy as np
 
-from .balance import balance_plan, scaled_members
-from .batch_statistics import Moments, batch_normalizations, by_tensor
-from .capacity import Capacity, capacity
 from .cautions import warn_about_classes, warn_of_few_samples
-from .channels import ChannelGroup, Unfit
-from .class_means import ClassMeans
-from .class_sums import MAX_BYTES, ClassSums
+from .change.balance import balance_plan, scaled_members
+from .change.least_squares import SecondMoments, Sums, held_out, refit
+from .change.new_filters import filters_of
+from .change.normalizations import Correction, Statistics, touched_normalizations
+from .change.surgery import restricted, transform
 from .collecting import with_pseudo_classes
-from .directions import filters_of
-from .least_squares import SecondMoments, Sums, held_out, refit
-from .least_used import least_used
+from .find.channels import ChannelGroup, Unfit
+from .measure.batch_statistics import Moments, batch_normalizations, by_tensor
+from .measure.class_means import ClassMeans
+from .measure.class_sums import MAX_BYTES, ClassSums
+from .measure.output_change import KEPT_BYTES, OutputChange
 from .network import ALONE, BatchNormalization, Data, Follow, Network, Team, Transaction
-from .normalizations import Correction, Statistics, touched_normalizations
-from .output_change import KEPT_BYTES, OutputChange
-from .plan import GroupPlan, Plan
-from .plan_makers import reorganize_plan
-from .recipe import Recipe
+from .plan.automatic_layers import least_used
+from .plan.capacity import Capacity, capacity
+from .plan.plan import GroupPlan, Plan
+from .plan.planning import reorganize_plan
+from .plan.recipe import Recipe
+from .plan.selection import refuse_named, select_groups
 from .report import Report
-from .selection import refuse_named, select_groups
-from .surgery import restricted, transform
 
 log = logging.getLogger("rejuvenet")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .capacity import Capacity
-from .plan import GroupPlan, Plan
-from .verdict import Verdict
+from .measure.verdict import Verdict
+from .plan.capacity import Capacity
+from .plan.plan import GroupPlan, Plan
 
 
 @dataclass

@@ -19,7 +19,7 @@ def demo_run(tmp_path_factory):
     """Folder above ``demo``, and what the demo printed with --json, for two epochs."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    from rejuvenet.adapters.command_line import app
+    from rejuvenet.adapters.command_line.app import app
     from typer.testing import CliRunner
 
     folder = tmp_path_factory.mktemp("readme")

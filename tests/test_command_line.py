@@ -11,9 +11,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from rejuvenet.adapters import terminal
-from rejuvenet.adapters.command_line import app
-from rejuvenet.adapters.terminal import sentence
+from rejuvenet.adapters.command_line.app import app, terminal
+from rejuvenet.adapters.command_line.terminal import sentence
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -65,7 +64,7 @@ def test_inspect_with_data_measures_capacity(place):
 
 def test_inspect_with_data_keeps_a_budget_of_memory(place, monkeypatch):
     """Small batches, sums of a smaller extent, and several passes; every group has its figures."""
-    from rejuvenet.adapters import capacity_figures
+    from rejuvenet.adapters.command_line import capacity_figures
 
     words = ("inspect", "original.onnx", "--data", "digits_test.npz", "--json")
     whole = json.loads(call(*words).stdout)["groups"]
@@ -163,7 +162,7 @@ def test_compare_as_table(place):
 
 def test_finetune_writes_a_trained_file(place):
     done = call(
-        "finetune", "original.onnx", "--module", "rejuvenet.adapters.demo:DigitsNet",
+        "finetune", "original.onnx", "--module", "rejuvenet.adapters.command_line.demo:DigitsNet",
         "--data", "digits_train.npz", "--test", "digits_test.npz", "--epochs", 1,
         "-o", "tuned.onnx", "--json",
     )  # fmt: skip

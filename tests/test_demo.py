@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 
 def weights(path):
-    from rejuvenet.adapters.comparison import initializers
+    from rejuvenet.adapters.command_line.comparison import initializers
 
     return dict(initializers(str(path)))
 
@@ -29,7 +29,7 @@ def test_figures(demo_run):
 
 
 def test_export_keeps_batchnorm_and_names(demo_run):
-    from rejuvenet.adapters.demo import DigitsNet
+    from rejuvenet.adapters.command_line.demo import DigitsNet
 
     folder, _ = demo_run
     model = onnx.load(folder / "demo" / "original.onnx")

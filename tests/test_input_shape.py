@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from rejuvenet.adapters.command_line import app
+from rejuvenet.adapters.command_line.app import app
 from typer.testing import CliRunner
 
 onnx = pytest.importorskip("onnx")

@@ -23,7 +23,7 @@ def test_core_loads_no_framework(module, tmp_path):
 
 def test_command_line_loads_no_framework(tmp_path):
     code = (
-        "import sys; from rejuvenet.adapters.command_line import app; "
+        "import sys; from rejuvenet.adapters.command_line.app import app; "
         f"print(*[m for m in {FRAMEWORKS!r} if m in sys.modules])"
     )
     done = subprocess.run(

@@ -32,9 +32,9 @@ import torch
 from merging_figures import CALIBRATION, CLASSES, digits, trained_resnet
 from rejuvenet.adapters.torch import collect, reorganize, trace
 from rejuvenet.graph import Recipe, capacity
-from rejuvenet.graph.least_used import used_share
-from rejuvenet.graph.mapping import fingerprints
-from rejuvenet.graph.redundancy import distances
+from rejuvenet.graph.plan.automatic_layers import used_share
+from rejuvenet.graph.plan.mapping import fingerprints
+from rejuvenet.graph.plan.redundancy import distances
 from torch import nn
 from torch.nn import functional as F
 

@@ -185,7 +185,7 @@ def cyclic(task: Task) -> list[dict[str, Any]]:
 
 def lightning(task: Task) -> nn.Module:
     from lightning.pytorch import LightningModule, Trainer
-    from rejuvenet.adapters.training.lightning import ReorganizerCallback
+    from rejuvenet.adapters.trainers.lightning import ReorganizerCallback
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -215,7 +215,7 @@ def lightning(task: Task) -> nn.Module:
 
 
 def transformers(task: Task) -> nn.Module:
-    from rejuvenet.adapters.training.transformers import ReorganizerCallback
+    from rejuvenet.adapters.trainers.transformers import ReorganizerCallback
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import Trainer, TrainingArguments
 
@@ -274,7 +274,7 @@ def accelerate(task: Task) -> nn.Module:
 
 def ignite(task: Task) -> nn.Module:
     from ignite.engine import Engine
-    from rejuvenet.adapters.training.ignite import ReorganizerHandler
+    from rejuvenet.adapters.trainers.ignite import ReorganizerHandler
 
     model = task.model()
     optimizer = task.optimizer(model)

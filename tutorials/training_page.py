@@ -105,7 +105,7 @@ def page(results: dict[str, Any]) -> str:
         "the same event, with the same number. `metrics(report)` gives the figures of a report as "
         "plain numbers by name, for any logger:",
         "```python\n"
-        "from rejuvenet.adapters.training.metrics import metrics\n\n"
+        "from rejuvenet.adapters.trainers.metrics import metrics\n\n"
         "report = reorganizer.step(epoch)\n"
         "if report is not None:\n"
         "    wandb.log(metrics(report), step=epoch)  # or, with TensorBoard's SummaryWriter:\n"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...graph import collecting
-from ...graph.channels import ChannelGroup
-from ...graph.class_means import ClassMeans
-from ...graph.class_sums import MAX_BYTES
+from ...graph.find.channels import ChannelGroup
+from ...graph.measure.class_means import ClassMeans
+from ...graph.measure.class_sums import MAX_BYTES
 from .batches import OnnxBatches
 from .model import OnnxModel
 from .network import OnnxNetwork

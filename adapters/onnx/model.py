@@ -17,10 +17,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from ...graph.channels import ChannelGroup
-from ...graph.nodes import Graph
-from ...graph.selection import find_group, select_groups
-from ...graph.solve import find_groups
+from ...graph.find.channels import ChannelGroup
+from ...graph.find.nodes import Graph
+from ...graph.find.solve import find_groups
+from ...graph.plan.selection import find_group, select_groups
 from .branches import without_fixed_branches
 from .budget import check_inputs, check_nodes, check_sizes, max_bytes_of
 from .example_inputs import Shapes, example_inputs

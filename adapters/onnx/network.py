@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...graph.arrays import NumpyArrays
-from ...graph.channels import ChannelGroup
+from ...graph.find.channels import ChannelGroup
+from ...graph.find.nodes import Graph
+from ...graph.find.samples import sample_axes
+from ...graph.measure.verdict import shaken_array
 from ...graph.network import BatchNormalization, Data, Team, Watch
-from ...graph.nodes import Graph
-from ...graph.samples import sample_axes
-from ...graph.verdict import shaken_array
 from .batches import samples
 from .model import OnnxModel
 from .runner import Runner

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
 from ...graph.cautions import warn_where_nothing_changed
-from ...graph.channels import ChannelGroup
-from ...graph.class_sums import MAX_BYTES
-from ...graph.recipe import Recipe
+from ...graph.find.channels import ChannelGroup
+from ...graph.measure.class_sums import MAX_BYTES
+from ...graph.plan.recipe import Recipe
 from ...graph.report import Report
 from .batches import OnnxBatches, Unpack
 from .model import OnnxModel, load

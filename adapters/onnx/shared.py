@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ...graph.nodes import uniform_axes
+from ...graph.find.nodes import uniform_axes
 
 SMALL = 1 << 20  # elements; larger ones are no ones and zeros of a layer
 

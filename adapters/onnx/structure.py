@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...graph.node_shapes import check_shapes
-from ...graph.nodes import (
+from ...graph.find.node_shapes import check_shapes
+from ...graph.find.nodes import (
     Contraction,
     Graph,
     Node,
@@ -32,8 +32,8 @@ from .budget import EVERYTHING, MAX_BYTES
 from .example_inputs import example_inputs
 from .external import Refused
 from .inference import run_as_far_as_known
-from .microsoft import MICROSOFT
-from .operators import OPERATORS
+from .operators.microsoft import MICROSOFT
+from .operators.table import OPERATORS
 from .session import DoesNotRun, run_everything
 
 TABLES = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": MICROSOFT}

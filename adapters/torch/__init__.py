@@ -5,9 +5,9 @@ Parameters keep their identity: optimizers, schedules, wrappers and checkpoints 
 
 from .collect import collect
 from .reorganize import arrange, reorganize
-from .reorganizer import Reorganizer
 from .trace import TracedModel, observe, trace
-from .warm_up import WarmUp
+from .training.reorganizer import Reorganizer
+from .training.warm_up import WarmUp
 
 __all__ = [
     "Reorganizer",

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...graph.arrays import Extent, evenly, rows_of_a_sample, two_axes
-from ...graph.channels import Tap
+from ...graph.find.channels import Tap
 
 BLOCK = 2**20  # elements
 ROW_BY_ROW = frozenset({"cpu"})  # devices on which samples are added one by one

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ...graph import collecting
-from ...graph.channels import ChannelGroup
-from ...graph.class_means import ClassMeans
-from ...graph.class_sums import MAX_BYTES
+from ...graph.find.channels import ChannelGroup
+from ...graph.measure.class_means import ClassMeans
+from ...graph.measure.class_sums import MAX_BYTES
 from .batches import Batches, Unpack
 from .distributed import Processes
 from .network import TorchNetwork

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ...graph.channels import Unfit
+from ...graph.find.channels import Unfit
 
 T = TypeVar("T")
 

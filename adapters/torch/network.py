@@ -13,9 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from ...graph.channels import ChannelGroup
+from ...graph.find.channels import ChannelGroup
+from ...graph.find.nodes import Graph
 from ...graph.network import BatchNormalization, Team, Watch
-from ...graph.nodes import Graph
 from .arrays import TorchArrays
 from .batches import Batches, samples
 from .distributed import Processes

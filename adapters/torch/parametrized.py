@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from ...graph.channels import ChannelGroup, Unfit
+from ...graph.find.channels import ChannelGroup, Unfit
 
 
 def refuse_parametrized(model: nn.Module, group: ChannelGroup) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ...graph.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.find.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
 from .calls import FACTORIES, Call, Calls
 from .model_state import ModelState
 from .nested import tensors_within

@@ -18,22 +18,22 @@ from torch import nn
 
 from ...graph import arranging, reorganizing
 from ...graph.cautions import warn_where_nothing_changed
-from ...graph.channels import ChannelGroup
-from ...graph.class_sums import MAX_BYTES
-from ...graph.normalizations import Correction
-from ...graph.plan import GroupPlan
-from ...graph.recipe import Recipe
+from ...graph.change.normalizations import Correction
+from ...graph.find.channels import ChannelGroup
+from ...graph.measure.class_sums import MAX_BYTES
+from ...graph.plan.plan import GroupPlan
+from ...graph.plan.recipe import Recipe
 from ...graph.report import Report
 from .batches import Batches, Unpack, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
 from .interrupts import Interruptible
 from .network import TorchNetwork
-from .optimizer_state import change_averages, change_state
 from .passes import trace, trace_first
-from .pictures import draw_groups
-from .sanity import refuse_not_finite
 from .trace import TracedModel, unwrap
+from .training.optimizer_state import change_averages, change_state
+from .training.pictures import draw_groups
+from .training.sanity import refuse_not_finite
 
 log = logging.getLogger("rejuvenet")
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...graph.channels import ChannelGroup
-from ...graph.nodes import Graph
-from ...graph.selection import find_group
-from ...graph.solve import find_groups
+from ...graph.find.channels import ChannelGroup
+from ...graph.find.nodes import Graph
+from ...graph.find.solve import find_groups
+from ...graph.plan.selection import find_group
 from .caches import Caches, made_since, restore
 from .calls import UNKNOWN, Call, Calls
 from .interrupts import Interruptible

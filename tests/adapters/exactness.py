@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from rejuvenet.adapters.torch import arrange, trace
 from rejuvenet.adapters.torch.trace import evaluation
-from rejuvenet.graph import ChannelGroup, Graph, Plan, verdict
-from rejuvenet.graph.nodes import input_names, uniform_axes
+from rejuvenet.graph import ChannelGroup, Graph, Plan
+from rejuvenet.graph.find.nodes import input_names, uniform_axes
+from rejuvenet.graph.measure import verdict
 from torch.utils._pytree import tree_flatten
 
 NO_PAIR = "no two of its channels may be exchanged"

@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from rejuvenet.adapters.data import ArrayFile, Batches, normalize, output_labels, read_data
+from rejuvenet.adapters.images.image_data import (
+    ArrayFile,
+    Batches,
+    normalize,
+    output_labels,
+    read_data,
+)
 
 
 def save(path, **arrays):

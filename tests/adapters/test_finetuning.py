@@ -7,9 +7,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from rejuvenet.adapters.comparison import Runner, initializers  # noqa: E402
-from rejuvenet.adapters.data import ArrayFile, Batches  # noqa: E402
-from rejuvenet.adapters.finetuning import (  # noqa: E402
+from rejuvenet.adapters.command_line.comparison import Runner, initializers  # noqa: E402
+from rejuvenet.adapters.command_line.finetuning import (  # noqa: E402
     carry,
     check_agreement,
     finetune,
@@ -18,6 +17,7 @@ from rejuvenet.adapters.finetuning import (  # noqa: E402
     shuffled,
     write_back,
 )
+from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from torch import nn  # noqa: E402
 
 SOURCE = """

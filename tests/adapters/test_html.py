@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from rejuvenet.adapters.html import Page, Panel, neighbor_similarity
+from rejuvenet.adapters.report.html import Page, Panel, neighbor_similarity
 
 
 class Checker(HTMLParser):

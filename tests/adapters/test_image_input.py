@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from rejuvenet.adapters.command_line import app
-from rejuvenet.adapters.image_input import ImageInput
+from rejuvenet.adapters.command_line.app import app
+from rejuvenet.adapters.images.model_input import ImageInput
 from typer.testing import CliRunner
 
 onnx = pytest.importorskip("onnx")
@@ -168,7 +168,7 @@ def test_pictures_of_every_kind_have_their_level(place, channels):
     for kind in KINDS:
         (place / "pictures" / kind).mkdir(parents=True)
         kind_of_picture(kind, place / "pictures" / kind / "a")
-    from rejuvenet.adapters.data import Batches, read_data
+    from rejuvenet.adapters.images.image_data import Batches, read_data
 
     data = read_data(place / "pictures")
     ((images, _),) = Batches(data, shape=(channels, 6, 6))
@@ -184,7 +184,7 @@ def test_a_rotated_picture_stands_upright(place):
     exif = picture.getexif()
     exif[0x0112] = 3  # upside down
     picture.save(place / "pictures" / "0" / "a.png", exif=exif)
-    from rejuvenet.adapters.data import Batches, read_data
+    from rejuvenet.adapters.images.image_data import Batches, read_data
 
     ((images, _),) = Batches(read_data(place / "pictures"), shape=(1, 4, 4))
     assert images[0, 0, :, 0].tolist() == [1, 1, 0, 0]
@@ -232,7 +232,7 @@ def test_most_pictures_unreadable_is_an_error(place):
 
 
 def test_a_bomb_is_refused_before_it_is_read(place, monkeypatch):
-    from rejuvenet.adapters import array_file
+    from rejuvenet.adapters.images import array_file
 
     model = brightness("m.onnx")
     monkeypatch.setattr(array_file, "BOMB_BYTES", 2**20)

@@ -17,14 +17,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from rejuvenet.adapters.network_colors import group_colors, oklab
-from rejuvenet.adapters.network_lanes import dominators, lanes_of, rows_of
-from rejuvenet.adapters.network_layers import Operation, Unit, network_of
-from rejuvenet.adapters.network_layout import lay_out
-from rejuvenet.adapters.network_page import network_page
-from rejuvenet.adapters.network_picture import Picture
+from rejuvenet.adapters.report.network.colors import group_colors, oklab
+from rejuvenet.adapters.report.network.lanes import dominators, lanes_of, rows_of
+from rejuvenet.adapters.report.network.layers import Operation, Unit, network_of
+from rejuvenet.adapters.report.network.layout import lay_out
+from rejuvenet.adapters.report.network.page import network_page
+from rejuvenet.adapters.report.network.picture import Picture
 from rejuvenet.graph import Capacity, find_groups
-from rejuvenet.graph.nodes import Concat, Elementwise, Graph, PerChannel
+from rejuvenet.graph.find.nodes import Concat, Elementwise, Graph, PerChannel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "graph"))
 
@@ -416,7 +416,7 @@ def model(tmp_path, monkeypatch):
 
 
 def call(*words):
-    from rejuvenet.adapters.command_line import app
+    from rejuvenet.adapters.command_line.app import app
     from typer.testing import CliRunner
 
     return CliRunner().invoke(app, [str(word) for word in words])

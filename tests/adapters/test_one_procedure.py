@@ -15,7 +15,7 @@ from rejuvenet.adapters import torch as torch_adapter  # noqa: E402
 from rejuvenet.adapters.torch.arrays import TorchArrays  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from rejuvenet.graph.arrays import MOST_POSITIONS, NumpyArrays  # noqa: E402
-from rejuvenet.graph.channels import Tap  # noqa: E402
+from rejuvenet.graph.find.channels import Tap  # noqa: E402
 from torch import nn  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))

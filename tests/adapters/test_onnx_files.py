@@ -14,9 +14,9 @@ import pytest
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from rejuvenet.adapters.command_line import app  # noqa: E402
-from rejuvenet.adapters.network_layers import network_of  # noqa: E402
+from rejuvenet.adapters.command_line.app import app  # noqa: E402
 from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
+from rejuvenet.adapters.report.network.layers import network_of  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 

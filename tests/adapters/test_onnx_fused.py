@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import defs, helper  # noqa: E402
 from rejuvenet.adapters.onnx import load  # noqa: E402
-from rejuvenet.adapters.onnx.microsoft import MICROSOFT  # noqa: E402
-from rejuvenet.adapters.onnx.operators import OPERATORS, WITHOUT_STRUCTURE  # noqa: E402
+from rejuvenet.adapters.onnx.operators.microsoft import MICROSOFT  # noqa: E402
+from rejuvenet.adapters.onnx.operators.table import OPERATORS, WITHOUT_STRUCTURE  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 

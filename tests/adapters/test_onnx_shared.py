@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from agreement import agreement
 from onnx_exports import export
-from rejuvenet.adapters.finetuning import carry, write_back
+from rejuvenet.adapters.command_line.finetuning import carry, write_back
 from rejuvenet.adapters.onnx import arrange, load, reorganize
 from rejuvenet.adapters.torch import trace
 from rejuvenet.graph import Recipe

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import reorganize  # noqa: E402
 from rejuvenet.graph import Recipe, reorganizing  # noqa: E402
-from rejuvenet.graph.moments import squared_norms  # noqa: E402
+from rejuvenet.graph.change.moments import squared_norms  # noqa: E402
 from torch import nn  # noqa: E402
 
 IMAGES, VECTORS = (3, 8, 8), (10,)

@@ -115,7 +115,7 @@ def test_passes_are_told_before_the_event(caplog, outgoing):
 
 
 def test_the_history_is_capped(monkeypatch):
-    from rejuvenet.adapters.torch import reorganizer as module
+    from rejuvenet.adapters.torch.training import reorganizer as module
 
     monkeypatch.setattr(module, "EVENTS", 4)
     monkeypatch.setattr(module, "RECENT", 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rejuvenet.adapters.torch import reorganize
 from rejuvenet.graph import Recipe
-from rejuvenet.graph.recipe import COMPARISONS
+from rejuvenet.graph.plan.recipe import COMPARISONS
 
 
 @pytest.fixture(scope="module")

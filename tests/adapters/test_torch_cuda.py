@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.finetuning import finetune  # noqa: E402
+from rejuvenet.adapters.command_line.finetuning import finetune  # noqa: E402
 from rejuvenet.adapters.torch import Reorganizer, collect, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
 from torch import nn  # noqa: E402

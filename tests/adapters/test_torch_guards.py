@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch import edit as edit_module  # noqa: E402
-from rejuvenet.adapters.torch import reorganizer as reorganizer_module  # noqa: E402
+from rejuvenet.adapters.torch.training import reorganizer as reorganizer_module  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize, prune  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import Reorganizer, WarmUp, reorganize, trace  # noqa: E402
-from rejuvenet.adapters.torch.freezing import weights_before  # noqa: E402
+from rejuvenet.adapters.torch.training.freezing import weights_before  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rejuvenet.graph.surgery import transform
+from rejuvenet.graph.change.surgery import transform
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from rejuvenet.__main__ import main  # noqa: E402
 from rejuvenet.adapters import onnx as onnx_adapter  # noqa: E402
-from rejuvenet.adapters.onnx.operators import OPERATORS, unary  # noqa: E402
+from rejuvenet.adapters.onnx.operators.table import OPERATORS, unary  # noqa: E402
 from rejuvenet.adapters.torch import arrange  # noqa: E402
 from torch import nn  # noqa: E402
 

@@ -12,7 +12,7 @@ import string
 import zlib
 
 import numpy as np
-from rejuvenet.graph.nodes import (
+from rejuvenet.graph.find.nodes import (
     Concat,
     Contraction,
     Elementwise,

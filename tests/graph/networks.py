@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
-from rejuvenet.graph.nodes import (
+from rejuvenet.graph.find.nodes import (
     Concat,
     Contraction,
     Elementwise,

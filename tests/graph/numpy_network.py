@@ -7,8 +7,8 @@ import itertools
 
 import numpy as np
 from rejuvenet.graph.arrays import NumpyArrays
-from rejuvenet.graph.nodes import Elementwise, Graph, PerChannel
-from rejuvenet.graph.solve import find_groups
+from rejuvenet.graph.find.nodes import Elementwise, Graph, PerChannel
+from rejuvenet.graph.find.solve import find_groups
 
 EPSILON = 1e-5
 STATISTICS = ("scale", "shift", "running_mean", "running_var")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rejuvenet.graph import capacity
-from rejuvenet.graph.capacity import dormant_share, effective_rank
-from rejuvenet.graph.mapping import best_matching_units, coordinates
-from rejuvenet.graph.recipe import Recipe
+from rejuvenet.graph.plan.capacity import dormant_share, effective_rank
+from rejuvenet.graph.plan.mapping import best_matching_units, coordinates
+from rejuvenet.graph.plan.recipe import Recipe
 
 
 def naive_effective_rank(X):

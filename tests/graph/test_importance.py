@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rejuvenet.graph import Member, Plan, Recipe, reorganize_plan, transform
-from rejuvenet.graph.importance import importance, overlap
-from rejuvenet.graph.recipe import COMPARISONS
+from rejuvenet.graph.plan.importance import importance, overlap
+from rejuvenet.graph.plan.recipe import COMPARISONS
 
 
 def naive_overlap(W):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rejuvenet.graph import Recipe
-from rejuvenet.graph.mapping import (
+from rejuvenet.graph.plan.mapping import (
     alike,
     averages,
     coordinates,
@@ -22,7 +22,7 @@ from rejuvenet.graph.mapping import (
     slices,
     votes,
 )
-from rejuvenet.graph.recipe import Decay, MapInit, Neighborhood
+from rejuvenet.graph.plan.recipe import Decay, MapInit, Neighborhood
 
 mappings = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 6)).flatmap(
     lambda size: st.tuples(

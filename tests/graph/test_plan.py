@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rejuvenet.graph import Plan, Recipe, Report, arrange_plan, refit, reorganize_plan, transform
-from rejuvenet.graph.least_squares import SecondMoments
-from rejuvenet.graph.plan import GroupPlan
+from rejuvenet.graph.change.least_squares import SecondMoments
+from rejuvenet.graph.plan.plan import GroupPlan
 from rejuvenet.graph.report import GroupReport
 
 RECIPES = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import rejuvenet
 from rejuvenet.graph import Recipe
-from rejuvenet.graph.recipe import COMPARISONS
+from rejuvenet.graph.plan.recipe import COMPARISONS
 
 
 def test_presets_are_those_of_the_design():

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rejuvenet.graph import ClassMeans, Plan, Recipe, Report, reorganize_plan, transform
-from rejuvenet.graph.least_squares import SecondMoments, refit
-from rejuvenet.graph.redundancy import alike_within, distances, map_redundant
+from rejuvenet.graph.change.least_squares import SecondMoments, refit
+from rejuvenet.graph.plan.redundancy import alike_within, distances, map_redundant
 from threadpoolctl import threadpool_limits
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rejuvenet.graph.recipe import Recipe
+from rejuvenet.graph.plan.recipe import Recipe
 from rejuvenet.graph.reorganizing import reorganize
 
 sys.path.insert(0, str(Path(__file__).parent))

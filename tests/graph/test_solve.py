@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rejuvenet.graph import ChannelGroup, find_groups
-from rejuvenet.graph.labels import Component, occurrence, reshape_blocks, reshaped
-from rejuvenet.graph.nodes import (
+from rejuvenet.graph.find.components import Component, occurrence, reshape_blocks, reshaped
+from rejuvenet.graph.find.nodes import (
     Concat,
     Contraction,
     Elementwise,

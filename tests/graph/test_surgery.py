@@ -18,8 +18,8 @@ from rejuvenet.graph import (
     reorganize_plan,
     transform,
 )
-from rejuvenet.graph.channels import Member
-from rejuvenet.graph.new_channels import draw, fan_in, generator
+from rejuvenet.graph.change.new_channels import draw, fan_in, generator
+from rejuvenet.graph.find.channels import Member
 
 
 def reorganize(network, recipe=None, **changes):

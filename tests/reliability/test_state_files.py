@@ -22,11 +22,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from rejuvenet.adapters.torch import Reorganizer  # noqa: E402
-from rejuvenet.adapters.torch.warm_up import WarmUp  # noqa: E402
-from rejuvenet.graph.capacity import Capacity  # noqa: E402
-from rejuvenet.graph.channels import Member  # noqa: E402
-from rejuvenet.graph.plan import GroupPlan, Plan  # noqa: E402
-from rejuvenet.graph.recipe import Recipe  # noqa: E402
+from rejuvenet.adapters.torch.training.warm_up import WarmUp  # noqa: E402
+from rejuvenet.graph.find.channels import Member  # noqa: E402
+from rejuvenet.graph.plan.capacity import Capacity  # noqa: E402
+from rejuvenet.graph.plan.plan import GroupPlan, Plan  # noqa: E402
+from rejuvenet.graph.plan.recipe import Recipe  # noqa: E402
 from rejuvenet.sofm import SOFM  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))

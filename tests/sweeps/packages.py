@@ -10,7 +10,7 @@ CNTK's, by hand).  For each file, in a process of its own:
 
 - ``rejuvenet inspect`` prints its groups, and says why where there are none;
 - ``arrange(groups="all", order="random")`` gives its verdict, and the written file is held against
-  the given one by onnxruntime alone, on other inputs, as in ``rejuvenet.graph.verdict``;
+  the given one by onnxruntime alone, on other inputs, as in ``rejuvenet.graph.measure.verdict``;
 - ``reorganize`` merges half of the last layer's channels on random inputs with made-up labels.
 
 "right" means that all of this was done and the outputs stay within the network's noise; "refused"
@@ -97,7 +97,7 @@ def check(path: Path) -> dict[str, object]:
     import onnx
     from onnx_exports import convolutions
     from onnx_proof import differing
-    from rejuvenet.adapters.command_line import app
+    from rejuvenet.adapters.command_line.app import app
     from rejuvenet.adapters.onnx import arrange, load, reorganize
     from rejuvenet.graph import Recipe
     from typer.testing import CliRunner
@@ -160,7 +160,7 @@ def held_against(first: Path, second: Path, inputs: dict, model: object) -> dict
 
     import numpy as np
     import onnxruntime
-    from rejuvenet.graph.verdict import judge, limits_of, shaken_array
+    from rejuvenet.graph.measure.verdict import judge, limits_of, shaken_array
 
     onnxruntime.set_default_logger_severity(4)
     limits = limits_of(str(x.dtype) for x in (*inputs.values(), *model.weights.values()))

@@ -46,9 +46,8 @@ sys.path.insert(0, str(HERE.parent))
 import cifar100  # noqa: E402
 import rejuvenet  # noqa: E402
 from rejuvenet.adapters.torch import Reorganizer, collect, trace  # noqa: E402
-from rejuvenet.graph import Recipe  # noqa: E402
-from rejuvenet.graph.capacity import capacity  # noqa: E402
-from rejuvenet.graph.selection import select_groups  # noqa: E402
+from rejuvenet.graph import Recipe, capacity  # noqa: E402
+from rejuvenet.graph.plan.selection import select_groups  # noqa: E402
 
 RUNS = HERE / "runs"
 BATCH, RATE, CALIBRATION = 125, 0.1, 2000

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.training.deferred import DeferredReorganizer, restarting  # noqa: E402
+from rejuvenet.adapters.trainers.deferred import DeferredReorganizer, restarting  # noqa: E402
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, StepLR  # noqa: E402
 
 OPTIMIZER = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)

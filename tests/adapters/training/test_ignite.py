@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from ignite.engine import Engine, Events  # noqa: E402
 from ignite.handlers import Checkpoint, DiskSaver  # noqa: E402
 from ignite.handlers.tensorboard_logger import TensorboardLogger  # noqa: E402
-from rejuvenet.adapters.training.ignite import (  # noqa: E402
+from rejuvenet.adapters.trainers.ignite import (  # noqa: E402
     ReorganizerEvents,
     ReorganizerHandler,
 )

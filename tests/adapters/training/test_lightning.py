@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from rejuvenet.adapters.training.lightning import ReorganizerCallback  # noqa: E402
+from rejuvenet.adapters.trainers.lightning import ReorganizerCallback  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning.*")

@@ -150,7 +150,7 @@ def test_a_model_of_timm_with_its_optimizer_and_average():
 def test_a_framework_is_imported_with_its_own_module_only():
     code = (
         "import sys, rejuvenet.adapters.training, rejuvenet.adapters.torch\n"
-        "from rejuvenet.adapters.training import deferred, metrics\n"
+        "from rejuvenet.adapters.trainers import deferred, metrics\n"
         "frameworks = {'lightning', 'pytorch_lightning', 'transformers', 'accelerate', 'ignite',"
         " 'timm', 'tensorboard'}\n"
         "assert not frameworks & set(sys.modules), frameworks & set(sys.modules)\n"
@@ -161,7 +161,7 @@ def test_a_framework_is_imported_with_its_own_module_only():
 def test_lightning_under_its_other_name():
     code = (
         "import pytorch_lightning\n"
-        "from rejuvenet.adapters.training.lightning import ReorganizerCallback\n"
+        "from rejuvenet.adapters.trainers.lightning import ReorganizerCallback\n"
         "assert issubclass(ReorganizerCallback, pytorch_lightning.Callback)\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=300)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.training.transformers import ReorganizerCallback  # noqa: E402
+from rejuvenet.adapters.trainers.transformers import ReorganizerCallback  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from transformers import Trainer, TrainingArguments  # noqa: E402

@@ -1,0 +1,410 @@
+"""The commands: ``inspect``, ``reorganize``, ``finetune``, ``compare``, ``demo``.
+
+Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ...files import write_text
+from . import terminal
+from .options import (
+    READING,
+    BatchSize,
+    DataPath,
+    InputShape,
+    Json,
+    Layers,
+    Mean,
+    Model,
+    OptionalData,
+    Output,
+    Overwrite,
+    Seed,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+    parse_recipe,
+    refuse_options,
+)
+from .terminal import Listing, guarded, percent, print_json, progress, shows_progress
+
+PICTURE_BYTES = 2**28  # class means of a page are pooled until they fit; its tiles are small
+
+app = typer.Typer(
+    help="Self-reorganizing and rejuvenating convolutional networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Self-reorganizing and rejuvenating convolutional networks."""
+    if show:
+        from ... import __version__
+
+        typer.echo(f"rejuvenet {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@guarded
+def inspect(
+    context: typer.Context,
+    model: Model,
+    data: OptionalData = None,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with a picture of the groups here.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the picture alone here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the channel groups of a model; with --data, how much of its capacity each uses."""
+    if data is None:
+        refuse_options(context, READING, "without --data")
+    check_outputs({"--html": html, "--svg": svg}, model, data)
+    from .. import onnx as onnx_adapter
+
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    groups = loaded.groups
+    figures = {}
+    if data is not None:
+        from .capacity_figures import capacity_figures
+
+        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+        figures = capacity_figures(
+            loaded, batches, shows_progress(as_json), progress("capacity", as_json)
+        )
+    from ..onnx.layer_names import modules_of
+    from ..report.network.layers import network_of
+    from .group_table import frozen_lines, group_rows, table_of
+
+    modules = network_of(loaded.graph, groups, modules_of(loaded.analysed)).modules
+    rows = group_rows(groups, modules, figures)
+    if html is not None or svg is not None:
+        from ..report.network.page import network_page
+        from ..report.network.picture import Picture
+
+        picture = Picture(model.name, loaded.graph, groups, modules, figures)
+        if html is not None:
+            write_text(html, network_page(picture))
+        if svg is not None:
+            write_text(svg, picture.svg())
+    remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]
+    if as_json:
+        print_json({"model": str(model), "groups": rows, "remarks": remarks})
+        return
+    if rows:
+        terminal.out.print(Listing(str(model), *table_of(rows)))
+    written = (f"Wrote {path}" for path in (html, svg) if path)
+    for line in [*frozen_lines(rows), *remarks, *written]:
+        terminal.say_plainly(line)
+
+
+@app.command()
+@guarded
+def reorganize(
+    context: typer.Context,
+    model: Model,
+    output: Output,
+    overwrite: Overwrite = False,
+    data: OptionalData = None,
+    layers: Layers = None,
+    arrange: Annotated[
+        bool, typer.Option("--arrange", help="Only permute channels: the outputs stay the same.")
+    ] = False,
+    order: Annotated[
+        Literal["sofm", "random"], typer.Option(help="With --arrange: what sorts the channels.")
+    ] = "sofm",
+    recipe: Annotated[
+        Literal["preserving", "paper"],
+        typer.Option(help="Keep the model's function, or follow the paper's words."),
+    ] = "preserving",
+    method: Annotated[
+        Literal["sofm", "kmeans", "l1", "l2", "random", "redo", "repr", "dsd"],
+        typer.Option(help="What decides which channels survive."),
+    ] = "sofm",
+    ratio: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the channels that survive at most; or 'redundant', which frees only "
+            "channels that respond as another one does, and dormant ones.",
+        ),
+    ] = "0.5",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
+        ),
+    ] = None,
+    max_change: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave groups as they were until the outputs change by at most this share, on "
+            "images that no refit has used."
+        ),
+    ] = None,
+    pseudo_classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Group the images by what the model sees, not by their class."),
+    ] = None,
+    max_batches: Annotated[
+        int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
+    ] = None,
+    seed: Seed = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
+    _check_reorganize(context, method)
+    check_outputs(
+        {"-o": output, "--html": html, "--plan": plan}, model, data, overwrite=overwrite
+    )
+    from .. import onnx as onnx_adapter
+    from ..onnx.reorganize import reorganized
+
+    if data is None and not (arrange and order == "random" and html is None):
+        raise typer.BadParameter("give --data: the map is trained on the activations of images")
+    chosen = parse_recipe(recipe, method, ratio, seed, option or [])
+    names = layers or (["all"] if arrange else ["last"])
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = None
+    if data is not None:
+        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    wanted = names[0] if len(names) == 1 else names
+    shown = shows_progress(as_json)
+    pictures: list[Any] = []
+    if arrange:
+        changed, report = onnx_adapter.arrange(
+            loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
+        )
+        if html is not None and batches is not None:
+            groups = [loaded.group(line.group) for line in report.groups]
+            pictures = [_pictured(state, batches, groups, shown) for state in (loaded, changed)]
+    else:
+        changed, outcome = reorganized(
+            loaded, batches, layers=wanted, recipe=chosen, progress=shown, max_change=max_change,
+            pseudo_classes=pseudo_classes, max_batches=max_batches,
+        )  # fmt: skip
+        report, pictures = outcome.report, [outcome.before, outcome.after]
+    if html is not None and batches is not None:
+        from ..report.reorganization import report_page
+
+        write_text(html, report_page(f"{model} to {output}", report, *pictures))
+    if plan is not None and report.plan is not None:
+        report.plan.save(plan)
+    changed.save(output)
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        return
+    _print_report(report)
+    terminal.say_plainly(f"Wrote {output}")
+
+
+def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
+    """Class means for the pictures of a page."""
+    from ..onnx.collect import described
+
+    return described(model, batches, groups, progress=progress, max_bytes=PICTURE_BYTES)[0]
+
+
+def _check_reorganize(context: typer.Context, method: str) -> None:
+    """Refuse what would be ignored."""
+    from ...graph.plan.recipe import COMPARISONS
+
+    given = context.params
+    if given["data"] is None:
+        refuse_options(context, READING, "without --data")
+    if not given["arrange"]:
+        refuse_options(context, ["order"], "without --arrange")
+        if method in COMPARISONS:
+            refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
+        return
+    reorganizing = ["max_change", "pseudo_classes", "max_batches"]
+    refuse_options(
+        context, ["recipe", "method", "ratio", "option", *reorganizing], "with --arrange"
+    )
+    if given["order"] == "random" and given["html"] is None:
+        refuse_options(context, ["data"], "with --order random, unless --html shows the images")
+
+
+def _print_report(report: Any) -> None:
+    from ..report.reorganization import report_rows
+
+    arranged = bool(report.groups) and report.groups[0].kind == "arrange"
+    terminal.out.print(Listing("Arranged" if arranged else "Reorganized", *report_rows(report)))
+    for name, reason in report.skipped.items():
+        terminal.say_plainly(f"Left as it was: {name}: {reason}")
+    outputs = report.outputs()
+    if outputs and (arranged or len(report.groups) > 1):
+        terminal.say_plainly(outputs[0].upper() + outputs[1:])
+
+
+@app.command()
+@guarded
+def finetune(
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="What makes the PyTorch module that the file came from: package.module:factory "
+            "or file.py:factory. This runs the code in that file: give only what you trust.",
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(exists=True, help="Images to measure the accuracy on.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
+    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune an ONNX file through the PyTorch module that it came from."""
+    if module is None:
+        raise typer.BadParameter(
+            "an ONNX file alone cannot be fine-tuned yet; give --module package.module:factory, "
+            "which makes the PyTorch module that the file came from"
+        )
+    source = module.rpartition(":")[0]
+    code = Path(source) if source.endswith(".py") else None
+    check_outputs({"-o": output}, model, data, test, code, overwrite=overwrite)
+    from .finetuning import finetune_file
+
+    batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    tested = None
+    if test is not None:
+        tested = open_batches(model, test, size, mean, std, batch_size, input_shape)
+    result = finetune_file(
+        model,
+        output,
+        module,
+        batches,
+        tested,
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        seed=seed,
+        on_epoch=lambda epoch, loss: terminal.err.print(
+            f"epoch {epoch} of {epochs}: loss {loss:.4f}", highlight=False
+        ),
+    )
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **result})
+        return
+    rows = [
+        (name, percent(result["before"][name]), percent(result["after"][name]))
+        for name in result["before"]
+    ]
+    terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
+    terminal.say_plainly(f"Wrote {output}")
+
+
+@app.command()
+@guarded
+def compare(
+    first: Model,
+    second: Model,
+    data: DataPath,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Run two ONNX files on the same images; compare outputs, weights and running time."""
+    from . import comparison
+
+    batches = open_batches(first, data, size, mean, std, batch_size, input_shape)
+    result = comparison.compare(str(first), str(second), batches, progress("images", as_json))
+    if as_json:
+        print_json({"first": str(first), "second": str(second), **result.to_dict()})
+        return
+    scores = result.accuracy or (None, None)
+    rate = [1000 * seconds / result.images for seconds in result.seconds]
+    rows = [
+        ("images", result.images),
+        ("accuracy of the first", percent(scores[0])),
+        ("accuracy of the second", percent(scores[1])),
+        ("same first class", percent(result.top1)),
+        ("first five classes in common", percent(result.top5)),
+        ("outputs", len(result.outputs)),
+        ("greatest difference of the outputs", result.max_difference),
+        ("mean difference of the outputs", result.mean_difference),
+        ("relative difference of the outputs", result.relative_difference),
+        ("weights that are equal", result.equal),
+        ("weights that differ", len(result.changed)),
+        ("weights of one file only", len(result.only_first) + len(result.only_second)),
+        ("ms an image, first", rate[0]),
+        ("ms an image, second", rate[1]),
+    ]
+    terminal.out.print(Listing(f"{first} and {second}", ["figure", "value"], rows))
+    if len(result.outputs) > 1:
+        names = ["output", "greatest difference", "mean", "relative", "note"]
+        rows = [(name, *asdict(found).values()) for name, found in result.outputs.items()]
+        terminal.out.print(Listing("Outputs", names, rows))
+    if result.changed:
+        changed = sorted(result.changed.items(), key=lambda item: -item[1])
+        terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
+
+
+@app.command()
+@guarded
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the files that it makes.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs of training, and of each follow-up.")
+    ] = 10,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job on real data without a download: train, reorganize, rejuvenate, compare."""
+    for package in ("torch", "onnx_ir", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"the demo needs {package}, which is not installed: pip install 'rejuvenet[all]'"
+            )
+    from .demo import run_demo
+
+    result = run_demo(output, epochs=epochs, seed=seed, say=None if as_json else terminal.say)
+    if as_json:
+        print_json(result)

@@ -1,0 +1,333 @@
+"""What differs between two ONNX files: outputs on the same images, weights, running time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from ..images.image_data import Batches, output_indices
+from ..images.model_input import ImageInput
+
+
+@dataclass
+class OutputDifference:
+    """One output of two models on the same images.
+
+    Attributes
+    ----------
+    max_difference, mean_difference : float or None
+        Absolute difference of the values; None where none could be compared.
+    relative_difference : float or None
+        Norm of the difference over the norm of the first model's values.
+    note : str
+        What could not be compared.
+    """
+
+    max_difference: float | None = None
+    mean_difference: float | None = None
+    relative_difference: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Comparison:
+    """Two models on the same images.
+
+    Attributes
+    ----------
+    images : int
+        Number of images.
+    accuracy : tuple of two float, or None
+        Of both models, by their first output of class scores; None where there is none, or where
+        the labels cannot be matched to it.
+    top1, top5 : float or None
+        Share of images where both name the same first class; mean share of the first five
+        classes in common.
+    outputs : dict of str to OutputDifference
+        Every output.
+    max_difference, mean_difference, relative_difference : float or None
+        Of all outputs together.
+    changed : dict of str to float
+        Weights that differ, with their greatest absolute difference.
+    only_first, only_second : list of str
+        Weights of one file only, or of another shape in the other.
+    equal : int
+        Number of weights that are the same in both.
+    seconds : tuple of two float
+        Running time of both models on all images.
+    """
+
+    images: int
+    accuracy: tuple[float, float] | None
+    top1: float | None
+    top5: float | None
+    outputs: dict[str, OutputDifference]
+    max_difference: float | None
+    mean_difference: float | None
+    relative_difference: float | None
+    changed: dict[str, float] = field(default_factory=dict)
+    only_first: list[str] = field(default_factory=list)
+    only_second: list[str] = field(default_factory=list)
+    equal: int = 0
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    def to_dict(self) -> dict:
+        """All figures as plain Python."""
+        return asdict(self)
+
+
+class Runner:
+    """An ONNX file with one input of images, run by onnxruntime.
+
+    Parameters
+    ----------
+    model : str
+        Path of the file.
+
+    Attributes
+    ----------
+    input : ImageInput
+    outputs : list of str
+        Those that are tensors of numbers.
+    others : list of str
+        Outputs that are not.
+    classes : str or None
+        The first output that has one score a class; known after the first run.
+    seconds : float
+    """
+
+    def __init__(self, model: str) -> None:
+        from ..onnx import load
+
+        self.input = ImageInput.of(model)
+        loaded = load(model)
+        try:
+            self.session = loaded.session()
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", model, 1)) from error
+        made = {output.name: output.type for output in self.session.get_outputs()}
+        tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
+        self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]
+        self.others = [name for name in made if name not in self.outputs]
+        if not self.outputs:
+            raise ValueError(f"Expected outputs of numbers, {model} has none.")
+        self.classes: str | None = None
+        self.seconds = 0.0
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output as ``(n, values)``; a fixed batch size is filled up.
+
+        An output that has no axis of images is one row.
+        """
+        step = self.input.batch or len(images)
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, len(images), step):
+            part = images[start : start + step].astype(self.input.dtype)
+            kept = len(part)
+            if kept < step:
+                part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
+            began = time.perf_counter()
+            try:
+                made = self.session.run(self.outputs, {self.input.name: part})
+            except Exception as error:  # onnxruntime has a dozen error types of its own
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"The model cannot run on images {part.shape}: {reason}"
+                ) from error
+            self.seconds += time.perf_counter() - began
+            parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
+        found = {}
+        for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
+            flat = [a.reshape(len(a), -1) for a in arrays]
+            rows = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
+            joined = np.concatenate(flat) if rows else np.concatenate(flat, axis=None)[None]
+            found[name] = joined
+            scores = arrays[0].dtype.kind == "f" and arrays[0].shape[1:2] == joined.shape[1:]
+            if self.classes is None and rows and scores and joined.shape[1] > 1:
+                self.classes = name
+        return found
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Class scores, or else the first output, as float32 ``(n, outputs)``."""
+        found = self(images)
+        return found[self.classes or self.outputs[0]].astype(np.float32)
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
+    """Share of the rows of ``outputs`` ``(n, outputs)`` that are greatest at their label.
+
+    >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    0.5
+    """
+    return None if labels is None else float((outputs.argmax(axis=1) == labels).mean())
+
+
+class _Sums:
+    """What has to be kept of one output, batch by batch."""
+
+    def __init__(self) -> None:
+        self.largest, self.total, self.squares, self.norm = 0.0, 0.0, 0.0, 0.0
+        self.count = self.unlike = 0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a.shape != b.shape:
+            self.unlike += 1
+            return
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(a.astype(np.float64) - b)
+        self.largest = float(np.maximum(self.largest, gap.max(initial=0.0)))
+        self.total += float(gap.sum())
+        self.squares += float(np.vdot(gap, gap))
+        self.norm += float(np.sum(a.astype(np.float64) ** 2))
+        self.count += gap.size
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = _Sums()
+        both.largest = float(np.maximum(self.largest, other.largest))
+        for name in ("total", "squares", "norm", "count"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
+
+    def difference(self) -> OutputDifference:
+        note = f"of another size in {self.unlike} batches" if self.unlike else ""
+        if not self.count:
+            return OutputDifference(note=note or "empty")
+        relative = np.sqrt(self.squares) / np.fmax(np.sqrt(self.norm), 1e-300)
+        return OutputDifference(self.largest, self.total / self.count, float(relative), note)
+
+
+def compare(
+    first: str, second: str, batches: Batches, progress: Callable[[Iterable], Iterable] = iter
+) -> Comparison:
+    """Run two ONNX files on the same images and compare their weights.
+
+    Parameters
+    ----------
+    first, second : str
+        Paths of the files.
+    batches : Batches
+        Images as the first takes them.
+    progress : callable
+        Wraps the batches.
+
+    Raises
+    ------
+    ValueError
+        If one of them cannot be run on the images, or they have no output in common.
+    """
+    runners = Runner(first), Runner(second)
+    taken = [runner.input for runner in runners]
+    if len({(given.levels, given.channels_last) for given in taken}) > 1:
+        raise ValueError(
+            f"The models take different images: {taken[0]} in {first}, {taken[1]} in {second}."
+        )
+    named = runners[0].outputs, runners[1].outputs
+    partner = {name: name for name in named[0] if name in named[1]}
+    if not partner and len(named[0]) == len(named[1]):
+        partner = dict(zip(*named, strict=True))
+    sums = {name: _Sums() for name in partner}
+    ranks = _Ranks(batches)
+    for images, labels in progress(batches):
+        if not ranks.images:
+            warm_up(runners, images)
+        a, b = (runner(images) for runner in runners)
+        for name, other in partner.items():
+            sums[name].add(a[name], b[other])
+        chosen = runners[0].classes
+        other = partner.get(chosen or "")
+        ranks.add(labels, *((a[chosen], b[other]) if chosen and other else (None, None)))
+    outputs = {name: found.difference() for name, found in sums.items()}
+    if all(found.max_difference is None for found in outputs.values()):
+        sizes = [{n: x.shape[1] for n, x in found.items()} for found in (a, b)]
+        said = [", ".join(f"{n} with {size}" for n, size in found.items()) for found in sizes]
+        raise ValueError(
+            f"The models have different outputs: {said[0]} in {first}, {said[1]} in {second}."
+        )
+    for runner, known in zip(runners, (partner, partner.values()), strict=True):
+        alone = [name for name in runner.outputs if name not in known]
+        outputs |= {name: OutputDifference(note="of one model only") for name in alone}
+        outputs |= {name: OutputDifference(note="no tensor of numbers") for name in runner.others}
+    together = sum(sums.values(), _Sums()).difference()
+    result = Comparison(
+        ranks.images,
+        ranks.accuracy,
+        ranks.share(ranks.top1),
+        ranks.share(ranks.top5),
+        outputs,
+        together.max_difference,
+        together.mean_difference,
+        together.relative_difference,
+        seconds=(runners[0].seconds, runners[1].seconds),
+    )
+    _compare_weights(first, second, result)
+    return result
+
+
+class _Ranks:
+    """Which classes two models name first."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.known = batches.data.classes
+        self.images = self.top1 = 0
+        self.top5 = 0.0
+        self.right: tuple[int, int] | None = (0, 0)
+        self.compared = True
+
+    def add(self, labels: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> None:
+        self.images += len(labels)
+        if a is None or b is None or a.shape != b.shape:
+            self.compared, self.right = False, None
+            return
+        indices = output_indices(self.known, a.shape[1])
+        if self.right is not None and indices is not None:
+            found = [int((x.argmax(axis=1) == indices[labels]).sum()) for x in (a, b)]
+            self.right = self.right[0] + found[0], self.right[1] + found[1]
+        else:
+            self.right = None
+        five = min(5, a.shape[1])
+        first, second = (np.argsort(-x, axis=1, kind="stable")[:, :five] for x in (a, b))
+        self.top1 += int((first[:, 0] == second[:, 0]).sum())
+        pairs = zip(first, second, strict=True)
+        self.top5 += sum(len(np.intersect1d(p, q)) for p, q in pairs) / five
+
+    @property
+    def accuracy(self) -> tuple[float, float] | None:
+        right = self.right
+        return None if right is None else (right[0] / self.images, right[1] / self.images)
+
+    def share(self, count: float) -> float | None:
+        return count / self.images if self.compared else None
+
+
+def warm_up(runners: Iterable[Runner], images: np.ndarray) -> None:
+    """Run once without the clock: the first run allocates what later ones use again."""
+    for runner in runners:
+        runner(images)
+        runner.seconds = 0.0
+
+
+def _compare_weights(first: str, second: str, result: Comparison) -> None:
+    a, b = dict(initializers(first)), dict(initializers(second))
+    for name in sorted({*a, *b}):
+        if name not in b or (name in a and a[name].shape != b[name].shape):
+            result.only_first.append(name)
+        if name not in a or (name in b and a[name].shape != b[name].shape):
+            result.only_second.append(name)
+        elif name in b:
+            if a[name].tobytes() == b[name].tobytes():
+                result.equal += 1
+            else:
+                gap = np.abs(a[name].astype(np.float64) - b[name].astype(np.float64))
+                result.changed[name] = float(gap.max())
+
+
+def initializers(model: str) -> Iterable[tuple[str, np.ndarray]]:
+    """Name and values of every initializer of the main graph of an ONNX file."""
+    from ..onnx.storage import read
+
+    for name, value in read(model)[0].graph.initializers.items():
+        if value.const_value is not None:
+            yield name, value.const_value.numpy()

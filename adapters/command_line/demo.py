@@ -1,0 +1,250 @@
+"""The main job on real data that needs no download, in about a minute on two cores.
+
+A small convolutional network learns scikit-learn's digits (1,797 images of 8 x 8, a fixed split)
+and is exported to ONNX.  From there on the ONNX file is what is worked on: its groups are found,
+the deepest one is reorganized to half its size and rejuvenated, the weights travel by name into
+the PyTorch module for fine-tuning, and back into an ONNX file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...files import write_text, written_beside
+from ...graph import Recipe
+from .. import onnx as onnx_adapter
+from ..images.image_data import ArrayFile, Batches
+from ..report.html import Page
+from ..report.reorganization import report_page
+from .finetuning import carry, finetune, score, shuffled, write_back
+from .terminal import Listing, percent
+
+TEST_IMAGES = 540
+
+
+class DigitsNet(nn.Module):
+    """Four convolutions with BatchNorm, global average pooling, one linear layer.
+
+    >>> DigitsNet()(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 16, 32, 32, 32)
+        for i in range(4):
+            self.add_module(f"conv{i + 1}", nn.Conv2d(widths[i], widths[i + 1], 3, padding=1))
+            self.add_module(f"norm{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+        self.classifier = nn.Linear(widths[-1], 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class scores ``(n, 10)`` of images ``(n, 1, 8, 8)`` in [0, 1]."""
+        for i in range(1, 5):
+            x = torch.relu(self.get_submodule(f"norm{i}")(self.get_submodule(f"conv{i}")(x)))
+            if i == 2:
+                x = nn.functional.max_pool2d(x, 2)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+def digits(part: str) -> ArrayFile:
+    """scikit-learn's digits in [0, 1]: 1,257 for ``"train"``, 540 for ``"test"``, stratified.
+
+    >>> len(digits("train").labels), len(digits("test").labels)
+    (1257, 540)
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    images = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, y, test_size=TEST_IMAGES, stratify=y, random_state=0
+    )
+    return ArrayFile.of(x_train, y_train) if part == "train" else ArrayFile.of(x_test, y_test)
+
+
+def export(module: nn.Module, path: Path) -> None:
+    """Write ``module`` as an ONNX file that keeps BatchNorm and the parameters' names."""
+    module.eval()
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(2, 1, 8, 8),),
+            dynamo=True,
+            optimize=False,  # the optimizer would fold BatchNorm away
+            dynamic_shapes=({0: batch},),
+            input_names=["images"],
+            output_names=["scores"],
+            verbose=False,
+        )
+    assert program is not None
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    with written_beside(path) as beside:
+        program.save(beside)
+
+
+def run_demo(
+    folder: str | Path,
+    epochs: int = 10,
+    seed: int = 0,
+    say: Callable[[Any], None] | None = None,
+) -> dict[str, Any]:
+    """Do the main job and write its files into ``folder``.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made if it is not there.
+    epochs : int
+        Of the first training, of the fine-tuning, and of the plain training beside it.
+    seed : int
+    say : callable, optional
+        Shown what happens: lines and rich tables.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` by name of the network, the preserving recipe's ``report``, ``page`` and
+        ``seconds``.
+    """
+    with _one_thread():
+        return _run(Path(folder), epochs, seed, say or (lambda shown: None))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Two threads on layers this small wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> dict[str, Any]:
+    began = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: digits(name) for name in ("train", "test")}
+    for name, part in parts.items():
+        with written_beside(folder / f"digits_{name}.npz") as beside:
+            np.savez_compressed(beside, x=part.x, y=part.labels)
+    train, test = Batches(parts["train"], 32), Batches(parts["test"], TEST_IMAGES)
+    calibration = Batches(parts["train"], 256)
+    results = Results(folder, test)
+
+    say(f"Training on {len(parts['train'].labels)} digits for {epochs} epochs ...")
+    torch.manual_seed(seed)
+    module: nn.Module = DigitsNet()
+    finetune(module, shuffled(train, seed), epochs, lr=3e-3, device="cpu")
+    original = results.path("original")
+    export(module, original)
+    results.measure("original", "original", f"{epochs} epochs")
+
+    say(f"Working on {original}: groups, class-representative activations, map, plan ...")
+    loaded = onnx_adapter.load(original)
+    header = ["group", "channels", "producers", "per channel", "consumers", "frozen because"]
+    rows = [
+        (g.name, g.channels, len(g.producers), len(g.per_channel), len(g.consumers), g.frozen or "")
+        for g in loaded.groups
+    ]
+    say(Listing("Channel groups", header, rows))
+    made = {}
+    for name, (said, recipe) in recipes(seed).items():
+        made[name] = onnx_adapter.reorganize(loaded, calibration, layers="last", recipe=recipe)
+        made[name][0].save(results.path(name))
+        results.measure(name, said, "no training yet")
+
+    say(f"Fine-tuning for {epochs} epochs; plain training beside it ...")
+    for name, said in (
+        ("preserving", "rejuvenated, preserving recipe"),
+        ("paper", "rejuvenated, paper's recipe"),
+        ("original", "plain training"),
+    ):
+        torch.manual_seed(seed)
+        module, pairs = carry(results.path(name), DigitsNet())
+        finetune(module, shuffled(train, seed + 1), epochs, lr=1e-3, device="cpu")
+        write_back(results.path(name), module, pairs, results.path(f"{name}_finetuned"))
+        results.measure(f"{name}_finetuned", said, f"{epochs} more epochs")
+
+    changed, report = made["preserving"]
+    groups = [loaded.group(line.group) for line in report.groups]
+    finished = onnx_adapter.load(results.path("preserving_finetuned"))
+    before, after, trained = (
+        onnx_adapter.collect(model, calibration, groups) for model in (loaded, changed, finished)
+    )
+    line = report.groups[0]
+    page = Page("Self-reorganized and rejuvenated", f"scikit-learn's digits, {original.name}")
+    page.figures(
+        [
+            ("channels", line.channels, line.group),
+            ("surviving", line.survivors, f"{line.merged} channels share a place"),
+            ("rejuvenated", line.new, "channels that start anew"),
+            (
+                "accuracy",
+                percent(results.scores["preserving_finetuned"]),
+                f"{percent(results.scores['original'])} before, "
+                f"{percent(results.scores['original_finetuned'])} by plain training",
+            ),
+        ]
+    )
+    title = f"Accuracy on {TEST_IMAGES} test images"
+    page.bars(title, results.rows)
+    write_text(folder / "report.html", report_page("", report, before, after, trained, page))
+    seconds = time.perf_counter() - began
+    shown = [(said, percent(share), remark) for said, share, remark in results.rows]
+    say(Listing(title, ["network", "accuracy", "after"], shown))
+    say(str(line))
+    say(f"Pictures: {folder / 'report.html'}; {seconds:.0f} s in all")
+    return {
+        "accuracy": results.scores,
+        "report": report.to_dict(),
+        "page": str(folder / "report.html"),
+        "seconds": seconds,
+    }
+
+
+def recipes(seed: int) -> dict[str, tuple[str, Recipe]]:
+    """What is done to the deepest group: both presets, and the methods to compare with."""
+    return {
+        "preserving": ("reorganized, preserving recipe", Recipe.preserving(seed=seed)),
+        "paper": ("reorganized, paper's recipe", Recipe.paper(seed=seed)),
+        "kmeans": ("merged by k-means", Recipe.preserving(method="kmeans", seed=seed)),
+        "random": ("half re-initialized, at random", Recipe.comparison("random", seed=seed)),
+        "l2": ("half re-initialized, smallest filters", Recipe.comparison("l2", seed=seed)),
+        "l1": ("half re-initialized, smallest scales", Recipe.comparison("l1", seed=seed)),
+    }
+
+
+class Results:
+    """The ONNX files of the demo and their accuracy."""
+
+    def __init__(self, folder: Path, test: Batches) -> None:
+        self.folder = folder
+        self.test = test
+        self.scores: dict[str, float | None] = {}
+        self.rows: list[tuple[str, float | None, str]] = []
+
+    def path(self, name: str) -> Path:
+        """Where the network of this name lies."""
+        return self.folder / f"{name}.onnx"
+
+    def measure(self, name: str, said: str, remark: str) -> None:
+        """Run the file on the test images and keep its accuracy as one row."""
+        self.scores[name] = score(str(self.path(name)), self.test)
+        self.rows.append((said, self.scores[name], remark))

@@ -1,0 +1,299 @@
+"""Options of the commands and what their text means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...files import check_writable
+from ..images.image_data import ArrayFile, Batches, read_data
+from .terminal import say_aside
+from .visible import visible
+
+Model = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, metavar="MODEL", help="An ONNX file.")
+]
+_DATA = typer.Option(
+    "--data",
+    exists=True,
+    help="A folder with one sub-folder per class, or an .npz file with x and y.",
+)
+DataPath = Annotated[Path, _DATA]
+OptionalData = Annotated[Path | None, _DATA]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Allow --output to be the model that is read.")
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        "-l",
+        help="Name of a layer or weight, a pattern such as 'layer4.*', 'last', 'all' or, to merge, "
+        "'auto': those that use the least of their capacity. May be given several times.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH of the images, where the model takes any."),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="[NAME:]N,C,H,W",
+        help="Shape of an input where the file leaves it open: x:1,3,224,224, or 1,3,224,224 for "
+        "the only input. May be given several times.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean of the pixels in [0, 1] that the model expects subtracted: 0.5 or "
+        "0.485,0.456,0.406."
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Standard deviation to divide by, as --mean.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+
+READING = ("size", "mean", "std", "batch_size")  # what is said about --data
+
+
+def check_outputs(
+    outputs: Mapping[str, Path | None],
+    model: Path,
+    *others: Path | None,
+    overwrite: bool = False,
+) -> None:
+    """Say before any work whether the files can be written, and that none of them is needed.
+
+    Files are the same whatever their spelling, through symbolic links and hard links.
+
+    Parameters
+    ----------
+    outputs : mapping of option to path or None
+        What is to be written; ``-o`` is a model, whose weights may need ``<name>.data``.
+    model : path
+        The model to read, with the files that hold its weights.
+    *others : path or None
+        What is read besides: folders and files of data, code.
+    overwrite : bool
+        ``-o`` may be the model.
+
+    Raises
+    ------
+    typer.BadParameter
+        An output is a file that is read, or another output.
+    OSError
+        One cannot be written.
+    """
+    written: list[tuple[str, Path]] = []
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_writable(path)
+        for file in [path] if option != "-o" else [path, path.with_name(path.name + ".data")]:
+            for other, taken in written:
+                if _same(file, taken):
+                    raise typer.BadParameter(
+                        f"cannot write {visible(file)} twice ({other} and {option}); give each "
+                        "option a file of its own"
+                    )
+            written.append((option, file))
+    written = [(option, file) for option, file in written if file.exists()]
+    target = outputs.get("-o")
+    itself = target is not None and _same(target, model)
+    sources = {model: "the model to read", **dict.fromkeys(others, "part of what is to be read")}
+    for source, role in sources.items() if written else ():
+        for needed in _files_read(source, source is model):
+            for option, file in written:
+                in_place = itself and option == "-o" and source is model
+                if _same(file, needed) and not (overwrite and in_place):
+                    allow = ", or --overwrite" if in_place else ""
+                    raise typer.BadParameter(
+                        f"{option} would overwrite {visible(file)}: it is {role}; give another "
+                        f"name{allow}"
+                    )
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:  # one of them is not there yet
+        return os.path.normcase(os.path.realpath(a)) == os.path.normcase(os.path.realpath(b))
+
+
+def _files_read(source: Path | None, is_model: bool) -> Iterator[Path]:
+    """``source`` itself, what lies in a folder, and the files that hold a model's weights."""
+    if source is None:
+        return
+    if source.is_dir():
+        linked = (entry for entry in source.iterdir() if entry.is_symlink() and entry.is_dir())
+        for top in (source, *linked):
+            for folder, _, names in os.walk(top):
+                yield from (Path(folder, name) for name in names)
+        return
+    yield source
+    if not is_model:
+        return
+    from onnx import load_model
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    from ..onnx.storage import tensors_of
+
+    try:
+        tensors = tensors_of(load_model(source, load_external_data=False))
+        outside = {ExternalDataInfo(t).location for t in tensors if uses_external_data(t)}
+    except Exception:  # no model: what reads it will say so
+        return
+    yield from (source.parent / location for location in sorted(outside))
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> None:
+    """Refuse options that the user gave and that would do nothing there.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Knows which options were given.
+    names : iterable of str
+        Names of parameters.
+    where : str
+        Such as ``"without --data"``.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            option = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"{option} does nothing {where}; leave it out")
+
+
+def open_batches(
+    model: Path,
+    data: Path,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    batch_size: int,
+    input_shape: list[str] | None = None,
+) -> Batches:
+    """Batches of the images under ``data`` as the model takes them; says what is not usual."""
+    from ..images.model_input import ImageInput, image_shape
+
+    given = next(iter(parse_input_shapes(input_shape).values()), None)
+    if given and size is not None:
+        raise typer.BadParameter("give --size or --input-shape, which says the size as well")
+    taken = ImageInput.of(model, given and given[1:])
+    shape = image_shape(taken.shape, parse_size(size))
+    means, spreads = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
+    if taken.levels and (means or spreads):
+        raise typer.BadParameter(
+            f"the model takes {taken.dtype}, to which images enter as 0 to 255; leave out --mean "
+            "and --std"
+        )
+    read = read_data(data)
+    if len(shape) == 3 and (taken.levels or taken.channels_last):
+        say_aside(f"The model takes {taken}{': 0 to 255' if taken.holds_levels else ''}.")
+    scaled = taken.levels or (spreads and max(spreads) > 2)
+    if isinstance(read, ArrayFile) and read.looks_unscaled and len(shape) == 3 and not scaled:
+        low, high = read.range
+        say_aside(
+            f"Warning: x holds {read.x.dtype} values from {low:g} to {high:g}, which enter as they "
+            "are; if the model expects [0, 1], store x as uint8, or give --std 255."
+        )
+    return Batches(
+        read,
+        batch_size,
+        shape,
+        means,
+        spreads,
+        dtype=taken.dtype,
+        channels_last=taken.channels_last,
+    )
+
+
+def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by the name of the input, as onnxsim takes them; an empty name is the only input.
+
+    >>> parse_input_shapes(["serving:0:1,43844,1", "state:2x1x128"])
+    {'serving:0': (1, 43844, 1), 'state': (2, 1, 128)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or []:
+        name, _, numbers = text.rpartition(":")
+        parts = numbers.replace("x", ",").split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            raise typer.BadParameter(
+                f"expected --input-shape NAME:1,3,224,224 of positive whole numbers, got {text!r}"
+            )
+        if name in shapes:
+            raise typer.BadParameter(f"--input-shape is given twice for {name or 'the input'!r}")
+        shapes[name] = tuple(map(int, parts))
+    return shapes
+
+
+def parse_size(text: str | None) -> tuple[None, int, int] | None:
+    """Height and width of ``"224x192"``; one number is both.
+
+    >>> parse_size("224x192")
+    (None, 224, 192)
+    """
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"expected --size HEIGHTxWIDTH such as 224x224, got {text!r}")
+    return None, int(parts[0]), int(parts[-1])
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Numbers between commas.
+
+    >>> parse_numbers("0.5,0.25", "--mean")
+    (0.5, 0.25)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected {name} 0.5 or 0.5,0.5,0.5, got {text!r}") from None
+
+
+def parse_recipe(preset: str, method: str, ratio: str, seed: int, options: list[str]) -> Any:
+    """The recipe of a preset with the changes that the user asked for."""
+    from ...graph import Recipe
+    from ...graph.plan.recipe import COMPARISONS
+
+    changes: dict[str, Any] = {"method": method, "ratio": _value(ratio), "seed": seed}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected --option NAME=VALUE, got {option!r}")
+        if name in ("method", "ratio", "seed"):
+            raise typer.BadParameter(f"--option {name} has an option of its own; give --{name}")
+        if name in changes:
+            raise typer.BadParameter(f"--option {name} is given twice; give it once")
+        changes[name] = _value(value)
+    make: Any = Recipe.paper if preset == "paper" else Recipe.preserving
+    if method in COMPARISONS:  # these merge nothing: survivors keep their weights
+        make = Recipe.comparison
+    try:
+        return make(**changes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

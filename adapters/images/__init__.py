@@ -1,0 +1,1 @@
+"""Labelled images: folders and ``.npz`` files, decoded for what a model takes."""

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages that show what happened to a model."""

@@ -1,0 +1,97 @@
+"""Normalizations as structural nodes: a tensor meets statistics of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....graph.find.composites import normalized, normalized_in_groups
+from ....graph.find.nodes import Elementwise, Graph, PerChannel
+from .table import Value, resolved_axis, rule
+
+
+@rule(
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "_batch_norm_no_update",
+    "_batch_norm_with_update",
+)
+def batch_norm(graph: Graph, out: Value, x: Value, *rest: Any) -> None:
+    """``batch_norm(x, scale, shift, running_mean, running_var, ...)``."""
+    given = zip(rest[:4], ("scale", "shift", "running_mean", "running_var"), strict=False)
+    used = [(value.name, role) for value, role in given if isinstance(value, Value)]
+    graph.nodes.append(
+        PerChannel(
+            (x.name, *(name for name, _ in used)), out.name, 1, tuple(role for _, role in used)
+        )
+    )
+
+
+def _affine(graph: Graph, x: str, out: Value, axis: int, scale: Any, shift: Any) -> None:
+    used = [(v, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
+    graph.nodes.append(
+        PerChannel((x, *(v.name for v, _ in used)), out.name, axis, tuple(r for _, r in used))
+    )
+
+
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(
+    graph: Graph,
+    out: Value,
+    x: Value,
+    over: Sequence[int],
+    scale: Any = None,
+    shift: Any = None,
+    *_: Any,
+) -> None:
+    """Normalization over the last axes."""
+    rank = len(x.shape)
+    axes = tuple(range(rank - len(over), rank))
+    normal = graph.temporary(x.shape)
+    graph.nodes += normalized(graph, x.name, axes, normal)
+    if len(axes) == 1:
+        _affine(graph, normal, out, axes[0], scale, shift)
+        return
+    for value, op in ((scale, "mul"), (shift, "add")):
+        if isinstance(value, Value):
+            target = graph.temporary(x.shape)
+            graph.nodes.append(Elementwise((normal, value.name), target, op))
+            normal = target
+    graph.nodes.append(Elementwise((normal,), out.name))
+
+
+@rule("native_group_norm")
+def group_norm(
+    graph: Graph,
+    out: Value,
+    x: Value,
+    scale: Any,
+    shift: Any,
+    n: int,
+    c: int,
+    size: int,
+    groups: int,
+    *_: Any,
+) -> None:
+    """Normalization over the channels of a group and all positions."""
+    used = [(v.name, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
+    graph.nodes += normalized_in_groups(graph, x.name, groups, used, out.name)
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
+def softmax(graph: Graph, out: Value, x: Value, axis: int, *_: Any, **__: Any) -> None:
+    """Normalization over one axis."""
+    graph.nodes += normalized(graph, x.name, (resolved_axis(axis, len(x.shape)),), out.name)
+
+
+@rule("_weight_norm_interface")
+def weight_norm(graph: Graph, outs: Sequence[Value], v: Value, g: Value, axis: int = 0) -> None:
+    """``g * v / |v|``, the norm over all axes but one."""
+    out = outs[0]
+    normal = graph.temporary(v.shape)
+    axes = tuple(a for a in range(len(v.shape)) if a != axis)
+    graph.nodes += normalized(graph, v.name, axes, normal)
+    graph.nodes.append(Elementwise((normal, g.name), out.name, "mul"))

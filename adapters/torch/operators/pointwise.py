@@ -1,0 +1,54 @@
+"""Functions of equal positions, as structural nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ....graph.find.nodes import Elementwise, Gather, Graph
+from .table import Value, resolved_axis, rule
+
+ELEMENTWISE_OP = {
+    "add": "add", "sub": "add", "rsub": "add", "add_": "add", "sub_": "add",
+    "mul": "mul", "mul_": "mul", "_prelu_kernel": "prelu",
+}  # fmt: skip
+
+# f(s x) = s f(x) for every s > 0.
+HOMOGENEOUS = frozenset({
+    "clone", "contiguous", "alias", "detach", "lift_fresh", "lift", "lift_fresh_copy",
+    "requires_grad_", "dropout", "native_dropout", "relu", "relu_", "leaky_relu",
+    "leaky_relu_", "_prelu_kernel", "prelu", "rrelu_with_noise", "abs", "neg", "positive",
+})  # fmt: skip
+
+
+@rule(
+    "clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
+    "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
+    "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
+    "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",
+    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "hardsigmoid_", "hardtanh_",
+    "silu_", "leaky_relu_", "elu_", "sigmoid_", "celu_", "mish_",
+)  # fmt: skip
+def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: Any) -> None:
+    """Every tensor among the arguments meets the output position by position."""
+    values = [v for v in (*args, *named.values()) if isinstance(v, Value)]
+    graph.nodes.append(
+        Elementwise(
+            tuple(v.name for v in values),
+            out.name,
+            ELEMENTWISE_OP.get(operator, "other"),
+            operator in HOMOGENEOUS,
+        )
+    )
+
+
+@rule("glu")
+def glu(graph: Graph, out: Value, x: Value, axis: int = -1) -> None:
+    """The first half of an axis gated by the second."""
+    axis = resolved_axis(axis, len(x.shape))
+    half = x.shape[axis] // 2
+    names = [graph.temporary(out.shape) for _ in range(2)]
+    for i, name in enumerate(names):
+        graph.nodes.append(Gather(x.name, name, axis, np.arange(half) + i * half))
+    graph.nodes.append(Elementwise(tuple(names), out.name, "mul"))

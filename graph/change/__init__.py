@@ -1,0 +1,1 @@
+"""Plans carried out on named arrays: surgery, new channels, refit, statistics, moments."""

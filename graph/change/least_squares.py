@@ -1,0 +1,275 @@
+"""The refit of consumers: what they read before, from what they read once channels merged.
+
+Consumers ``V`` read ``V x`` before, with ``x`` the channels of a group, and ``V' x'`` after.
+``V' = V B^T`` comes nearest to it with::
+
+    B = (G + s I)^-1 (C^T + s B_0)        X = E[x x^T],  C = E[x x'^T],  G = E[x' x'^T]
+
+the expectation over samples and positions.  Where one group changes, both networks are run and
+``x'`` is what it is.  Where several change, each is fitted as if the others stayed, with
+``x' = A x``, from one look at the network as it was.  (To fit all to what the others make of it was
+worse, the more rounds the worse: errors of one group are then made up for by large weights of the
+next, which add up.)
+
+The ridge ``s`` pulls towards the ``B_0`` of the plan, so that channels that merged exactly stay
+exact, however collinear the survivors are.  A fifth of the samples is held out.  They take no part
+in the fit; the ridge is the one under which ``V' x'`` comes nearest to ``V x`` on them::
+
+    r(B) = tr(X - 2 C B + B^T G B) / tr X
+
+A plan from few samples thus falls back to its own ``B_0``, the limit of a large ridge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Arrays
+from ..find.channels import ChannelGroup, Tap
+from ..network import Team
+from ..one_thread import on_one_thread
+from ..plan.plan import GroupPlan
+from .moments import squared_norms
+from .new_channels import fan_in
+from .surgery import transform
+
+Watched = list[tuple[str, Callable[[Any], None]]]
+
+RIDGES = tuple(10.0**k for k in range(-4, 4))  # relative to the mean of the survivors' E[x'^2]
+LARGER = tuple(10.0**k for k in range(-3, 4))  # where nothing is held out: the first that serves
+# What refits may let a channel's outgoing weights grow to where scale cannot be moved back
+# (:mod:`.balance`), relative to the norm that they have when they are drawn (He et al. 2015).
+LARGEST = 5.0
+HELD_OUT = 5  # one of so many samples
+
+
+def held_out(first: int, n: int) -> np.ndarray:
+    """Which of the samples ``first`` to ``first + n`` of a pass are held out.
+
+    In batches that are large enough this depends on the place in the batch alone, so that it does
+    not matter which process reads which batches.
+
+    >>> held_out(100, 8).tolist()
+    [False, False, True, False, False, False, False, True]
+    """
+    start = 0 if n >= HELD_OUT else first
+    return (start + np.arange(n)) % HELD_OUT == HELD_OUT // 2
+
+
+@dataclass
+class SecondMoments:
+    """Sums over samples and positions of the channels of a group before and after a change.
+
+    Attributes
+    ----------
+    X, C, G : ndarray, shape (o, o)
+        Of ``x x^T``, ``x x'^T`` and ``x' x'^T``.
+    samples : float
+        How many.
+    """
+
+    X: np.ndarray
+    C: np.ndarray
+    G: np.ndarray
+    samples: float = 0.0
+
+    def merged(self, plan: GroupPlan) -> SecondMoments:
+        """With ``x' = A x``, as if nothing before the group changed."""
+        A = plan.A
+        assert A is not None
+        return SecondMoments(self.X, self.X @ A.T, A @ self.X @ A.T, self.samples)
+
+    def residual(self, plan: GroupPlan) -> float:
+        """``r(B)`` of the exchangeable channels: 0 is perfect, 1 is what silence would give."""
+        assert plan.B is not None
+        return self.missed(plan.B, plan.movable)
+
+    def missed(self, B: np.ndarray, channels: np.ndarray) -> float:
+        """``r(B)`` of some channels."""
+        total = np.trace(self.X[np.ix_(channels, channels)])
+        if total <= 0.0:
+            return 0.0
+        b = B[:, channels]
+        rest = total - 2.0 * np.sum(self.C[channels].T * b) + np.sum(b * (self.G @ b))
+        return float(max(rest, 0.0) / total)
+
+
+class Sums:
+    """Second moments of one group, over all tensors that describe it.
+
+    Attributes
+    ----------
+    fitted, held : SecondMoments
+        Of the samples that the fit uses, and of those that it does not.
+    """
+
+    def __init__(self, group: ChannelGroup, arrays: Arrays) -> None:
+        shape = (group.channels, group.channels)
+        self.group, self._arrays = group, arrays
+        self.fitted, self.held = (
+            SecondMoments(np.zeros(shape), np.zeros(shape), np.zeros(shape)) for _ in range(2)
+        )
+        self._before: dict[str, Any] = {}
+
+    def watch(self, first: int, n: int, keep: bool = False) -> Watched:
+        """What to look at in a run of the network before, of ``n`` samples after ``first``.
+
+        With ``keep``, what the group's activations were stays in memory for
+        :meth:`watch_changed`.
+        """
+        out = held_out(first, n)
+        self.fitted.samples += n - out.sum()
+        self.held.samples += out.sum()
+        return self._each(partial(self._look, out, keep))
+
+    def watch_changed(self, first: int, n: int) -> Watched:
+        """What to look at in the run of the changed network that follows, of the same samples."""
+        return self._each(partial(self._compare, held_out(first, n)))
+
+    def _each(self, callback: Callable[[Tap, Any], None]) -> Watched:
+        taps = () if self.group.tap is None else self.group.tap.each
+        return [(tap.tensor, partial(callback, tap)) for tap in taps]
+
+    def _look(self, out: np.ndarray, keep: bool, tap: Tap, activation: Any) -> None:
+        x = self._positions(out, tap, activation)
+        if keep:
+            self._before[tap.tensor] = x
+        for sums, samples in self._parts(out):
+            sums.X += self._arrays.gram(x, x, samples)
+
+    def _compare(self, out: np.ndarray, tap: Tap, activation: Any) -> None:
+        x, changed = self._before.pop(tap.tensor), self._positions(out, tap, activation)
+        for sums, samples in self._parts(out):
+            sums.C += self._arrays.gram(x, changed, samples)
+            sums.G += self._arrays.gram(changed, changed, samples)
+
+    def _parts(self, out: np.ndarray) -> list[tuple[SecondMoments, np.ndarray]]:
+        parts = ((self.fitted, np.flatnonzero(~out)), (self.held, np.flatnonzero(out)))
+        return [(sums, samples) for sums, samples in parts if samples.size]
+
+    def _positions(self, out: np.ndarray, tap: Tap, activation: Any) -> Any:
+        return self._arrays.positions(self._arrays.channels_first(activation, tap, len(out)))
+
+    def share(self, team: Team) -> None:
+        """Sums over all processes."""
+        self._before.clear()
+        for sums in (self.fitted, self.held):
+            sums.X, sums.C, sums.G, samples = team.sum_arrays(
+                sums.X, sums.C, sums.G, sums.samples
+            )
+            sums.samples = float(samples)
+
+
+@on_one_thread
+def refit(
+    plan: GroupPlan,
+    fitted: SecondMoments,
+    held: SecondMoments | None = None,
+    ridges: Sequence[float] = RIDGES,
+    bounded: Mapping[str, np.ndarray] | None = None,
+) -> GroupPlan:
+    """Let the consumers reproduce what they read before, by least squares.
+
+    Every exchangeable set is solved on its own, with a ridge of its own; new channels contribute
+    nothing.  A plan that changes nothing stays as it is.
+
+    Parameters
+    ----------
+    plan : GroupPlan
+        Of kind ``"reorganize"``; its ``B`` is what the ridge pulls towards.
+    fitted : SecondMoments
+    held : SecondMoments, optional
+        Of held-out samples; without any, the ridge is 1e-3.
+    ridges : sequence of float
+        To choose from, relative to the mean of the survivors' ``E[x'^2]``.
+    bounded : mapping of str to ndarray, optional
+        Weights of the consumers before the change.  With them, only ridges are chosen under which
+        no channel's outgoing weights are larger than ``LARGEST`` times what is drawn.  For groups
+        in which scale cannot move (:mod:`.balance`), whose survivors would else grow by every
+        event of a training.
+
+    Raises
+    ------
+    ValueError
+        Where the plan only permutes, or a matrix has another shape or is not finite.
+    """
+    if plan.A is None or plan.B is None:
+        raise ValueError(f"expected a plan that reorganizes, got one that arranges {plan.group!r}")
+    if not min(ridges) > 0:
+        raise ValueError(f"expected positive ridges, got {tuple(ridges)!r}")
+    shape = (plan.channels, plan.channels)
+    for matrix in (fitted.X, fitted.C, fitted.G):
+        if matrix.shape != shape:
+            raise ValueError(
+                f"expected matrices of shape {shape} for group {plan.group!r}, got {matrix.shape}"
+            )
+        if not np.isfinite(matrix).all():
+            raise ValueError(
+                f"expected finite activations of group {plan.group!r}, got NaN or infinity"
+            )
+    if plan.idle:
+        return plan
+    bound = None if bounded is None else _Bound(plan, bounded)
+    B0 = plan.B if bound is None else bound.prior
+    B = B0.copy()
+    judged = held if held is not None and held.samples else None
+    for S in plan.sets:
+        kept = np.setdiff1d(S, plan.new)
+        block = np.ix_(kept, S)
+        solved = _solutions(fitted, B0[block], kept, S)
+        tried = []
+        for ridge in ridges if judged is not None else LARGER:
+            found = np.zeros_like(B)
+            found[block] = solved(ridge)
+            if bound is None or bound.allows(found, kept):
+                tried.append(found)
+                if judged is None:
+                    break
+        tried.append(B0)
+        best = tried[0] if judged is None else min(tried, key=partial(judged.missed, channels=S))
+        B[block] = best[block]
+    return replace(plan, B=B, outgoing="least_squares")
+
+
+class _Bound:
+    """How large the outgoing weights of a channel may become."""
+
+    def __init__(self, plan: GroupPlan, weights: Mapping[str, np.ndarray]) -> None:
+        self._reading = tuple(m for m in plan.members if m.kind == "consumer")
+        self._plan, self._weights = replace(plan, members=self._reading), weights
+        self._limit = LARGEST**2 * sum(
+            2.0 * weights[m.weight].size / len(m.positions) / fan_in(m) for m in self._reading
+        )
+        assert plan.B is not None
+        over = np.maximum(self._norms(plan.B), self._limit)
+        self.prior = np.sqrt(self._limit / over)[:, None] * plan.B
+
+    def allows(self, B: np.ndarray, kept: np.ndarray) -> bool:
+        return bool(self._norms(B)[kept].max(initial=0.0) <= self._limit)
+
+    def _norms(self, B: np.ndarray) -> np.ndarray:
+        """Squared norms of the outgoing weights, shape (channels,)."""
+        changed = transform(replace(self._plan, B=B), self._weights, state="linear")
+        return squared_norms(list(self._reading), changed)
+
+
+def _solutions(
+    sums: SecondMoments, prior: np.ndarray, kept: np.ndarray, S: np.ndarray
+) -> Callable[[float], np.ndarray]:
+    """The rows of ``B`` of the survivors of one set, for every ridge."""
+    G = sums.G[np.ix_(kept, kept)]
+    scale = np.trace(G) / max(1, len(kept))
+    values, vectors = np.linalg.eigh(G)
+    change = vectors.T @ (sums.C[np.ix_(S, kept)].T - G @ prior)
+
+    def solved(ridge: float) -> np.ndarray:
+        if not scale > 0.0:  # silent survivors: there is nothing to fit
+            return prior
+        return prior + vectors @ (change / (np.maximum(values, 0.0) + ridge * scale)[:, None])
+
+    return solved

@@ -1,0 +1,1 @@
+"""From structural nodes to channel groups: what must move together, and what may not move."""

@@ -1,0 +1,483 @@
+"""One pass over the nodes: what each kind of node says about the labels of its tensors.
+
+Every axis of every weight starts with an atom for each position; these are its *places*.  A rule
+labels the output of a node and records in :mod:`rejuvenet.graph.find.constraints` what must move
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from .channels import Kind
+from .components import Component, is_distinct, occurrence, reshaped
+from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
+from .joining import join, join_contraction
+from .nodes import (
+    Concat,
+    Contraction,
+    Elementwise,
+    Expand,
+    Gather,
+    Graph,
+    Node,
+    Opaque,
+    Pad,
+    PerChannel,
+    Positional,
+    Reduce,
+    Reshape,
+    Transpose,
+    input_names,
+    output_names,
+)
+from .uniform import uniform_after
+
+
+class Propagation:
+    """Labels of all tensors of a graph, in one pass."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.state = Constraints()
+        self.labels = self.state.labels
+        self.weight_labels: dict[str, list[Component]] = {}
+        self.weight_only: set[str] = set(graph.weights)  # depends on weights only
+        self.uniform = dict(graph.uniform)
+        self.groups = _grouped_weights(graph)
+        self.rules: dict[type, Callable] = {
+            Elementwise: self.elementwise,
+            PerChannel: self.per_channel,
+            Contraction: self.contraction,
+            Positional: self.positional,
+            Reduce: self.reduce,
+            Reshape: self.reshape,
+            Transpose: self.transpose,
+            Concat: self.concat,
+            Gather: self.gather,
+            Pad: self.pad,
+            Expand: self.expand,
+            Opaque: self.opaque,
+        }
+
+    def run(self) -> Constraints:
+        """Visit every node once."""
+        computed = set(self.graph.inputs)  # depends on the data
+        for node in self.graph.nodes:
+            for name in input_names(node):
+                if name not in self.labels:
+                    self.labels[name] = self.boundary(name)
+            self.rules[type(node)](node)
+            if alike := uniform_after(node, self.uniform, self.graph.shapes):
+                self.uniform[output_names(node)[0]] = alike
+            computed.update(output_names(node))
+            if computed.intersection(input_names(node)):
+                for name in output_names(node):
+                    self.labels[name] = self.state.as_labels(self.labels[name])
+            else:
+                computed.difference_update(output_names(node))
+                self.weight_only.update(output_names(node))
+        for name in self.graph.outputs:
+            self.state.freeze(self.labels.get(name, []), "reaches an output of the model")
+        return self.state
+
+    def boundary(self, name: str) -> list[Component]:
+        """Labels of a tensor that no node makes."""
+        weight = self.graph.weights.get(name)
+        if weight is None:
+            return []
+        if weight in self.weight_labels:
+            return self.weight_labels[weight]
+        shape, state = self.graph.shapes[name], self.state
+        groups, transposed = self.groups.get(weight, (1, False))
+        components = []
+        for axis, size in enumerate(shape):
+            if size == 1:
+                continue
+            if axis == 1 and groups > 1:
+                view = (groups, shape[0] // groups, *shape[1:])
+                # Where a group reads one channel, what moves this row moves all that it makes.
+                if transposed and shape[0] == groups:
+                    atoms = state.fresh((groups, size))
+                else:
+                    atoms = state.claim(weight, view, (0, 2), (groups, size))
+                    # Both axes hold the groups: only one of them may exchange whole groups.
+                    state.divide(Component((0, 1), atoms), -1 - np.arange(groups)[:, None])
+                atoms = np.repeat(atoms, shape[0] // groups, axis=0)
+                component = Component((0, 1), atoms, occurrence(atoms))
+            else:
+                component = Component((axis,), state.claim(weight, shape, (axis,), (size,)))
+            components.append(component)
+        self.weight_labels[weight] = components
+        return components
+
+    def places_of(self, component: Component) -> list[Places]:
+        """Places whose atoms occur in a component."""
+        flat = component.atoms.ravel()
+        if flat[-1] - flat[0] == flat.size - 1:  # as made: one origin
+            found = {self.state.origin(int(flat[0])), self.state.origin(int(flat[-1]))}
+        else:
+            rows = np.unique(np.searchsorted(self.state.starts, flat, side="right") - 1)
+            found = {self.state.origins[row] for row in rows}
+        return [self.state.places[i] for i in sorted(found) if i >= 0]
+
+    def describe(self, components: list[Component], kind: Kind, role: str, met: str) -> None:
+        """Record what a weight is to the operator that uses it; a contraction has the last word."""
+        for component in components:
+            for places in self.places_of(component):
+                if places.kind in ("", "per_channel"):
+                    places.kind, places.role = kind, role
+                    places.origin = places.origin or met
+
+    def met(self, components: list[Component]) -> str:
+        """Name of the weight that made the channels in ``components``."""
+        for component in components:
+            for places in self.places_of(component):
+                return places.weight
+        return ""
+
+    # --- one rule for each kind of node ---------------------------------------------------
+
+    def align(self, name: str, output: str) -> tuple[list[Component], set[int], set[int]]:
+        """Labels of an operand in the axes of the output, axes it runs along, and fixed ones."""
+        shape, out = self.graph.shapes[name], self.graph.shapes[output]
+        shift = len(out) - len(shape)
+        components = [replace(c, axes=tuple(a + shift for a in c.axes)) for c in self.labels[name]]
+        uniform = self.uniform.get(name, frozenset())
+        along = {a + shift for a, n in enumerate(shape) if n > 1 and a not in uniform}
+        covered = {a for c in components for a in c.axes}
+        return components, along, along - covered
+
+    def elementwise(self, node: Elementwise | PerChannel) -> None:
+        """Equal positions are equal channels."""
+        operands = [(name, *self.align(name, node.output)) for name in node.inputs]
+        op = node.op if isinstance(node, Elementwise) else "other"
+        self._combine(node.output, operands)
+        data = [o for o in operands if o[0] not in self.weight_only and o[1]]
+        if not data:  # f(w + v) is not f(w) + f(v)
+            computed = "a weight is computed from what would be merged"
+            self.state.inexact += [(c.atoms, computed) for o in operands for c in o[1]]
+        if len(data) > 1 and op != "add":
+            for _, components, _, _ in data:
+                self.state.inexact += [
+                    (c.atoms, "multiplied by another tensor") for c in components
+                ]
+        role = {"mul": "scale", "add": "shift"}.get(op, "parameter")
+        met = self.met([c for o in data for c in o[1]])
+        if data:
+            for name, components, _, _ in operands:
+                if name in self.weight_only:
+                    self.describe(components, "per_channel", role, met)
+
+    def _combine(
+        self, output: str, operands: list[tuple[str, list[Component], set[int], set[int]]]
+    ) -> None:
+        shape, state = self.graph.shapes[output], self.state
+        fixed = set().union(*(o[3] for o in operands))
+        merged: list[Component] = []
+        along: set[int] = set()
+        for _, components, axes, _ in operands:
+            kept = []
+            for component in components:
+                kept += state.fix(component, fixed)
+            merged = join(state, merged, kept, shape, along & axes)
+            along |= axes
+        self.labels[output] = merged
+
+    def per_channel(self, node: PerChannel) -> None:
+        """Parameters along one axis."""
+        x = node.inputs[0]
+        operands = [(x, *self.align(x, node.output))]
+        for name in node.inputs[1:]:
+            if self.graph.shapes[name][0] == 1:
+                continue
+            components = [replace(c, axes=(node.axis,)) for c in self.labels[name]]
+            uniform = 0 in self.uniform.get(name, frozenset())
+            along = set() if uniform else {node.axis}
+            operands.append((name, components, along, along if not components else set()))
+        met = self.met(operands[0][1])
+        self._combine(node.output, operands)
+        for name, role in zip(node.inputs[1:], node.roles, strict=True):
+            if name in self.weight_only:
+                kind: Kind = "producer" if role == "bias" else "per_channel"
+                self.describe(self.labels[name], kind, role, met)
+
+    def contraction(self, node: Contraction) -> None:
+        """A product summed over the axes that only the inputs share."""
+        state, graph = self.state, self.graph
+        letters = list(dict.fromkeys((*node.out_axes, *node.a_axes, *node.b_axes)))
+        index = {letter: i for i, letter in enumerate(letters)}
+        a_set, b_set, out_set = set(node.a_axes), set(node.b_axes), set(node.out_axes)
+        alone = {index[v] for v in (a_set ^ b_set) - out_set}
+        shared = {index[v] for v in a_set & b_set}
+        summed = {index[v] for v in (a_set & b_set) - out_set}
+        sizes = [1] * len(letters)
+        sides, fixed = [], set()
+        for name, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
+            for letter, size in zip(axes, graph.shapes[name], strict=True):
+                sizes[index[letter]] = max(sizes[index[letter]], size)
+            uniform = self.uniform.get(name, frozenset())
+            along = {index[v] for i, v in enumerate(axes) if graph.shapes[name][i] > 1} - {
+                index[axes[i]] for i in uniform
+            }
+            components = [c.moved(tuple(index[axes[a]] for a in c.axes)) for c in self.labels[name]]
+            fixed |= (along & shared) - {a for c in components for a in c.axes}
+            sides.append(components)
+        shape = tuple(sizes)
+        for k, side in enumerate(sides):
+            kept = []
+            for component in side:
+                for part in state.collapse(component, alone, BY_POSITION):
+                    kept += state.fix(part, fixed)
+            sides[k] = kept
+        self._describe_contraction(node, sides, index, shared, summed)
+        merged: list[Component] = []
+        for component in join_contraction(state, sides, shape, shared):
+            parts = state.without(component, summed, copies=True)
+            merged = join(state, merged, parts, shape, set(range(len(shape))))
+        place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
+        self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+
+    def _describe_contraction(
+        self,
+        node: Contraction,
+        sides: list[list[Component]],
+        index: dict[str, int],
+        shared: set[int],
+        summed: set[int],
+    ) -> None:
+        weights = [name in self.weight_only for name in node.inputs]
+        if all(weights):
+            return
+        if not any(weights):
+            for components in sides:
+                self.state.inexact += [
+                    (c.atoms, "multiplied by another tensor") for c in components
+                ]
+            return
+        k = weights.index(True)
+        tensor = node.inputs[1 - k]
+        met = self.met([c for c in sides[1 - k] if set(c.axes) & shared])
+        for component in sides[k]:
+            axes = set(component.axes)
+            kind: Kind = (
+                "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
+            )
+            self.describe([component], kind, "weight", "" if kind == "producer" else met)
+            for places in self.places_of(component):
+                if kind == "consumer":
+                    places.reads.append(tensor)
+                elif kind == "producer":
+                    places.makes = True
+
+    def positional(self, node: Positional) -> None:
+        """Axes whose positions are told apart."""
+        drop = set(node.axes)
+        self.labels[node.output] = [
+            part
+            for c in self.labels[node.input]
+            for part in self.state.collapse(c, drop, BY_POSITION)
+        ]
+
+    def reduce(self, node: Reduce) -> None:
+        """Sums forget the order and keep the membership."""
+        drop = set(node.axes)
+        merged: list[Component] = []
+        shape = self.graph.shapes[node.input]
+        parts: list[Component] = []
+        for component in self.labels[node.input]:
+            if drop & set(component.axes):
+                self.state.inexact.append((component.atoms, "reduced over its channels"))
+            parts += self.state.without(component, drop)
+        own = {c.axes: c for c in parts if not c.coarse and c.keys is None}
+        for part in parts:
+            if part.coarse and part.axes in own:  # rows of a weight, told apart by their atoms
+                self.state.divide(own[part.axes], part.atoms)
+            else:
+                merged = join(self.state, merged, [part], shape, set(range(len(shape))))
+        if not node.keepdims:
+            place = {a: i for i, a in enumerate(a for a in range(len(shape)) if a not in drop)}
+            merged = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+        self.labels[node.output] = merged
+
+    def reshape(self, node: Reshape) -> None:
+        """Atoms are reshaped like the data."""
+        before, after = self.graph.shapes[node.input], self.graph.shapes[node.output]
+        if before == after:
+            self.labels[node.output] = self.labels[node.input]
+        elif 0 in before:
+            self.opaque(Opaque((node.input,), (node.output,), "an empty tensor"))
+        else:
+            self.labels[node.output] = [
+                part
+                for c in self.labels[node.input]
+                for part in self.state.settle(reshaped(c, before, after))
+            ]
+
+    def transpose(self, node: Transpose) -> None:
+        """Axes change places."""
+        place = {old: new for new, old in enumerate(node.order)}
+        self.labels[node.output] = [
+            c.moved(tuple(place[a] for a in c.axes)) for c in self.labels[node.input]
+        ]
+
+    def concat(self, node: Concat) -> None:
+        """Arrays of atoms one after the other; on the other axes the inputs agree."""
+        state, graph, k = self.state, self.graph, node.axis
+        shape = graph.shapes[node.output]
+        if self.stack(node):
+            return
+        along: list[Component | None] = []
+        across: list[Component] = []
+        others = []
+        for name in node.inputs:
+            components, runs, fixed = self.align(name, node.output)
+            mine = [c for c in components if k in c.axes]
+            if len(mine) > 1:
+                for extra in mine[1:]:
+                    state.collapse(extra, {k}, FIXED_ORDER)
+            along.append(state.refined(mine[0]) if mine else None)
+            across_k = [c for c in components if k not in c.axes]
+            others.append((name, across_k, runs - {k}, fixed - {k}))
+        if any(c is not None for c in along):
+            axes = {c.axes for c in along if c is not None}
+            target = axes.pop() if len(axes) == 1 else (k,)
+            for name, component in zip(node.inputs, along, strict=True):
+                size = graph.shapes[name][k]
+                if component is not None and component.axes != target:
+                    kept = state.collapse(component, set(component.axes) - {k}, FIXED_ORDER)
+                    component = kept[0] if kept else None
+                if component is None:
+                    lead = tuple(size if a == k else shape[a] for a in target)
+                    component = Component(target, state.fresh(lead))
+                    state.freeze([component], FIXED_ORDER)
+                across.append(component)
+            place = target.index(k)
+            atoms = np.concatenate([c.atoms for c in across], axis=place)
+            keys = None
+            if not is_distinct(atoms):  # parts are told apart
+                keys = np.concatenate(
+                    [
+                        (0 if c.keys is None else c.keys * len(across)) + np.full_like(c.atoms, i)
+                        for i, c in enumerate(across)
+                    ],
+                    axis=place,
+                )
+        self._combine(node.output, others)
+        if across:
+            self.labels[node.output].append(Component(target, atoms, keys))
+
+    def stack(self, node: Concat) -> bool:
+        """Weights laid one upon the other stay apart, as those of the two directions of a layer."""
+        k, held = node.axis, [self.labels[name] for name in node.inputs]
+        axes = [c.axes for c in held[0]]
+        if not all(
+            name in self.weight_only
+            and self.graph.shapes[name][k] == 1
+            and [c.axes for c in components] == axes
+            and all(c.keys is None and not c.coarse for c in components)
+            for name, components in zip(node.inputs, held, strict=True)
+        ):
+            return False
+        self.labels[node.output] = []
+        for layers in zip(*held, strict=True):
+            atoms = np.stack([c.atoms for c in layers])
+            keys = None if is_distinct(atoms) else occurrence(atoms)
+            stacked = Component((k, *layers[0].axes), atoms, keys)
+            self.labels[node.output].append(stacked.moved(stacked.axes))
+        return True
+
+    def gather(self, node: Gather) -> None:
+        """Some positions of one axis; which ones is remembered, their order need not be."""
+        parts = []
+        size = self.graph.shapes[node.input][node.axis]
+        once = len(np.unique(node.indices)) == len(node.indices)
+        for c in self.labels[node.input]:
+            if node.axis not in c.axes:
+                parts.append(c)
+                continue
+            i = c.axes.index(node.axis)
+            atoms = c.atoms.take(node.indices, axis=i)
+            keys = None if c.keys is None else c.keys.take(node.indices, axis=i)
+            if not once:
+                place = occurrence(node.indices).reshape(
+                    [-1 if a == i else 1 for a in range(atoms.ndim)]
+                )
+                keys = (0 if keys is None else keys * len(node.indices)) + place
+                keys = np.broadcast_to(keys, atoms.shape)
+            taken = Component(c.axes, atoms, keys, c.coarse)
+            if not once or len(node.indices) < size:
+                self.state.divide(taken, None)
+            parts += self.state.settle(taken)
+        self.labels[node.output] = parts
+
+    def pad(self, node: Pad) -> None:
+        """Padding makes positions that can be exchanged with each other only."""
+        parts = []
+        for c in self.labels[node.input]:
+            before = [node.before[a] for a in c.axes]
+            after = [node.after[a] for a in c.axes]
+            if not any(before) and not any(after):
+                parts.append(c)
+                continue
+            crop = tuple(
+                slice(max(-b, 0), n - max(-a, 0))
+                for b, a, n in zip(before, after, c.atoms.shape, strict=True)
+            )
+            grow = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
+            atoms = np.pad(c.atoms[crop], grow, constant_values=-1)
+            hole = atoms < 0
+            made = self.state.fresh((int(hole.sum()),))
+            self.state.divide(Component((0,), made), None)
+            atoms[hole] = made
+            keys = None if c.keys is None else np.pad(c.keys[crop], grow)
+            padded = Component(c.axes, atoms, keys, c.coarse)
+            if min(*before, *after) < 0:
+                self.state.divide(padded, None)
+            parts += self.state.settle(padded)
+        self.labels[node.output] = parts
+
+    def expand(self, node: Expand) -> None:
+        """Copies carry the labels of what they copy."""
+        self.labels[node.output] = self.align(node.input, node.output)[0]
+
+    def opaque(self, node: Opaque) -> None:
+        """What is not understood does not move."""
+        for name in node.inputs:
+            self.state.freeze(self.labels[name], node.reason)
+        for name in node.outputs:
+            self.labels[name] = []
+
+
+def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:
+    """Weights of grouped convolutions: number of groups, and whether the input axis comes first.
+
+    Their input axis has places for each group of its own, which has to be known before the
+    weight's labels are made, however it is normalized on its way to the convolution.
+    """
+    if not any(isinstance(n, Contraction) and "g" in n.b_axes for n in graph.nodes):
+        return {}
+    made_by: dict[str, Node] = {}
+    split: dict[str, tuple[int, bool]] = {}
+    for node in graph.nodes:
+        for name in output_names(node):
+            made_by[name] = node
+        if isinstance(node, Contraction) and "g" in node.b_axes:
+            reshape = made_by.get(node.inputs[1])
+            if isinstance(reshape, Reshape):
+                count = graph.shapes[reshape.output][0]
+                split[reshape.input] = count, node.b_axes[1] == "i"
+    found: dict[str, tuple[int, bool]] = {}
+    for start, groups in split.items():
+        pending, shape = [start], graph.shapes[start]
+        while pending:
+            name = pending.pop()
+            if name in graph.weights:
+                if graph.shapes[name] == shape and len(shape) > 1 and shape[1] > 1:
+                    found[graph.weights[name]] = groups
+            elif isinstance(made_by.get(name), (Elementwise, PerChannel, Reshape)):
+                pending += input_names(made_by[name])
+    return found

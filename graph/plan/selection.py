@@ -1,0 +1,234 @@
+"""Which channel groups a user means: layer names, weight names, patterns, "last", "all".
+
+Ratios by name are resolved here as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..find.channels import ChannelGroup, Unfit
+from .recipe import Ratio
+
+
+def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
+    """The first group named ``name`` or made by a layer or weight of that name.
+
+    Raises
+    ------
+    ValueError
+        No such group; near matches are named.
+    """
+    for group in groups:
+        if group.name == name:
+            return group
+    names: dict[str, ChannelGroup] = {}
+    for group in groups:
+        for member in group.producers:
+            names.setdefault(member.weight, group)
+            names.setdefault(member.weight.rsplit(".", 1)[0], group)
+    if name in names:
+        return names[name]
+    matches = [key for key in names if fnmatch.fnmatch(key, name)]
+    if matches:
+        return names[matches[0]]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
+    raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
+
+
+def unmovable(group: ChannelGroup) -> str | None:
+    """Why no channel of a group may move, or None."""
+    if group.frozen is not None:
+        return group.frozen
+    if not any(len(indices) > 1 for indices in group.exchangeable):
+        return "no two of its channels may be exchanged"
+    return None
+
+
+def untapped(group: ChannelGroup) -> str | None:
+    """Why no activations describe a group, or None."""
+    if group.tap is not None:
+        return None
+    if group.unit == "set":
+        return "its channels are whole sets of channels, which no activations describe"
+    return "no activations describe it: no tensor holds its channels along an axis of their own"
+
+
+def unmergeable(group: ChannelGroup) -> str | None:
+    """Why channels of a group can only be permuted, or None."""
+    made = {(m.weight, m.view, m.axes) for m in group.members if m.kind == "producer"}
+    for member in group.consumers:
+        if (member.weight, member.view, member.axes) in made:
+            return f"the weight {member.weight!r} is tied: it both makes and reads its channels"
+    return None
+
+
+def unaided(group: ChannelGroup) -> str | None:
+    """Why a group is only merged or freed where it is named, or None."""
+    if group.unit == "set":
+        return "its channels are whole sets of channels: name it to reorganize it"
+    if not group.consumers:
+        return (
+            "no weight reads its channels, so that nothing makes up for what merges or starts "
+            "anew: name it to reorganize it"
+        )
+    return None
+
+
+class Choice(NamedTuple):
+    """A group that was chosen.
+
+    Attributes
+    ----------
+    group : ChannelGroup
+    layer : str or None
+        The weight of the layer that was named.
+    named : bool
+        Whether the group was asked for by its own name, and not by a pattern.
+    """
+
+    group: ChannelGroup
+    layer: str | None
+    named: bool
+
+
+def select_groups(
+    groups: Sequence[ChannelGroup],
+    layers: str | Sequence[str | ChannelGroup],
+    activations: bool = True,
+    permute: bool = False,
+) -> tuple[list[Choice], dict[str, str]]:
+    """The groups that ``layers`` names, deepest last.
+
+    Parameters
+    ----------
+    groups : sequence of ChannelGroup
+        All groups of the model, in the order of execution.
+    layers : str or sequence of str or ChannelGroup
+        ``"last"`` (the deepest group that can move), ``"all"``, the name of a layer, of its
+        weight or of a group, or a pattern such as ``"layer4.*"``.
+    activations : bool
+        Whether activations are needed that describe the groups.
+    permute : bool
+        Whether channels are only permuted, which more groups allow.
+
+    Returns
+    -------
+    chosen : list of Choice
+        In the order of execution.
+    skipped : dict of str to str
+        Groups that a pattern matched and that cannot be changed, with the reason.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (near matches are named), a named group that cannot be changed (with
+        the reason), or nothing that can.
+    """
+    requests = [layers] if isinstance(layers, (str, ChannelGroup)) else list(layers)
+    if not requests:
+        raise ValueError("expected at least one layer, got none")
+
+    def reason_against(group: ChannelGroup) -> str | None:
+        return (
+            unmovable(group)
+            or (None if permute else unmergeable(group))
+            or (untapped(group) if activations else None)
+        )
+
+    place = {group.name: i for i, group in enumerate(groups)}
+    chosen: dict[str, Choice] = {}
+    skipped: dict[str, str] = {}
+    for request in requests:
+        if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request)):
+            movable, against = [], {}
+            for group in _matching(groups, str(request)):
+                reason = reason_against(group) or (None if permute else unaided(group))
+                if reason is None:
+                    movable.append(group)
+                else:
+                    against[group.name] = reason
+            if not movable:
+                reasons = "; ".join(sorted(set(against.values())))
+                raise ValueError(
+                    f"no channel group that can move is made by {request!r}; the reasons: "
+                    f"{reasons or 'it has no layer that makes channels'}"
+                )
+            if request != "last":
+                skipped |= against
+            for group in movable[-1:] if request == "last" else movable:
+                chosen.setdefault(group.name, Choice(group, None, False))
+            continue
+        group = find_group(groups, request) if isinstance(request, str) else request
+        reason = reason_against(group)
+        if reason is not None:
+            raise ValueError(f"layer {request!r} cannot be reorganized: {reason}")
+        chosen[group.name] = Choice(group, _weight(group, request), True)
+    skipped = {name: reason for name, reason in skipped.items() if name not in chosen}
+    return sorted(chosen.values(), key=lambda item: place.get(item.group.name, -1)), skipped
+
+
+def refuse_named(chosen: Sequence[Choice], refused: Mapping[str, str]) -> None:
+    """Raise where a group that turned out unfit was asked for by name, or none is left.
+
+    Raises
+    ------
+    Unfit
+        With the reason.
+    """
+    for choice in chosen:
+        if choice.named and choice.group.name in refused:
+            raise Unfit(f"group {choice.group.name!r}: {refused[choice.group.name]}")
+    if refused and all(choice.group.name in refused for choice in chosen):
+        reasons = "; ".join(sorted(set(refused.values())))
+        raise Unfit(f"no channel group can be changed; the reasons: {reasons}")
+
+
+def _is_pattern(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup]:
+    """Groups that a pattern, "last" or "all" stands for."""
+    if request in ("last", "all"):
+        return list(groups)
+    found = [group for group in groups if fits(group, request)]
+    if not found:
+        find_group(groups, request)  # raises, with near matches
+    return found
+
+
+def fits(group: ChannelGroup, pattern: str) -> bool:
+    """Whether a name or pattern means a group: its own name, that of a layer or of its weight."""
+    weights = [m.weight for m in group.producers if m.role == "weight"]
+    names = {group.name, *weights, *(name.rpartition(".")[0] for name in weights)}
+    return pattern in names or any(fnmatch.fnmatch(name, pattern) for name in names)
+
+
+def ratio_of(group: ChannelGroup, ratio: Ratio | Mapping[str, Ratio]) -> Ratio:
+    """The ratio of one group: the first entry of a mapping whose name or pattern fits it.
+
+    Raises
+    ------
+    ValueError
+        No entry fits.
+    """
+    if not isinstance(ratio, Mapping):
+        return ratio
+    for pattern, value in ratio.items():
+        if fits(group, pattern):
+            return value
+    raise ValueError(
+        f"expected a ratio for group {group.name!r}, got ratios for {', '.join(map(repr, ratio))}; "
+        "add one for '*', which fits every layer"
+    )
+
+
+def _weight(group: ChannelGroup, request: object) -> str | None:
+    """The weight of the layer that was asked for, where a group has several."""
+    names = [m.weight for m in group.producers if m.role == "weight"]
+    return next((n for n in names if request in (n, n.rpartition(".")[0])), None)
