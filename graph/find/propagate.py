@@ -47,6 +47,7 @@ class Propagation:
         self.weight_labels: dict[str, list[Component]] = {}
         self.weight_only: set[str] = set(graph.weights)  # depends on weights only
         self.uniform = dict(graph.uniform)
+        self.function_of: dict[str, str] = {}  # one tensor that all channels are made from alone
         self.groups = _grouped_weights(graph)
         self.rules: dict[type, Callable] = {
             Elementwise: self.elementwise,
@@ -160,7 +161,10 @@ class Propagation:
         if not data:  # f(w + v) is not f(w) + f(v)
             computed = "a weight is computed from what would be merged"
             self.state.inexact += [(c.atoms, computed) for o in operands for c in o[1]]
-        if len(data) > 1 and op != "add":
+        labelled = {self.function_of.get(o[0], o[0]) for o in operands if o[1]}
+        if len(labelled) == 1:  # x sigmoid(x) is a function of each element, however it is written
+            self.function_of[node.output] = labelled.pop()
+        elif len(data) > 1 and op != "add":
             for _, components, _, _ in data:
                 self.state.inexact += [
                     (c.atoms, "multiplied by another tensor") for c in components

@@ -304,6 +304,24 @@ class KeptBias(nn.Module):
         return self.last(self.head(self.norm(self.proj(x))))
 
 
+class ResponseNorm(nn.Module):
+    """Channels scaled by how strong they are beside the others (ConvNeXt V2), behind a SiLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1)
+        self.weight, self.bias = (nn.Parameter(torch.randn(12)) for _ in range(2))
+        self.b, self.head = nn.Conv2d(12, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.a(F.silu(self.stem(x)))
+        strength = x.norm(dim=(2, 3), keepdim=True)
+        strength = strength / (strength.mean(1, keepdim=True) + 1e-6)
+        bias, weight = self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1)
+        x = x + torch.addcmul(bias, weight, x * strength)
+        return self.head(self.b(x).mean((2, 3)))
+
+
 IMAGE = (1, 3, 24, 24)
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "fcn": (FullyConvolutional, (IMAGE,)),
@@ -318,6 +336,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "lstm": (Lstm, ((1, 1, 8, 20),)),
     "tied": (Tied, (IMAGE,)),
     "kept_bias": (KeptBias, (IMAGE,)),
+    "response_norm": (ResponseNorm, (IMAGE,)),
     "called_twice": (CalledTwice, (IMAGE,)),
     "weight_norm": (WeightNorm, (IMAGE,)),
     "spectral_norm": (SpectralNorm, (IMAGE,)),

@@ -43,6 +43,19 @@ def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: An
     )
 
 
+@rule("addcmul", "addcmul_", "addcdiv", "addcdiv_")
+def add_product(
+    graph: Graph, out: Value, x: Value, a: Value, b: Value, operator: str, **_: Any
+) -> None:
+    """``x + a b`` or ``x + a / b``."""
+    made = graph.temporary(np.broadcast_shapes(a.shape, b.shape))
+    op = "mul" if "mul" in operator else "other"
+    graph.nodes += [
+        Elementwise((a.name, b.name), made, op),
+        Elementwise((x.name, made), out.name, "add"),
+    ]
+
+
 @rule("glu")
 def glu(graph: Graph, out: Value, x: Value, axis: int = -1) -> None:
     """The first half of an axis gated by the second."""
