@@ -23,10 +23,14 @@ from .order import (
     topographic_product,
     trustworthiness,
 )
+from .size import suggest_shape
+from .supervised import SOMClassifier, SOMRegressor
 
 __all__ = [
     "SOFM",
     "Grid",
+    "SOMClassifier",
+    "SOMRegressor",
     "cluster_nodes",
     "distortion",
     "explained_variance",
@@ -36,6 +40,7 @@ __all__ = [
     "neighborhood_preservation",
     "node_graph",
     "quantization_error",
+    "suggest_shape",
     "topographic_error",
     "topographic_product",
     "trustworthiness",

@@ -161,10 +161,12 @@ def begin(init, grid: Grid, samples, some, weights, random: np.random.RandomStat
     return np.ascontiguousarray(codebook, dtype=samples.dtype)
 
 
-def spread(some: NDArray) -> float:
+def spread(some: NDArray, weights: NDArray | None = None) -> float:
     """Root mean square distance of samples from their mean."""
     scale = float(np.abs(some).max()) or 1.0
-    return scale * float(np.sqrt((some / scale).var(axis=0, dtype=np.float64).sum()))
+    x = (some / scale).astype(np.float64)
+    mean = np.average(x, axis=0, weights=weights)
+    return scale * float(np.sqrt(np.average(((x - mean) ** 2).sum(axis=1), weights=weights)))
 
 
 def movement(codebook: NDArray, before: NDArray) -> float:
