@@ -189,7 +189,7 @@ print(json.dumps({**found, "same": bool(same), "change": report.output_change,
 '''
 
 
-@pytest.mark.sweep
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_two_gigabytes_and_more(tmp_path):
     """Finding groups and writing take a small part of the memory that the weights would."""

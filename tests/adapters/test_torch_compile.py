@@ -92,7 +92,7 @@ def test_gradients_of_the_loss_compile_nothing(network, torch_batches):
     assert counting.frame_count == graphs
 
 
-@pytest.mark.sweep
+@pytest.mark.nightly
 def test_inductor_sees_the_new_weights(network, torch_batches):
     reference = copy.deepcopy(network)
     compiled = torch.compile(network)

@@ -45,7 +45,7 @@ RECIPES = {
         ("preserving", nn.ReLU, 40),
         ("preserving", nn.GELU, 20),
         *((name, nn.ReLU, 12) for name in RECIPES if name != "preserving"),
-        *(pytest.param(n, nn.ReLU, 100, marks=pytest.mark.sweep) for n in RECIPES),
+        *(pytest.param(n, nn.ReLU, 100, marks=pytest.mark.nightly) for n in RECIPES),
     ],
 )
 def test_moments_and_weights_stay_sane(name, activation, events):

@@ -39,7 +39,7 @@ def test_random_permutations_of_all_groups_keep_the_outputs(network):
     check_arrangement(*network)
 
 
-@pytest.mark.sweep
+@pytest.mark.nightly
 @settings(max_examples=5000, **LENIENT)
 @given(networks(length=12))
 def test_random_permutations_of_many_networks(network):

@@ -132,7 +132,7 @@ def test_consumers_that_are_averaged_leave_a_trace():
     assert np.mean(changed) > 0.5
 
 
-@pytest.mark.sweep
+@pytest.mark.nightly
 @settings(max_examples=2000, **LENIENT)
 @given(networks(length=12), st.data())
 def test_copies_of_many_networks_merge_without_a_trace(network, data):

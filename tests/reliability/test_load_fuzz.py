@@ -43,6 +43,7 @@ def use(content: bytes, folder: Path) -> str:
     """What came of some bytes: ``"read"`` or the reason why not."""
     (folder / "w.bin").write_bytes(bytes(64))
     path = folder / "m.onnx"
+    path.unlink(missing_ok=True)  # to overwrite it may wait for the disk
     path.write_bytes(content)
     said = "read"
     try:

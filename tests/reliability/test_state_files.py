@@ -52,6 +52,14 @@ def archive(arrays: dict[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
+def written(folder: Path, content: bytes) -> Path:
+    """The content in a new file: to overwrite one may wait for the disk."""
+    path = folder / "damaged"
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 # --- plans ---------------------------------------------------------------------------------------
 
 
@@ -105,8 +113,7 @@ def plans(folder: Path) -> Iterator[tuple[str, str]]:
         arrays = dict(file)
 
     def read(content: bytes) -> str:
-        path.write_bytes(content)
-        return trial(lambda: contents(Plan.load(path)), right)
+        return trial(lambda: contents(Plan.load(written(folder, content))), right)
 
     assert read(whole) == "the same"
     for name, content in damage.of_bytes(whole, 60):
@@ -144,8 +151,7 @@ def maps(folder: Path) -> Iterator[tuple[str, str]]:
         right = told(SOFM.load(path))
 
         def read(content: bytes, right=right, told=told) -> str:
-            path.write_bytes(content)
-            return trial(lambda: told(SOFM.load(path)), right)
+            return trial(lambda: told(SOFM.load(written(folder, content))), right)
 
         assert read(whole) == "the same"
         for name, content in damage.of_bytes(whole, 40):

@@ -1,8 +1,6 @@
 """The estimator: scikit-learn's contract, errors, parameters, storage."""
 
 import pickle
-import subprocess
-import sys
 
 import naive
 import numpy as np
@@ -196,13 +194,3 @@ def test_partial_fit_learns(digits):
             som.set_params(**change).partial_fit(X)
         assert som.codebook_ is before
     SOFM((1, 4)).partial_fit(X).set_params(shape=4).partial_fit(X)  # the same map
-
-
-def test_nothing_heavy_is_imported():
-    code = (
-        "import sys, rejuvenet.sofm; "
-        "print(sorted({'torch', 'onnx', 'onnxruntime', 'matplotlib', 'dask', 'tqdm'}"
-        " & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"

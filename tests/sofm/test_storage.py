@@ -51,11 +51,11 @@ def test_loading_refuses_what_is_not_a_map(tmp_path, digits):
 
 @pytest.fixture(scope="module")
 def saved(digits, tmp_path_factory):
-    """The arrays of a saved map, and its bytes."""
+    """The arrays of a saved map."""
     path = tmp_path_factory.mktemp("saved") / "map"
     SOFM(2, n_epochs=2).partial_fit(digits[0][:20, :3]).save(path)
     with np.load(path) as file:
-        return dict(file), path.read_bytes()
+        return dict(file)
 
 
 def refused(path):
@@ -65,27 +65,9 @@ def refused(path):
     return str(caught.value)
 
 
-def test_damaged_files_are_one_sentence(saved, tmp_path):
-    content, whole = saved
-    path = tmp_path / "damaged"
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        assert "cannot read" in refused(path)
-    for place in range(0, len(whole), 3):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
-        path.write_bytes(damaged)
-        try:  # some bits, as those of a date, mean nothing
-            again = SOFM.load(path)
-        except ValueError:
-            refused(path)
-        else:
-            assert again.codebook_.tobytes() == content["codebook_"].tobytes()
-
-
 def test_a_compressed_file_that_is_damaged(saved, tmp_path):
     path = tmp_path / "compressed"
-    np.savez_compressed(path.with_suffix(".npz"), **saved[0])
+    np.savez_compressed(path.with_suffix(".npz"), **saved)
     whole = path.with_suffix(".npz").read_bytes()
     assert SOFM.load(path.with_suffix(".npz")).codebook_.shape == (2, 3)
     at = whole.index(b"codebook_.npy") + 60  # amid what zlib has written
@@ -95,7 +77,7 @@ def test_a_compressed_file_that_is_damaged(saved, tmp_path):
 
 @pytest.mark.parametrize("name", ["version", "parameters", "state", "codebook_", "labels_"])
 def test_a_file_without_a_part(name, saved, tmp_path):
-    content = {key: value for key, value in saved[0].items() if key != name}
+    content = {key: value for key, value in saved.items() if key != name}
     np.savez(tmp_path / "part.npz", **content)
     assert name in refused(tmp_path / "part.npz")
 
@@ -111,7 +93,7 @@ def test_a_file_without_a_part(name, saved, tmp_path):
     ],
 )  # fmt: skip
 def test_a_file_with_a_wrong_part(name, value, saved, tmp_path):
-    np.savez(tmp_path / "wrong.npz", **{**saved[0], name: np.asarray(value)})
+    np.savez(tmp_path / "wrong.npz", **{**saved, name: np.asarray(value)})
     assert "cannot read" in refused(tmp_path / "wrong.npz")
 
 

@@ -30,7 +30,7 @@ def test_tutorial(tmp_path, monkeypatch):
     assert names["weights"].shape == (8, 9, 64)
 
 
-@pytest.mark.sweep
+@pytest.mark.nightly
 @pytest.mark.skipif(not FASHION.exists(), reason="Debian's dataset-fashion-mnist is absent")
 def test_tutorial_fashion(tmp_path, monkeypatch):
     assert run({"", "fashion-mnist"}, tmp_path, monkeypatch)["share"] > 0.7
