@@ -23,11 +23,14 @@ class Blocks(Dense):
     weights : float64 array of shape (N,), or None
     cosine : bool
         Whether rows are scaled to length 1.
+    missing : bool
+        Whether NaN means "not observed".
     """
 
     def __init__(
-        self, blocks: Callable[[], Iterable[NDArray]], weights=None, cosine: bool = False
-    ) -> None:
+        self, blocks: Callable[[], Iterable[NDArray]], weights=None, cosine: bool = False,
+        missing: bool = False,
+    ) -> None:  # fmt: skip
         self.blocks, self.weights, self.cosine = blocks, weights, cosine
         seen: Range | None = None
         for block in self._dense():
@@ -39,7 +42,7 @@ class Blocks(Dense):
                     f"expected blocks of {self.n_features} features of {self.dtype}, got "
                     f"{block.shape[1]} of {block.dtype} after row {seen.n_rows}: make all alike"
                 )
-            seen.add(block)
+            seen.add(block, missing)
         if seen is None or not seen.n_rows:
             raise ValueError("expected at least one block of samples, got none")
         self.range = seen
@@ -55,7 +58,7 @@ class Blocks(Dense):
             yield unit_rows(block, first) if self.cosine else block
             first += len(block)
 
-    def _rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:
+    def rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:
         """All blocks once more, which must be those of the first pass."""
         first = 0
         for block in self._dense():
@@ -80,7 +83,7 @@ class Blocks(Dense):
 
     def take(self, rows: NDArray) -> NDArray:
         out = np.empty((len(rows), self.n_features), self.dtype)
-        for span, block, _ in self._rows():
+        for span, block, _ in self.rows():
             mine = (rows >= span.start) & (rows < span.stop)
             out[mine] = block[rows[mine] - span.start]
         return out
@@ -88,7 +91,7 @@ class Blocks(Dense):
     def epoch(self, codebook: NDArray) -> list:
         prepared = self.prepare(codebook)
         total = None
-        for _, block, weights in self._rows():
+        for _, block, weights in self.rows():
             part = batch_sums(block, weights, prepared, self.grids, self.threads)
             total = part if total is None else add([total, part])
         assert total is not None
@@ -97,11 +100,11 @@ class Blocks(Dense):
     def nearest(self, codebook: NDArray, n: int):
         prepared = self.prepare(codebook)
         nearest, error = np.empty((self.n_rows, n), np.int32), np.zeros(WORDS, np.int64)
-        for rows, block, weights in self._rows():
+        for rows, block, weights in self.rows():
             nearest[rows], e = nearest_nodes(block, weights, prepared, self.threads, n)
             error += e
         return nearest, error_of(error, prepared.frame.distance_scale)
 
     def pieces(self):
-        for _, block, weights in self._rows():
+        for _, block, weights in self.rows():
             yield block, weights

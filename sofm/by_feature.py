@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,7 @@ def two_smallest(scores):
 class ByFeature(Samples):
     """Forms whose kernels read the codebook feature by feature and find both nearest at once."""
 
-    counts_per_feature = False
+    counts_width = 1
 
     @property
     def values_per_row(self) -> float:
@@ -43,39 +45,52 @@ class ByFeature(Samples):
     def begin(self, codebook, threads, some=None) -> None:
         self.threads = threads
 
+    def filled(self, X: NDArray) -> NDArray:
+        """Rows with the middle of the feature's range in place of what is missing."""
+        return np.where(np.isnan(X), self.range.low / 2 + self.range.high / 2, X).astype(self.dtype)
+
+    @abstractmethod
+    def rows(self) -> Iterable[tuple[slice, Any, NDArray | None]]:
+        """All rows in tables, each with its place and its weights."""
+
     @abstractmethod
     def kernel(
-        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+        self, X, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
     ) -> None:
         """Rows ``first .. last``: nearest nodes, and what they add to sums, counts and error."""
+
+    def counts_of(self, counts: NDArray) -> NDArray:
+        """Counts of eq. 8, (K,) or (K, D), from those that the kernel makes (K, counts_width)."""
+        return counts[:, 0]
 
     def _run(self, codebook: NDArray, nearest: NDArray, grids: tuple) -> list:
         """Sums, counts and error; without grids the error alone."""
         K, D = codebook.shape
-        weights = np.empty(0) if self.weights is None else self.weights
         reach = max(float(self.range.largest.max()), float(np.abs(codebook).max()))
         scale = np.ldexp(1.0, power_of_two(4 * reach))
         by_feature = np.ascontiguousarray(codebook.T, dtype=np.float64) * scale
 
         n, m = (len(bigs) + 1 for bigs in grids) if grids else (0, 0)
-        wide = D if self.counts_per_feature else 1
+        wide = self.counts_width
 
         def memory():
             return np.zeros((K, n, D)), np.zeros((K, m, wide)), np.zeros(WORDS, np.int64)
 
-        def work(first: int, last: int, mine) -> None:
-            self.kernel(
-                weights, first, last, by_feature, scale, grids or NO_GRIDS, nearest, *mine
-            )
+        parts: list = []
+        for rows, X, weights in self.rows():
+            weights = np.empty(0) if weights is None else weights
 
-        sums, counts, error = add(
-            self.threads.share(self.n_rows, 8 * K * self.values_per_row, memory, work)
-        )
+            def work(first: int, last: int, mine, X=X, m=weights, nearest=nearest[rows]) -> None:
+                self.kernel(
+                    X, m, first, last, by_feature, scale, grids or NO_GRIDS, nearest, *mine
+                )
+
+            shares = self.threads.share(X.shape[0], 8 * K * self.values_per_row, memory, work)
+            parts = [add(parts + shares)]
+        [(sums, counts, error)] = parts
         if not grids:
             return [error_of(error, scale)]
-        counts = total(counts)
-        counts = counts if self.counts_per_feature else counts[:, 0]
-        return [total(sums), counts, error_of(error, scale)]
+        return [total(sums), self.counts_of(total(counts)), error_of(error, scale)]
 
     def epoch(self, codebook: NDArray) -> list:
         return self._run(codebook, np.empty((0, 2), np.int32), self.grids)

@@ -73,6 +73,17 @@ def block_distances(block, som, dtype) -> NDArray:
     return som.transform(block) if len(block) else np.empty((0, len(som.codebook_)), dtype)
 
 
+def block_imputed(block, som, dtype) -> NDArray:
+    return som.impute(block) if len(block) else np.empty(block.shape, dtype)
+
+
+def lazy_imputed(som, X):
+    """:meth:`.estimator.SOFM.impute` of a dask array, as a lazy dask array."""
+    som, X = _ready(som, X)
+    dtype = np.float32 if X.dtype == np.float32 else np.float64
+    return X.map_blocks(block_imputed, som, dtype, dtype=dtype, meta=np.empty((0, 0), dtype))
+
+
 def lazy_labels(som, X):
     """:meth:`.estimator.SOFM.predict` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
@@ -11,9 +13,12 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from .by_feature import ByFeature
 from .distances import distance_table
-from .distributed import lazy_distances, lazy_labels
-from .opening import is_dask, open_samples
+from .distributed import lazy_distances, lazy_imputed, lazy_labels
+from .missing import imputed
+from .opening import is_blocks, is_dask, open_samples
+from .parameters import wrong
 from .samples import Samples
 from .storage import load, save
 from .threads import threads_for
@@ -118,6 +123,56 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         check_is_fitted(self, "codebook_")
         samples = open_samples(self, X, sample_weight, reset=False)
         return 0.0 - float(self._nearest(samples, 1)[1] / samples.total_weight)
+
+    def impute(self, X):
+        """Samples with the values of their nodes in place of those that are missing.
+
+        The node is that of :meth:`predict`, found by the features that a sample has (Cottrell &
+        Letrémy 2005).
+
+        Parameters
+        ----------
+        X : array, CSR matrix, dask array or blocks, of shape (N, D)
+            With NaN for what was not observed; of a CSR matrix, as stored entries.
+
+        Returns
+        -------
+        X : array, CSR matrix, dask array or iterator over blocks
+            As what was passed, with all other values as they were.
+
+        Raises
+        ------
+        ValueError
+            A row has no value at all, X does not fit the map, or the metric is not Euclidean.
+
+        References
+        ----------
+        Cottrell & Letrémy, "Missing values: processing with the Kohonen algorithm", Applied
+        Stochastic Models and Data Analysis, 2005.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> som = SOFM(shape=2, missing="ignore").fit([[0, 0], [0, np.nan], [1, 8], [1, np.nan]])
+        >>> som.impute([[0.9, np.nan], [0.5, 7.0]]).round(6)
+        array([[0.9, 8. ],
+               [0.5, 7. ]])
+        """
+        check_is_fitted(self, "codebook_")
+        if self.metric != "euclidean":
+            raise wrong("metric", "'euclidean', for which missing values are defined", self.metric)
+        if is_dask(X):
+            return lazy_imputed(self, X)
+        som = copy(self).set_params(missing="ignore")
+        samples = open_samples(som, X, reset=False)
+        assert isinstance(samples, ByFeature)
+        nodes = som._nearest(samples, 1)[0][:, 0]
+        parts = (imputed(table, self.codebook_, nodes[rows]) for rows, table, _ in samples.rows())
+        if is_blocks(X):
+            return parts
+        filled = list(parts)
+        return filled[0] if len(filled) == 1 else np.concatenate(filled)
 
     def save(self, path) -> None:
         """Write parameters and learned attributes to an ``.npz`` file, without pickle.

@@ -8,13 +8,18 @@ its own count of the samples that have it, ``codebook[k, d] = (H S)[k, d] / (H n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
+from .blocks import Blocks
 from .by_feature import ByFeature, two_smallest
 from .compiled import compiled
 from .rounding import add_term, add_to_error
-from .scan import Range
+from .samples import masked
+from .scan import no_empty_column
 
 
 @compiled
@@ -65,48 +70,54 @@ def accumulate_missing(
                     add_term(weight, 0, big_weights, counts, best, d)
 
 
-class WithMissing(ByFeature):
-    """A dense array with NaN where a value was not observed.
+def imputed(X, codebook: NDArray, nodes: NDArray):
+    """A copy of rows (an array, or CSR) with their nodes' values in place of NaN."""
+    X = X.copy()
+    if sparse.issparse(X):
+        lost = np.isnan(X.data)
+        rows, features = np.repeat(nodes, np.diff(X.indptr))[lost], X.indices[lost]
+        X.data[lost] = codebook[rows, features]
+    else:
+        rows, features = np.nonzero(np.isnan(X))
+        X[rows, features] = codebook[nodes[rows], features]
+    return X
+
+
+class WithMissing(ByFeature, Blocks):
+    """Dense blocks with NaN where a value was not observed; an array is one block.
 
     Parameters
     ----------
-    X : array of shape (N, D)
+    blocks : callable
+        As for :class:`.blocks.Blocks`.
     weights : float64 array of shape (N,), or None
     every_column : bool
         Whether a column without any value is refused: a map cannot begin without one.
     """
 
-    counts_per_feature = True
-
     def __init__(
-        self, X: NDArray, weights: NDArray | None = None, every_column: bool = True
-    ) -> None:
-        self.X, self.weights = X, weights
-        self.dtype, self.n_features = X.dtype, X.shape[1]
-        self.range = Range.of(X, missing=True)
-        empty = np.flatnonzero(~np.isfinite(self.range.low))
-        if len(empty) and every_column:
-            raise ValueError(
-                f"expected a value in every column, got only NaN in column {empty[0]} of X: drop it"
-            )
-        self.range.low[empty] = self.range.high[empty] = 0.0
+        self, blocks: Callable[[], Iterable[NDArray]], weights: NDArray | None = None,
+        every_column: bool = True,
+    ) -> None:  # fmt: skip
+        Blocks.__init__(self, blocks, weights, missing=True)
+        self.counts_width = self.n_features
+        no_empty_column(self.range, ~np.isfinite(self.range.low), every_column)
 
     def only(self, rows, weights):
-        return WithMissing(self.X[rows], weights, every_column=weights is not None)
+        trains = weights is not None
+        return WithMissing(lambda: masked(self._dense(), rows), weights, every_column=trains)
+
+    rows = Blocks.rows
 
     def take(self, rows: NDArray) -> NDArray:
-        return self.filled(self.X[rows])
+        return self.filled(super().take(rows))
 
-    def filled(self, X: NDArray) -> NDArray:
-        """Rows with the middle of the feature's range in place of what is missing."""
-        return np.where(np.isnan(X), self.range.low / 2 + self.range.high / 2, X).astype(self.dtype)
-
-    def pieces(self):
-        yield self.X, self.weights
+    def counts_of(self, counts: NDArray) -> NDArray:
+        return counts
 
     def kernel(
-        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+        self, X, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
     ) -> None:
         accumulate_missing(
-            self.X, weights, first, last, by_feature, scale, *grids, nearest, sums, counts, error
+            X, weights, first, last, by_feature, scale, *grids, nearest, sums, counts, error
         )

@@ -91,15 +91,20 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     """
     cosine = estimator.metric == "cosine"
     dask, blocks = is_dask(X), is_blocks(X)
+    missing = estimator.missing == "ignore"
     if dask or blocks:
-        kind = "dask arrays" if dask else "blocks"
-        if estimator.missing == "ignore":
-            raise ValueError(f"{kind}: expected missing='error', got 'ignore': fill values first")
         weights = checked_weights(sample_weight)
         if dask:
             from .distributed import DaskRows
 
+            if missing:
+                raise ValueError(
+                    "dask arrays: expected missing='error', got 'ignore': pass blocks, or fill "
+                    "values first"
+                )
             samples: Samples = DaskRows(X, weights, cosine)
+        elif missing:
+            samples = WithMissing(_again(X), weights, every_column=reset)
         else:
             samples = Blocks(_again(X), weights, cosine)
         check_n_features(estimator, samples.n_features, reset)
@@ -113,9 +118,10 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     )  # fmt: skip
     weights = checked_weights(sample_weight, X)
     if sparse.issparse(X):
-        return SparseRows(unit_csr(X) if cosine else X, weights)
-    if estimator.missing == "ignore":
-        return WithMissing(X, weights, every_column=reset)
+        return SparseRows(unit_csr(X) if cosine else X, weights, missing, every_column=reset)
+    if missing:
+        parts = forms.slices_of if by_block else lambda X: [X]
+        return WithMissing(lambda: parts(X), weights, every_column=reset)
     if by_block:
         return Blocks(lambda: forms.slices_of(X), weights, cosine)
     return InMemory(unit_rows(X) if cosine else X, weights)
@@ -123,7 +129,7 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
 
 def _is_converted_by_block(estimator, X) -> bool:
     """Whether a large array would have to be copied: for its type, its order or its lengths."""
-    if not isinstance(X, np.ndarray) or X.ndim != 2 or estimator.missing == "ignore":
+    if not isinstance(X, np.ndarray) or X.ndim != 2:
         return False
     ready = X.dtype in (np.float32, np.float64) and X.flags.c_contiguous
     return X.dtype.kind in "biuf" and X.size * 8 > forms.COPY_BYTES and not (

@@ -140,6 +140,22 @@ class Range:
         self.n_rows = max(self.n_rows, other.n_rows)
 
 
+def no_empty_column(seen: Range, empty: NDArray[np.bool_], refuse: bool) -> None:
+    """Range 0 of columns without any value, where these are not refused.
+
+    Raises
+    ------
+    ValueError
+        Names the first.
+    """
+    if refuse and empty.any():
+        raise ValueError(
+            "expected a value in every column, got only NaN in column "
+            f"{int(np.argmax(empty))} of X: drop it"
+        )
+    seen.low[empty] = seen.high[empty] = 0.0
+
+
 def spread(n_rows: int, n_features: int) -> NDArray[np.int64]:
     """Indices of evenly spaced rows that stand for all: at most 8192 rows, or 16 MB in float64."""
     n = min(n_rows, 8192, max(64, (16 << 20) // (8 * n_features)))

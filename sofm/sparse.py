@@ -21,7 +21,7 @@ from .compiled import compiled
 from .distances import LOST, PIECE_BYTES, power_of_two
 from .rounding import add_term, add_to_error
 from .samples import no_direction
-from .scan import Range
+from .scan import Range, no_empty_column
 
 
 @compiled
@@ -29,7 +29,8 @@ def squared_distance(x, codebook, k):
     total = 0.0
     for d in range(x.shape[0]):
         difference = x[d] - codebook[k, d]
-        total += difference * difference
+        if difference == difference:
+            total += difference * difference
     return total
 
 
@@ -54,27 +55,36 @@ def accumulate_csr(
         See :mod:`.rounding`.
     nearest : int32 array of shape (N, 2) or (0, 2)
     sums, counts : float64 arrays of shapes (K, F, D) and (K, F', 1), or F = 0: not wanted
+        Of samples with missing values ``counts`` has 1 + D columns: that of all, and for every
+        feature that of the samples in which it is missing.
     error : int64 array of shape WORDS
     """
-    n_nodes = halves.shape[0]
+    n_nodes, n_features = w.shape
     scores, spread = np.empty(n_nodes), np.zeros(w.shape[1])
     longest = 2 * halves.max()
     wanted = min(2 if nearest.shape[0] > 0 else 1, n_nodes)
     for i in range(first, last):
         entries = slice(indptr[i], indptr[i + 1])
         scores[:] = halves
-        square = 0.0
+        square, present = 0.0, n_features
         for e in range(indptr[i], indptr[i + 1]):
             x = np.float64(data[e]) * scale
-            square += x * x
             row = by_feature[indices[e]]
-            for k in range(scores.shape[0]):
-                scores[k] -= x * row[k]
+            if x == x:
+                square += x * x
+                for k in range(scores.shape[0]):
+                    scores[k] -= x * row[k]
+            else:
+                present -= 1
+                for k in range(scores.shape[0]):
+                    scores[k] -= row[k] * row[k] / 2
         best, second = two_smallest(scores)
 
         # What rounding leaves open.
-        gamma = (w.shape[1] + indptr[i + 1] - indptr[i] + 8) * 2.0**-52
+        gamma = (n_features + indptr[i + 1] - indptr[i] + 8) * 2.0**-52
         margin = gamma * (longest / 2 + np.sqrt(square * longest))
+        if present < n_features:
+            margin *= 2
         limit = scores[best if wanted == 1 else second] + 2 * margin
         left = 0
         for k in range(n_nodes):
@@ -94,11 +104,14 @@ def accumulate_csr(
             nearest[i, 0] = best
             nearest[i, 1] = second
         weight = weights[i] if weights.shape[0] > 0 else 1.0
-        add_to_error(np.sqrt(nearly) * weight, error)
+        add_to_error(np.sqrt(nearly * (n_features / present)) * weight, error)
         if sums.shape[1] > 0:
             add_term(weight, 0, big_weights, counts, best, 0)
             for e in range(indptr[i], indptr[i + 1]):
-                add_term(data[e] * weight, indices[e], bigs, sums, best, indices[e])
+                if data[e] == data[e]:
+                    add_term(data[e] * weight, indices[e], bigs, sums, best, indices[e])
+                else:
+                    add_term(weight, 0, big_weights, counts, best, 1 + indices[e])
 
 
 @compiled
@@ -112,7 +125,8 @@ def refine_csr(data, indices, indptr, w, both, squares):
                 total = 0.0
                 for d in range(x.shape[0]):
                     difference = x[d] - w[k, d]
-                    total += difference * difference
+                    if difference == difference:
+                        total += difference * difference
                 squares[i, k] = total
         x[indices[indptr[i] : indptr[i + 1]]] = 0.0
 
@@ -146,33 +160,61 @@ class SparseRows(ByFeature):
     ----------
     X : CSR matrix or array of shape (N, D)
     weights : float64 array of shape (N,), or None
+    missing : bool
+        Whether an entry that is NaN was not observed.
+    every_column : bool
+        Whether a column that has nothing but such entries is refused.
     """
 
-    def __init__(self, X, weights: NDArray | None = None) -> None:
+    def __init__(
+        self, X, weights: NDArray | None = None, missing: bool = False, every_column: bool = True
+    ) -> None:
         X = canonical(X)
-        self.X, self.weights = X, weights
+        self.X, self.weights, self.missing = X, weights, missing
         self.dtype, self.n_features = X.dtype, X.shape[1]
-        bad = np.flatnonzero(~np.isfinite(X.data))
-        if len(bad):
-            row = int(np.searchsorted(X.indptr, bad[0], side="right")) - 1
+        unseen = np.isnan(X.data)
+        bad = ~np.isfinite(X.data) & ~(missing & unseen)
+        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        if bad.any():
             raise ValueError(
-                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
+                f"expected finite values, got NaN or infinity (inf) in row {rows[np.argmax(bad)]} "
+                "of X: remove it"
             )
+        if missing:
+            self.counts_width = 1 + self.n_features
+            self.unseen = np.bincount(rows[unseen], minlength=X.shape[0])
+            if (self.unseen == self.n_features).any():
+                row = int(np.argmax(self.unseen == self.n_features))
+                raise ValueError(
+                    f"expected a finite value in every row, got only NaN in row {row} of X: remove "
+                    "the row"
+                )
+            empty = np.bincount(X.indices[unseen], minlength=self.n_features) == X.shape[0]
+            X = X.copy()
+            X.data[unseen] = 0
         least = np.full(X.shape[1], np.inf, X.dtype)
         some = X.data != 0
         np.minimum.at(least, X.indices[some], np.abs(X.data[some]))
         low, high = (end.toarray().ravel() for end in (X.min(axis=0), X.max(axis=0)))
         self.range = Range(low, high, least, X.shape[0])
+        if missing:
+            no_empty_column(self.range, empty, every_column)
 
     @property
     def values_per_row(self) -> float:
         return self.X.nnz / self.n_rows + 1
 
     def only(self, rows, weights):
-        return SparseRows(self.X[rows], weights)
+        return SparseRows(self.X[rows], weights, self.missing, every_column=weights is not None)
 
     def take(self, rows: NDArray) -> NDArray:
-        return self.X[rows].toarray()
+        return self.filled(self.X[rows].toarray())
+
+    def rows(self):
+        yield slice(None), self.X, self.weights
+
+    def counts_of(self, counts: NDArray) -> NDArray:
+        return counts[:, :1] - counts[:, 1:] if self.missing else counts[:, 0]
 
     def pieces(self):
         step = max(1, PIECE_BYTES // (self.dtype.itemsize * self.n_features))
@@ -190,17 +232,24 @@ class SparseRows(ByFeature):
         for first in range(0, self.n_rows, step):
             rows = slice(first, first + step)
             x = self.X[rows].astype(np.float64) * scale
+            data, lost = x.data, np.isnan(x.data)
+            x.data = np.where(lost, 0, data)
             both = row_norms(x, squared=True)[:, None] + squares_w
             squares = both - 2 * (x @ w.T)
-            refine_csr(x.data, x.indices, x.indptr, w, both, squares)
+            if self.missing:
+                x.data = lost.astype(np.float64)
+                squares -= x @ (w * w).T
+            refine_csr(data, x.indices, x.indptr, w, both, squares)
+            if self.missing:
+                squares *= self.n_features / (self.n_features - self.unseen[rows, None])
             weights = None if self.weights is None else self.weights[rows]
             yield np.sqrt(squares, out=squares) / scale, weights
 
     def kernel(
-        self, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
+        self, X, weights, first, last, by_feature, scale, grids, nearest, sums, counts, error
     ) -> None:
         halves = (by_feature * by_feature).sum(axis=0) / 2
         accumulate_csr(
-            self.X.data, self.X.indices, self.X.indptr, weights, first, last, by_feature,
+            X.data, X.indices, X.indptr, weights, first, last, by_feature,
             np.ascontiguousarray(by_feature.T), halves, scale, *grids, nearest, sums, counts, error,
         )  # fmt: skip

@@ -61,10 +61,10 @@ def test_missing_values(digits, dtype, short_pieces):
     W = nodes_amid(X, rng)
     X[rng.random(X.shape) < 0.4] = np.nan
     X[3, 10:] = np.nan
-    found = np.concatenate([d for d, _ in WithMissing(X).distances(W)])
+    found = np.concatenate([d for d, _ in WithMissing(lambda: [X]).distances(W)])
     np.testing.assert_allclose(found, naive.distances(X, W), rtol=1e-9, atol=1e-12)
     W[0, :40], W[1, 10:], W[2, :10] = np.nan, np.nan, np.nan
-    found = np.concatenate([d for d, _ in WithMissing(X).distances(W)])
+    found = np.concatenate([d for d, _ in WithMissing(lambda: [X]).distances(W)])
     np.testing.assert_allclose(found, naive.distances(X, W), rtol=1e-9, atol=1e-12)
     assert np.isnan(found[3, 2]), "no feature in common"
 
