@@ -1,9 +1,29 @@
-"""Framework-neutral core: channel groups, plans, and surgery on named numpy arrays."""
+"""Framework-neutral core: channel groups, plans, and surgery on named numpy arrays.
+
+A network is a :class:`Graph` of structural nodes, whose twelve kinds stand here as well, with the
+module :mod:`composites <rejuvenet.graph.find.composites>` of what takes several of them: rules for
+operators are written in these.
+"""
 
 from .change.least_squares import refit
 from .change.surgery import apply, transform
+from .find import composites
 from .find.channels import ChannelGroup, Member, Tap
-from .find.nodes import Graph
+from .find.nodes import (
+    Concat,
+    Contraction,
+    Elementwise,
+    Expand,
+    Gather,
+    Graph,
+    Opaque,
+    Pad,
+    PerChannel,
+    Positional,
+    Reduce,
+    Reshape,
+    Transpose,
+)
 from .find.solve import find_groups
 from .measure.class_means import ClassMeans
 from .plan.capacity import Capacity, capacity
@@ -16,17 +36,30 @@ __all__ = [
     "Capacity",
     "ChannelGroup",
     "ClassMeans",
+    "Concat",
+    "Contraction",
+    "Elementwise",
+    "Expand",
+    "Gather",
     "Graph",
     "GroupPlan",
     "GroupReport",
     "Member",
+    "Opaque",
+    "Pad",
+    "PerChannel",
     "Plan",
+    "Positional",
     "Recipe",
+    "Reduce",
     "Report",
+    "Reshape",
     "Tap",
+    "Transpose",
     "apply",
     "arrange_plan",
     "capacity",
+    "composites",
     "find_groups",
     "refit",
     "reorganize_plan",

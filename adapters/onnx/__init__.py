@@ -5,6 +5,16 @@ Nodes, names, opset, metadata and untouched initializers stay as they were.
 
 from .collect import collect
 from .model import OnnxModel, load
+from .operators.registration import register_operator
 from .reorganize import arrange, reorganize
+from .structure import Call
 
-__all__ = ["OnnxModel", "arrange", "collect", "load", "reorganize"]
+__all__ = [
+    "Call",
+    "OnnxModel",
+    "arrange",
+    "collect",
+    "load",
+    "register_operator",
+    "reorganize",
+]

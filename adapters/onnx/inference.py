@@ -1,6 +1,7 @@
 """Shapes and constants of a model that onnxruntime cannot run, as far as ONNX itself knows them.
 
-Operators of other domains have no shapes there: what they touch is frozen.
+Operators of other domains have no shapes there: what they touch is frozen.  Those that have a rule
+all the same (:func:`.register_operator`) make tensors of the shapes that the file declares.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .operators.registration import REGISTERED
 from .session import light_message
 
 UNKNOWN = -(2**62)  # a length, in values that are computed from shapes
@@ -39,9 +41,12 @@ def inferred(
     Nodes whose values are known are replaced by these values.  None where inference fails.
     """
     proto = light_message(model)
+    sizes: dict[str, int | None] = {}  # of the lengths that have a name
     for value in proto.graph.input:
         kind = value.type.tensor_type
         if value.name in given:
+            named = zip((d.dim_param for d in kind.shape.dim), given[value.name], strict=False)
+            sizes |= {name: size for name, size in named if name}
             kind.ClearField("shape")
             for size in given[value.name]:
                 kind.shape.dim.add(dim_value=size)
@@ -58,7 +63,9 @@ def inferred(
             kept.append(node)
     del proto.graph.node[:]
     proto.graph.node.extend(kept)
+    declared = _declared(proto.graph, sizes)
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(declared)
     del proto.functions[:]  # those that could not be inlined
     imported = {opset.domain for opset in proto.opset_import}
     for domain in {node.domain for node in kept} - imported:  # without, nothing is inferred
@@ -69,6 +76,22 @@ def inferred(
         return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception:  # what is left unknown becomes opaque
         return None
+
+
+def _declared(graph: onnx.GraphProto, sizes: Mapping[str, int | None]) -> list[onnx.ValueInfoProto]:
+    """What the file says of the tensors that operators with a registered rule make."""
+    own = {
+        name
+        for node in graph.node
+        if (node.domain, node.op_type) in REGISTERED
+        for name in node.output
+    }
+    found = [value for value in graph.value_info if value.name in own]
+    for value in found:
+        for dimension in value.type.tensor_type.shape.dim:
+            if size := sizes.get(dimension.dim_param):
+                dimension.dim_value = size
+    return found
 
 
 def inferred_shapes(

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from .external import Refused, file_of
+from .operators.registration import LIBRARIES
 from .own_statistics import adapt
 from .storage import tensor_like
 
@@ -142,6 +143,8 @@ def adapting_session(
         arrays = _left_in_files(proto, arrays, options)
     given = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     try:
+        for library in dict.fromkeys(LIBRARIES):
+            options.register_custom_ops_library(library)
         if given:
             options.add_external_initializers(list(arrays), given)
         made = onnxruntime.InferenceSession(

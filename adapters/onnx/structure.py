@@ -2,7 +2,7 @@
 
 The model runs once on a small random input with every intermediate tensor exposed, which gives
 each shape and each constant exactly, whatever shape arithmetic an exporter left behind.  Then each
-node is translated by the table in :mod:`.operators`.
+node is translated by the table in :mod:`.operators.table`.
 
 What a node reads is one of three things: a *weight* (a float initializer or ``Constant`` with more
 than one element, or integers that a quantized operator reads as data), a *constant* (everything
@@ -18,25 +18,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ...graph.find.node_shapes import check_shapes
 from ...graph.find.nodes import (
     Contraction,
     Graph,
     Node,
     Opaque,
     Shape,
+    input_names,
     output_names,
     uniform_axes,
 )
+from ...graph.find.registration import check_nodes
 from .budget import EVERYTHING, MAX_BYTES
 from .example_inputs import example_inputs
 from .external import Refused
 from .inference import run_as_far_as_known
-from .operators.microsoft import MICROSOFT
-from .operators.table import OPERATORS
+from .operators.registration import REGISTERED, rule_of
 from .session import DoesNotRun, run_everything
 
-TABLES = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": MICROSOFT}
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
 
 
@@ -177,6 +176,17 @@ class Call:
             sequence = value.name not in self.model.shapes  # described where it is read
             if value.name and read and value.name not in made and not sequence:
                 raise self.unsupported(f"has a further output {value.name!r} that is read")
+        if (self.node.domain, self.op) in REGISTERED:
+            self._check_read()
+
+    def _check_read(self) -> None:
+        """What a rule passes over would have no link to what is made from it."""
+        read = {name for node in self.graph.nodes[self._start :] for name in input_names(node)}
+        for i, value in enumerate(self.node.inputs):
+            if value is None or (self.is_known(i) and value.name not in self.model.weights):
+                continue
+            if self.data(i) not in read:
+                raise self.unsupported(f"has an input {value.name!r} that its rule does not read")
 
     def not_trained(self, *inputs: int) -> None:
         """These inputs are statistics or settings: no optimizer changes them."""
@@ -384,19 +394,20 @@ class Structure:
             if _has_subgraph(node):
                 raise Unsupported(f"the operator {node.op_type} holds a graph of its own")
             name = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
-            table = TABLES.get(node.domain, {})
-            if node.op_type not in table:
+            rule = rule_of(node.domain, node.op_type)
+            if rule is None:
                 raise Unsupported(f"the operator {name} is not understood")
-            table[node.op_type](call)
+            rule(call)
             call.finish()
-            for made in self.graph.nodes[before:]:
-                check_shapes(made, self.graph.shapes)
+            check_nodes(name, self.graph.nodes[before:], self.graph.shapes)
         except Unsupported as error:
             del self.graph.nodes[before:]
             self._opaque(node, names, str(error))
             if _has_subgraph(node):
                 self._show_inner_weights(node, str(error))
         except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
+            if (node.domain, node.op_type) in REGISTERED:
+                raise
             del self.graph.nodes[before:]  # an invalid or unforeseen form: frozen, never a crash
             self._opaque(node, names, f"the operator {node.op_type} has a form not understood")
 

@@ -16,10 +16,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ...graph.find.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.find.registration import check_nodes
 from .calls import FACTORIES, Call, Calls
 from .model_state import ModelState
 from .nested import tensors_within
-from .operators import RULES, Rule, Value, elementwise
+from .operators import REGISTERED, RULES, Rule, Value, elementwise
 
 CONSTANT_LIMIT = 1 << 20  # elements; larger constants are taken as having a fixed order
 FILLS = frozenset(("zero_", "fill_"))
@@ -235,9 +236,14 @@ class GraphRecorder(Calls):
             named = {**kwargs, "operator": operator} if "operator" in parameters else kwargs
             out = outs if "outs" in parameters else outs[0]
             understood = rule(self.graph, out, *args, **named) is not False
+            if rule is REGISTERED.get(operator):
+                check_nodes(operator, nodes[start:], self.graph.shapes)
             # What a rule passes over would have no link to what is made from it.
             linked = {name for node in nodes[start:] for name in input_names(node)}
             if understood and all(v.name in linked or not self.depends(v.name) for v in read):
+                made = {name for node in nodes[start:] for name in output_names(node)}
+                if further := [v for v in outs if v.name not in made]:  # where anything reads it
+                    self._opaque(read, further, f"the operator {operator} has a further output")
                 return
             del nodes[start:]
         self._opaque(read, outs, f"the operator {operator} is not understood")
@@ -368,13 +374,17 @@ COSTLY: dict[str, Callable[..., tuple[int, ...] | None]] = {
 }
 
 
-@functools.cache
 def _rule_for(func: Any, operator: str) -> tuple[Rule | None, frozenset[str]]:
     """The rule of an operator and the names of the rule's parameters."""
-    found = RULES.get(operator)
+    found = RULES.get(operator) or REGISTERED.get(operator)
     if found is None and ":" not in operator and torch.Tag.pointwise in func.tags:
         found = elementwise
-    return found, frozenset(inspect.signature(found).parameters if found else ())
+    return found, _parameters(found)
+
+
+@functools.cache
+def _parameters(rule: Rule | None) -> frozenset[str]:
+    return frozenset(inspect.signature(rule).parameters if rule else ())
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from . import contractions, normalizations, positional, recurrent, reductions, shapes  # noqa: F401
 from .pointwise import elementwise
+from .registration import REGISTERED, register_operator
 from .table import RULES, Rule, Value
 
-__all__ = ["RULES", "Rule", "Value", "elementwise"]
+__all__ = ["REGISTERED", "RULES", "Rule", "Value", "elementwise", "register_operator"]
