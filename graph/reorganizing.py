@@ -46,7 +46,7 @@ from .plan.capacity import Capacity, capacity
 from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
-from .plan.selection import refuse_named, select_groups
+from .plan.selection import Choice, refuse_named, select_groups
 from .report import Report
 
 log = logging.getLogger("rejuvenet")
@@ -80,6 +80,7 @@ def reorganize(
     pseudo_classes: int | None = None,
     max_bytes: int = MAX_BYTES,
     max_change: float | None = None,
+    protected: Mapping[str, Sequence[int]] | None = None,
     team: Team = ALONE,
     follow: Follow | None = None,
 ) -> Outcome:
@@ -101,6 +102,8 @@ def reorganize(
     max_change : float, optional
         A budget for the relative change of the outputs.  While it is overdrawn, the half of the
         groups that miss most of what their consumers read is put back; two more runs each time.
+    protected : mapping of str to sequence of int, optional
+        Channels, by the name of their group, that stay as and where they are.
     team : Team
         Processes that change the network together, each with its share of the data.
     follow : callable, optional
@@ -129,6 +132,8 @@ def reorganize(
                 "all" if layers == "auto" else layers,
                 activations=recipe.needs_means or layers == "auto",
             )
+            chosen, spared = _without(chosen, protected or {})
+            skipped |= spared
         run = _Run(network, edit, data, team, recipe, [choice.group for choice in chosen])
         run.passes = passes
         if data is not None:
@@ -425,6 +430,25 @@ class _Run:
         again = self.recipe.batchnorm == "recalibrate"
         touched = touched_normalizations(self.network.graph, members) if again else []
         return Moments(touched, self.network.arrays)
+
+
+def _without(
+    chosen: Sequence[Choice], protected: Mapping[str, Sequence[int]]
+) -> tuple[list[Choice], dict[str, str]]:
+    """The groups without some of their channels, and those of which none are left to exchange."""
+    left, spared = [], {}
+    for choice in chosen:
+        group = choice.group
+        channels = protected.get(group.name, ())
+        sets = tuple(np.setdiff1d(indices, channels) for indices in group.exchangeable)
+        if len(channels) and not any(len(indices) > 1 for indices in sets):
+            spared[group.name] = "its channels are protected"
+        elif len(channels):
+            sets = tuple(indices for indices in sets if len(indices))
+            left.append(choice._replace(group=replace(group, exchangeable=sets)))
+        else:
+            left.append(choice)
+    return left, spared
 
 
 def _without_data(recipe: Recipe, layers: Layers) -> Recipe:

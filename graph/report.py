@@ -22,8 +22,9 @@ class GroupReport:
     channels : int
     moved : int
         Channels at another place (arrange).
-    survivors, merged, new : int
-        Places with a surviving channel, old channels that share a place, re-initialized places.
+    survivors, merged, dropped, new : int
+        Places with a surviving channel, old channels that share a place, those that came to none
+        (dormant ones, or those of the lowest score), re-initialized places.
     nodes, occupied : int
         Nodes of the map, and those with channels.
     before, after : Capacity or None
@@ -43,6 +44,7 @@ class GroupReport:
     moved: int = 0
     survivors: int = 0
     merged: int = 0
+    dropped: int = 0
     new: int = 0
     nodes: int = 0
     occupied: int = 0
@@ -67,6 +69,7 @@ class GroupReport:
             moved=plan.moved,
             survivors=len(plan.survivors) if reorganized else plan.channels,
             merged=plan.merged,
+            dropped=len(plan.dropped),
             new=len(plan.new),
             nodes=plan.nodes,
             occupied=plan.occupied,
@@ -86,7 +89,8 @@ class GroupReport:
         else:
             text = (
                 f"{self.group}: {self.channels} channels, {self.survivors} survive, "
-                f"{self.merged} merged, {self.new} new; {self.occupied} of {self.nodes} nodes"
+                f"{self.merged} merged, {self.dropped} dropped, {self.new} new; "
+                f"{self.occupied} of {self.nodes} nodes"
             )
         if self.before is not None:
             text += f"; before: {self.before}"

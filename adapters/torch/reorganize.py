@@ -108,6 +108,7 @@ def reorganize(
     writer: Any = None,
     step: int = 0,
     max_change: float | None = None,
+    protected: Mapping[str, Sequence[int]] | None = None,
     progress: bool = False,
 ) -> Report:
     """Merge channels that respond alike and re-initialize the places that become free, in place.
@@ -144,6 +145,8 @@ def reorganize(
     max_change : float, optional
         A budget for the relative change of the outputs: groups that would overdraw it are left
         as they were.
+    protected : mapping of str to sequence of int, optional
+        Channels, by the name of their group, that stay as and where they are.
 
     Returns
     -------
@@ -189,6 +192,7 @@ def reorganize(
             pseudo_classes=pseudo_classes,
             max_bytes=max_bytes,
             max_change=max_change,
+            protected=protected,
             team=processes,
             follow=follow,
         )

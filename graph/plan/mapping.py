@@ -218,8 +218,15 @@ def _k_means(X: np.ndarray, K: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rank[labels], codebook
 
 
-def map_channels(Q: np.ndarray, K: int, recipe: Recipe, seed: int) -> ChannelMapping:
+def map_channels(
+    Q: np.ndarray, K: int, recipe: Recipe, seed: int, dormant: np.ndarray | None = None
+) -> ChannelMapping:
     """Equation 2 for one exchangeable set.
+
+    With ``assign="fingerprint"`` every node gets a channel, as far as there are channels that
+    respond differently.  Where there are more than nodes, dormant channels have none (``M`` is
+    -1), the least active first; silent ones never have.  With votes, ``K`` is a bound: nodes that
+    no class maps to stay empty, as the paper has it.
 
     Parameters
     ----------
@@ -230,25 +237,59 @@ def map_channels(Q: np.ndarray, K: int, recipe: Recipe, seed: int) -> ChannelMap
     recipe : Recipe
         ``method`` ("sofm" or "kmeans"), ``assign`` and the options of the map.
     seed : int
+    dormant : ndarray of int, optional
+        Dormant channels, the least active first; none by default.
     """
     C, s = Q.shape[:2]
     if recipe.assign == "fingerprint":
-        X = coordinates(fingerprints(Q))
+        live = _with_nodes(Q, K, np.zeros(0, dtype=np.int64) if dormant is None else dormant)
+        X = coordinates(fingerprints(Q[:, live]))
         units, codebook = _one_node_each(X, K, recipe, seed)
-        M = np.broadcast_to(units, (C, s))
-        squared = np.broadcast_to(squared_distances(X, codebook, units), (C, s))
-    else:
-        X = slices(Q)
-        units, codebook = best_matching_units(X, K, recipe, seed)
-        M = units.reshape(C, s)
-        if recipe.assign == "mode":
-            M = majority(M, K)
-        squared = squared_distances(X, codebook, M.reshape(-1)).reshape(C, s)
+        return one_node_each(live, units, squared_distances(X, codebook, units), K, (C, s))
+    X = slices(Q)
+    units, codebook = best_matching_units(X, K, recipe, seed)
+    M = units.reshape(C, s)
+    if recipe.assign == "mode":
+        M = majority(M, K)
+    squared = squared_distances(X, codebook, M.reshape(-1)).reshape(C, s)
     N = votes(M, K)
     total = np.zeros((K, s))
     np.add.at(total, (M, np.broadcast_to(np.arange(s), (C, s))), squared)
     distance = np.divide(total, N, out=np.full((K, s), np.inf), where=N > 0)
     return ChannelMapping(M, N, distance)
+
+
+def _with_nodes(Q: np.ndarray, K: int, dormant: np.ndarray) -> np.ndarray:
+    """Channels that get one of ``K`` nodes."""
+    silent = ~Q[:, dormant].any(axis=(0, 2, 3))
+    live = np.setdiff1d(np.arange(Q.shape[1]), dormant[silent])
+    dormant = dormant[~silent]
+    if len(dormant) and len(live) > K:
+        different = len(np.unique(alike(coordinates(fingerprints(Q[:, live])))))
+        live = np.setdiff1d(live, dormant[: max(0, different - K)])
+    return live
+
+
+def one_node_each(
+    live: np.ndarray, units: np.ndarray, squared: np.ndarray, K: int, shape: tuple[int, int]
+) -> ChannelMapping:
+    """The mapping in which all classes of a channel agree, and only live channels have a node.
+
+    Parameters
+    ----------
+    live : ndarray of int
+        Channels that have a node.
+    units, squared : ndarray, shape (len(live),)
+        Their nodes, and their squared distances to these.
+    K : int
+    shape : (int, int)
+        Classes and channels.
+    """
+    M = np.full(shape[1], -1, dtype=np.int64)
+    M[live] = units
+    N, distance = np.zeros((K, shape[1])), np.full((K, shape[1]), np.inf)
+    N[units, live], distance[units, live] = shape[0], squared
+    return ChannelMapping(np.broadcast_to(M, shape), N, distance)
 
 
 def _one_node_each(
@@ -257,20 +298,76 @@ def _one_node_each(
     """Nodes of fingerprints; where there is a node for every distinct one, each keeps its own.
 
     A trained map need not tell all distinct channels apart, even if it has as many nodes: its
-    neighbourhood pulls nodes together.  Channels that respond alike, and no others, then merge,
-    in the order of the map.
+    neighbourhood pulls nodes together.  Where there is a node for each, channels that respond
+    alike, and no others, merge, in the order of the map; else nodes that stayed empty are filled.
     """
-    label = alike(X)
+    label = alike(X) if len(X) else np.zeros(0, dtype=np.int64)
     _, first = np.unique(label, return_index=True)
-    if len(first) > K:
-        return best_matching_units(X.astype(np.float32), K, recipe, seed)
     distinct = X[first]
+    if len(first) > K:
+        units, codebook = best_matching_units(X.astype(np.float32), K, recipe, seed)
+        units, codebook = filled(distinct, units[first], codebook)
+        return units[label], codebook
     order = np.arange(len(first))
-    if recipe.method == "sofm":
+    if recipe.method == "sofm" and len(first):
         order = order_of_samples(distinct, recipe, seed)
     codebook = np.full((K, X.shape[1]), np.inf)
     codebook[: len(first)] = distinct[order]
     return np.argsort(order)[label], codebook
+
+
+def filled(
+    X: np.ndarray, units: np.ndarray, codebook: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every node with a sample: empty ones go to the samples that fit theirs the least.
+
+    A map leaves a quarter to a third of its nodes empty.  One after the other, the sample that is
+    farthest from the mean of its node leaves it, with those that are nearer to it than to the
+    mean, for a node of its own.
+
+    Parameters
+    ----------
+    X : ndarray, shape (samples, features)
+        At least as many different ones as there are nodes.
+    units : ndarray of int, shape (samples,)
+    codebook : ndarray, shape (K, features)
+
+    Returns
+    -------
+    units : ndarray of int, shape (samples,)
+        Nodes that came of one lie side by side, in the order of the map.
+    codebook : ndarray, shape (K, features)
+
+    Examples
+    --------
+    >>> X, codebook = np.array([[0.0], [1.0], [5.0]]), np.array([[1.0], [9.0]])
+    >>> units, codebook = filled(X, np.zeros(3, dtype=np.int64), codebook)
+    >>> units.tolist(), codebook.tolist()
+    ([0, 0, 1], [[0.5], [5.0]])
+    """
+    K, node = len(codebook), units.astype(np.int64)
+    empty = np.setdiff1d(np.arange(K), node)
+    if not len(empty):
+        return node, codebook
+    origin, nodes, apart = np.arange(K), codebook.astype(np.float64), np.zeros(len(X))
+
+    def settle(k: int) -> None:
+        members = np.flatnonzero(node == k)
+        nodes[k] = X[members].mean(axis=0)
+        apart[members] = ((X[members] - nodes[k]) ** 2).sum(axis=1)
+
+    for k in np.unique(node):
+        settle(k)
+    for k in empty:
+        farthest = int(apart.argmax())
+        old = node[farthest]
+        away = ((X - X[farthest]) ** 2).sum(axis=1)
+        node[(node == old) & (away < apart)] = k
+        origin[k] = origin[old]
+        settle(old)
+        settle(k)
+    order = along_map(nodes, origin, codebook)
+    return np.argsort(order)[node], nodes[order]
 
 
 def squared_distances(X: np.ndarray, codebook: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -304,11 +401,15 @@ def order_along_map(Q: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
 
 def order_of_samples(X: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
     """Samples sorted by their place on a map with as many nodes as samples."""
-    K = len(X)
-    units, codebook = best_matching_units(X.astype(np.float32), K, recipe, seed)
-    before, after = np.zeros(K), np.zeros(K)
+    units, codebook = best_matching_units(X.astype(np.float32), len(X), recipe, seed)
+    return along_map(X, units, codebook)
+
+
+def along_map(X: np.ndarray, units: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Samples sorted by their nodes, then by the neighbouring node that they are nearer to."""
+    before, after = np.zeros(len(X)), np.zeros(len(X))
     inner = units > 0
     before[inner] = squared_distances(X[inner], codebook, units[inner] - 1)
-    inner = units < K - 1
+    inner = units < len(codebook) - 1
     after[inner] = squared_distances(X[inner], codebook, units[inner] + 1)
-    return np.lexsort((np.arange(K), before - after, units))
+    return np.lexsort((np.arange(len(X)), before - after, units))

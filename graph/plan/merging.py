@@ -10,7 +10,7 @@ import numpy as np
 from ..change.new_channels import named_seed
 from ..find.channels import ChannelGroup
 from .importance import importance
-from .mapping import ChannelMapping, averages, map_channels, shares
+from .mapping import ChannelMapping, averages, map_channels, one_node_each, shares
 from .recipe import Recipe
 from .redundancy import dormant_channels, map_redundant
 
@@ -64,35 +64,82 @@ def parts(
         Where in ``Q`` other tensors of the group begin (:attr:`ClassMeans.starts`).
     """
     ratio, maps = recipe.ratio, recipe.method in ("sofm", "kmeans")
+    assert not isinstance(ratio, Mapping)
     score = None if maps else importance(group, weights, recipe, activity)
     dormant = None if activity is None else dormant_channels(activity, recipe.dormant)
+    left = group.channels if recipe.max_new is None else recipe.max_new
     for number, indices in enumerate(group.exchangeable):
         S = np.sort(indices)
         own = named_seed(recipe.seed, group.name, str(number))
-        if ratio == "redundant":
-            assert Q is not None
-            assert dormant is not None
-            if maps:
-                found = map_redundant(Q[:, S], dormant[S], recipe, own, starts)
-                everything = _kept(S, np.arange(len(S)))
-                yield everything if found is None else _merged(S, found, recipe)
-            else:
-                yield _kept(S, np.flatnonzero(~dormant[S]))
-            continue
-        assert isinstance(ratio, (int, float))
-        K = max(1, round(ratio * len(S)))
+        least = len(S) - left  # channels that stay
         if maps:
             assert Q is not None
-            yield _merged(S, map_channels(Q[:, S], K, recipe, own), recipe)
+            assert activity is not None
+            assert dormant is not None
+            if ratio == "redundant":
+                found = map_redundant(Q[:, S], dormant[S], recipe, own, starts)
+            else:
+                K = max(1, round(ratio * len(S)), least)
+                resting = np.flatnonzero(dormant[S])
+                resting = resting[np.argsort(activity[S][resting], kind="stable")]
+                found = map_channels(Q[:, S], K, recipe, own, resting)
+            if found is None:
+                part = _kept(S, np.arange(len(S)))
+            else:
+                if recipe.max_new is not None:
+                    found = separated(found, least, activity[S])
+                part = _merged(S, found, recipe)
         else:
             assert score is not None
-            yield _kept(S, np.sort(np.argsort(-score[S], kind="stable")[:K]))
+            if ratio == "redundant":
+                assert dormant is not None
+                K = max(int(np.sum(~dormant[S])), least)
+            else:
+                K = max(1, round(ratio * len(S)), least)
+            part = _kept(S, np.sort(np.argsort(-score[S], kind="stable")[:K]))
+        left -= len(S) - len(part.places)
+        yield part
 
 
 def _kept(S: np.ndarray, kept: np.ndarray) -> Part:
     """The part of a set of which some channels stay as and where they are."""
     rows = np.eye(len(S))[kept]
     return Part(S, S[kept], rows, rows, len(kept), 0)
+
+
+def separated(mapping: ChannelMapping, least: int, activity: np.ndarray) -> ChannelMapping:
+    """At least so many nodes with channels: those that would be missed most get one of their own.
+
+    Of the channels that share a node, the farthest from it come first, then dormant channels, the
+    most active first.
+
+    Parameters
+    ----------
+    mapping : ChannelMapping
+        With one node a channel at most.
+    least : int
+    activity : ndarray, shape (s,)
+    """
+    missing = least - len(mapping.occupied)
+    if missing <= 0:
+        return mapping
+    C, s = mapping.M.shape
+    node, own = mapping.M[0], mapping.distance.min(axis=0)
+    nearest = mapping.distance[mapping.occupied].argmin(axis=1)
+    dormant = np.flatnonzero(node < 0)
+    sharing = np.setdiff1d(np.flatnonzero(node >= 0), nearest)
+    leaving = np.concatenate(
+        [
+            sharing[np.argsort(-own[sharing], kind="stable")],
+            dormant[np.argsort(-activity[dormant], kind="stable")],
+        ]
+    )[:missing]
+    alone = np.full(s, -1)
+    alone[leaving], own[leaving] = leaving, 0.0
+    live = np.flatnonzero((node >= 0) | (alone >= 0))
+    pairs = np.stack([np.where(node < 0, len(mapping.N), node), alone])[:, live]
+    nodes, units = np.unique(pairs, axis=1, return_inverse=True)
+    return one_node_each(live, units.reshape(-1), own[live], nodes.shape[1], (C, s))
 
 
 def _merged(S: np.ndarray, mapping: ChannelMapping, recipe: Recipe) -> Part:

@@ -130,6 +130,13 @@ class GroupPlan:
         return np.setdiff1d(self.movable, self.new)
 
     @property
+    def dropped(self) -> np.ndarray:
+        """Old channels that came to no place: dormant ones, or those of the lowest score."""
+        if self.shares is None:
+            return np.zeros(0, dtype=np.int64)
+        return np.setdiff1d(self.movable, np.flatnonzero(self.shares.any(axis=0)))
+
+    @property
     def moved(self) -> int:
         """For ``arrange``: number of places that take another channel."""
         return 0 if self.order is None else int(np.sum(self.order != np.arange(self.channels)))
@@ -159,6 +166,7 @@ class GroupPlan:
             **{name: getattr(self, name) for name in _VALUES},
             "moved": self.moved,
             "survivors": len(self.survivors) if self.kind == "reorganize" else self.channels,
+            "dropped": len(self.dropped),
             "new": len(self.new),
             "capacity": None if self.capacity is None else self.capacity.to_dict(),
             "weights": list(self.weights),
@@ -171,7 +179,7 @@ class GroupPlan:
             text = (
                 f"reorganize {self.group} by {self.method}: {self.channels} channels, "
                 f"{self.nodes} nodes, {len(self.survivors)} survive, {self.merged} merged, "
-                f"{len(self.new)} new"
+                f"{len(self.dropped)} dropped, {len(self.new)} new"
             )
         text += f"; {len(self.weights)} weights"
         remarks = "; ".join(filter(None, (self.reason, self.note)))

@@ -217,6 +217,9 @@ def reorganize_plan(
         new.append(np.setdiff1d(S, places))
         nodes, occupied, merged = nodes + part.nodes, occupied + len(places), merged + part.merged
     members, note = _members_in_scope(group, recipe, layer)
+    if recipe.assign == "fingerprint" and occupied < nodes:
+        more = f"{nodes - occupied} more freed than asked for: only {occupied} respond differently"
+        note = "; ".join(filter(None, (note, more)))
     plan = GroupPlan(
         group=group.name,
         kind="reorganize",

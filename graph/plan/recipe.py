@@ -72,12 +72,17 @@ class Recipe:
         (DSD), chance, the mean absolute activation (ReDo), or how little the filter overlaps with
         the others of its layer (RePr).  The channels with the highest score survive.
     ratio : float in (0, 1], "redundant", or mapping of name to one of these
-        ``K / o``: nodes of the map, or channels kept, as a share of the channels.  The paper uses
-        0.5 (section 3.1.1); a ``Reorganizer`` without a recipe, ``"redundant"``, which frees what
+        ``K / o``, the share of the channels that is kept.  The paper uses 0.5 (section 3.1.1).
+        Fewer are kept only where fewer respond differently (dormant channels are not kept, and
+        copies count as one), and with ``assign="vote"`` and ``"mode"``, where nodes of the map
+        may stay empty.  A ``Reorganizer`` without a recipe, ``"redundant"``, which frees what
         gives nothing up: channels that respond as another one does (``tolerance``), and dormant
         ones (``dormant``); method ``"activity"`` only the latter, as ReDo does.  A mapping names
         layers, weights or patterns of them (``{"layer4.*": 0.5, "*": "redundant"}``); its first
         key that fits counts.
+    max_new : int, optional
+        At most so many channels of a layer are freed at once, whatever the ratio says: those that
+        are missed least.
     tolerance : float
         For ``"redundant"``: how far two channels of one node may lie apart, relative to what
         they vary (:mod:`.redundancy`).
@@ -126,6 +131,7 @@ class Recipe:
 
     method: Method = "sofm"
     ratio: Ratio | Mapping[str, Ratio] = 0.5
+    max_new: int | None = None
     tolerance: float = TOLERANCE
     dormant: float = DORMANT_TAU
     assign: Assign = "fingerprint"
@@ -162,6 +168,15 @@ class Recipe:
                 )
         if self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"expected sigma to be positive or None, got {self.sigma!r}")
+        if self.max_new is not None:
+            if not (isinstance(self.max_new, int) and self.max_new >= 1):
+                raise ValueError(
+                    f"expected max_new to be a number of channels or None, got {self.max_new!r}"
+                )
+            if self.assign != "fingerprint":
+                raise ValueError(
+                    f"max_new needs assign='fingerprint', one node a channel, got {self.assign!r}"
+                )
         for name in ("epochs", "every"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(

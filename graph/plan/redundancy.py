@@ -31,6 +31,7 @@ from .mapping import (
     ChannelMapping,
     coordinates,
     fingerprints,
+    one_node_each,
     order_of_samples,
     squared_distances,
 )
@@ -158,13 +159,8 @@ def map_redundant(
     if recipe.method == "sofm" and K > 1:
         order = order_of_samples(coordinates(codebook), recipe, seed)
     units = np.argsort(order)[label]
-    M = np.full(s, -1, dtype=np.int64)
-    M[live] = units
-    N = np.zeros((K, s))
-    N[units, live] = C
-    distance = np.full((K, s), np.inf)
-    distance[units, live] = squared_distances(X, codebook[order], units)
-    return ChannelMapping(np.broadcast_to(M, (C, s)), N, distance)
+    squared = squared_distances(X, codebook[order], units)
+    return one_node_each(live, units, squared, K, (C, s))
 
 
 def why_not(

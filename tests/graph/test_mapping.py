@@ -160,6 +160,29 @@ def test_distinct_channels_keep_a_node_each_where_there_is_room(method):
         assert len(set(source[mapping.N[k] > 0])) == 1
 
 
+@pytest.mark.parametrize("method", ["sofm", "kmeans"])
+@pytest.mark.parametrize("s", [16, 100])
+def test_every_node_gets_a_channel(method, s):
+    """Of 16 and 100 channels a map alone left 2 to 5 and 14 to 38 of its nodes empty."""
+    for seed, ratio in itertools.product(range(3), (0.9, 0.8, 0.5)):
+        Q = np.random.default_rng(seed).gamma(1.0, size=(5, s, 2, 2)).astype(np.float32)
+        K = round(ratio * s)
+        mapping = map_channels(Q, K, Recipe(method=method), seed)
+        assert len(mapping.occupied) == K
+        assert (mapping.N.sum(axis=0) == 5).all()
+        again = map_channels(Q, K, Recipe(method=method), seed)
+        np.testing.assert_array_equal(again.M, mapping.M)
+
+
+def test_filled_nodes_stay_in_the_order_of_the_map():
+    position = np.random.default_rng(0).permutation(24)
+    Q = (position / 24.0).astype(np.float32).reshape(1, 24, 1, 1) * np.ones((2, 1, 1, 3), "f4")
+    mapping = map_channels(Q, 20, Recipe(), 0)
+    assert len(mapping.occupied) == 20
+    along = mapping.M[0, np.argsort(position)]
+    assert (np.diff(along) >= 0).all() or (np.diff(along) <= 0).all()
+
+
 def test_map_orders_a_line():
     position = np.random.default_rng(0).permutation(24)
     Q = (position / 24.0).astype(np.float32).reshape(1, 24, 1, 1) * np.ones((2, 1, 1, 3), "f4")

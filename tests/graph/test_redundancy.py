@@ -155,10 +155,51 @@ def test_the_recycling_of_dormant_neurons_frees_these_only(make_network):
     assert "most alike" not in alive.reason
 
 
+@pytest.mark.parametrize("method", ["sofm", "kmeans"])
+def test_a_share_is_freed_exactly_and_dormant_channels_are_told_apart(make_network, method):
+    network = planted(make_network, 12, 1, np.array([2, 7]), 0)
+    network.weights["shift"][np.setdiff1d(np.arange(12), [2, 7])] += 2.0
+    assert len(np.unique(network.tap().round(9), axis=1).T) == 11  # the dead two are alike
+    for ratio, survivors, merged in ((0.75, 9, 2), (0.5, 6, None)):
+        recipe = Recipe(method=method, ratio=ratio)
+        plan = reorganize_plan(network.group, network.weights, recipe, network.means())
+        assert len(plan.survivors) == survivors
+        assert plan.dropped.tolist() == [2, 7]
+        assert plan.merged == merged or merged is None
+        assert not plan.note
+        assert "2 dropped" in str(plan)
+        assert Report.of(Plan([plan])).to_dict()["groups"][0]["dropped"] == 2
+    most = Recipe(method=method, ratio=11 / 12)
+    plan = reorganize_plan(network.group, network.weights, most, network.means())
+    assert (len(plan.survivors), plan.merged) == (10, 0)
+    assert "1 more freed than asked for" in plan.note
+
+
+def test_a_cap_leaves_what_would_be_missed_most(make_network):
+    network = planted(make_network, 6, 2, np.array([2, 7]), 0)
+    for recipe in (
+        Recipe(ratio="redundant"), Recipe(ratio=0.1), Recipe(ratio=0.5, method="kmeans"),
+        Recipe(ratio=0.1, method="random"), Recipe.comparison("redo", ratio="redundant"),
+    ):  # fmt: skip
+        whole, *capped = (
+            reorganize_plan(
+                network.group, network.weights, replace(recipe, max_new=most), network.means()
+            )
+            for most in (None, 1, 2, 12)
+        )
+        assert [len(plan.new) for plan in capped] == [1, min(2, len(whole.new)), len(whole.new)]
+        np.testing.assert_array_equal(capped[-1].A, whole.A)
+        if recipe.method in ("sofm", "kmeans"):
+            assert capped[0].dropped.size == 1  # a silent one
+            assert capped[0].merged == 0
+    with pytest.raises(ValueError, match="max_new needs"):
+        Recipe.paper(max_new=3)
+
+
 def test_a_silent_group_starts_anew(network):
     network.weights["scale"][:] = 0.0
     network.weights["shift"][:] = -1.0
-    for recipe in (Recipe(ratio="redundant"), Recipe(ratio="redundant", placement="in_place")):
+    for recipe in (Recipe(ratio="redundant", placement="in_place"), Recipe(ratio=0.5)):
         plan = reorganize_plan(network.group, network.weights, recipe, network.means())
         np.testing.assert_array_equal(plan.new, np.arange(12))
         before = network.run()
