@@ -14,6 +14,7 @@ from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
 from .network import ALONE, Data, Network, Team
+from .one_thread import one_thread
 from .plan.selection import find_group, unmovable, untapped
 
 
@@ -162,10 +163,9 @@ def _centers(rows: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """Cluster centers, of no fewer clusters than asked for."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     # One thread: scikit-learn adds the threads' partial sums in the order in which they finish.
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
             fitted = KMeans(classes, n_init=4, random_state=seed).fit(rows)

@@ -9,11 +9,34 @@ them may.  Small products also lose time when threads outnumber idle cores: thos
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """The process's thread pools; looked for again (4 ms) where something was imported since."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread(user_api: str | None = None) -> AbstractContextManager[Any]:
+    """A block in which libraries of a kind (``"blas"``, ``"openmp"``; by default all) have one.
+
+    >>> with one_thread("blas"):
+    ...     sum([1, 2])
+    3
+    """
+    return _libraries(len(sys.modules)).limit(limits=1, user_api=user_api)
 
 
 def on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
@@ -25,9 +48,7 @@ def on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_thread("blas"):
             return function(*args, **kwargs)
 
     return limited

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..one_thread import one_thread
 from .recipe import Recipe
 
 # Activations of duplicated filters differ by float32 rounding, about 1e-6 of their size.
@@ -199,10 +200,9 @@ def _k_means(X: np.ndarray, K: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """k-means, its clusters in the order of their first sample (there is no map to order them)."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     # One thread: scikit-learn adds the threads' partial sums in the order in which they finish.
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         # Fewer distinct samples than clusters: some stay empty, which is what new channels are for.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(min(K, len(X)), n_init=10, random_state=seed % 2**32).fit(X)
