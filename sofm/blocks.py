@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .batch import add, batch_sums, nearest_nodes, totals
 from .rounding import WORDS, error_of
-from .samples import Dense, as_floats, check_length, masked, unit_rows
+from .samples import Dense, as_floats, check_length, directions, masked
 from .scan import Range, unmasked
 
 
@@ -21,17 +21,17 @@ class Blocks(Dense):
     blocks : callable
         Returns an iterator of arrays of shape (n, D), the same each time.
     weights : float64 array of shape (N,), or None
-    cosine : bool
-        Whether rows are scaled to length 1.
+    metric : str
+        See :func:`.samples.directions`.
     missing : bool
         Whether NaN means "not observed".
     """
 
     def __init__(
-        self, blocks: Callable[[], Iterable[NDArray]], weights=None, cosine: bool = False,
-        missing: bool = False,
+        self, blocks: Callable[[], Iterable[NDArray]], weights=None,
+        metric: str = "euclidean", missing: bool = False,
     ) -> None:  # fmt: skip
-        self.blocks, self.weights, self.cosine = blocks, weights, cosine
+        self.blocks, self.weights, self.metric = blocks, weights, metric
         seen: Range | None = None
         for block in self._dense():
             if seen is None:
@@ -55,7 +55,7 @@ class Blocks(Dense):
             if block.ndim != 2:
                 raise ValueError(f"expected blocks of shape (n, D), got shape {block.shape}")
             block = as_floats(block)
-            yield unit_rows(block, first) if self.cosine else block
+            yield directions(block, self.metric, first)
             first += len(block)
 
     def rows(self) -> Iterator[tuple[slice, NDArray, NDArray | None]]:

@@ -14,7 +14,7 @@ from .compiled import compiled
 from .distances import power_of_two
 from .kernels.prepared import NO_GRIDS
 from .rounding import WORDS, error_of, total
-from .samples import Samples
+from .samples import Averaged
 
 
 @compiled
@@ -32,7 +32,7 @@ def two_smallest(scores):
     return best, second
 
 
-class ByFeature(Samples):
+class ByFeature(Averaged):
     """Forms whose kernels read the codebook feature by feature and find both nearest at once."""
 
     counts_width = 1

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from .batch import add, batch_sums, nearest_nodes, totals
 from .opening import check_n_features
 from .rounding import error_of
-from .samples import Dense, as_floats, check_length, unit_rows
+from .samples import Dense, as_floats, check_length, directions
 from .scan import Range
 from .threads import ALONE
 
 
-def block_of(block, first_row: int, cosine: bool) -> NDArray:
-    """A block's rows as floats, scaled to length 1 for the cosine metric."""
-    block = as_floats(block)
-    return unit_rows(block, first_row) if cosine else block
+def block_of(block, first_row: int, metric: str) -> NDArray:
+    """A block's rows as floats, as the metric compares them."""
+    return directions(as_floats(block), metric, first_row)
 
 
 def block_range(block, first_row: int) -> Range:
@@ -107,11 +106,11 @@ class DaskRows(Dense):
     ----------
     X : dask.array.Array
     weights : float64 array of shape (N,), or None
-    cosine : bool
-        Whether rows are scaled to length 1.
+    metric : str
+        See :func:`.samples.directions`.
     """
 
-    def __init__(self, X, weights: NDArray | None = None, cosine: bool = False) -> None:
+    def __init__(self, X, weights: NDArray | None = None, metric: str = "euclidean") -> None:
         import dask
 
         check_array(X)
@@ -123,7 +122,7 @@ class DaskRows(Dense):
         self.edges = [0, *np.cumsum(X.chunks[0]).tolist()]
         delayed = X.rechunk({1: -1}).to_delayed().ravel()
         self.blocks = [
-            dask.delayed(block_of)(b, i, cosine)
+            dask.delayed(block_of)(b, i, metric)
             for b, i in zip(delayed, self.edges, strict=False)
         ]
         task = dask.delayed(block_range)

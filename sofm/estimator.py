@@ -11,14 +11,25 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 
 from . import initialization, parameters
 from .inference import Inference
+from .metrics import WithoutMeans, has_means
 from .neighborhood import decayed, smooth, updated
 from .online import online_epoch
 from .opening import open_samples
-from .samples import Samples
+from .samples import Averaged, Samples
 from .threads import threads_for
+
+
+def keeps_sums(som: SOFM) -> bool:
+    """Whether :meth:`SOFM.partial_fit` is there: sums of eq. 8 are kept from call to call."""
+    if not has_means(som.metric):
+        raise AttributeError(
+            f"partial_fit: expected a metric that has means, got {som.metric!r}: call fit"
+        )
+    return True
 
 
 class SOFM(Inference):
@@ -50,10 +61,13 @@ class SOFM(Inference):
         Eq. 8, or eq. 6 (slow).
     learning_rate : float, (float, float) or None, default=None
         ``alpha`` of the online rule at the first and the last epoch; None is (0.5, 0.01).
-    metric : {"euclidean", "cosine"}, default="euclidean"
-        Cosine: samples and nodes are scaled to length 1.
+    metric : str or callable, default="euclidean"
+        ``"cosine"``: samples and nodes are scaled to length 1; ``"correlation"``: they are centred
+        first.  ``"manhattan"``, ``"chebyshev"``, ``"haversine"`` (latitude and longitude in
+        radians) or a function of two vectors (slow) move nodes to medians or medoids, see
+        :mod:`.metrics`; X is one dense array then.
     missing : {"error", "ignore"}, default="error"
-        What NaN means: bad input, or a value that was not observed (dense arrays only).
+        What NaN means: bad input, or a value that was not observed (Euclidean metric only).
     tol : float, default=0.0
         Stop when the nodes' root mean square movement of an epoch is at most ``tol`` times the
         root mean square distance of the samples from their mean.
@@ -157,7 +171,7 @@ class SOFM(Inference):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = has_means(self.metric)
         tags.input_tags.allow_nan = self.missing == "ignore"
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
@@ -216,7 +230,11 @@ class SOFM(Inference):
                     for ends in (schedule.sigma, schedule.alpha)
                 )
                 before = self.codebook_
-                if self.algorithm == "batch":
+                if isinstance(samples, WithoutMeans):
+                    codebook, error = samples.moved(before, grid, self.neighborhood, sigma)
+                    self._set_codebook(codebook)
+                elif self.algorithm == "batch":
+                    assert isinstance(samples, Averaged)
                     self._sums, self._counts, error = samples.epoch(before)
                     h = smooth(grid, self.neighborhood, sigma, self._sums, self._counts, threads)
                     self._set_codebook(updated(before, *h))
@@ -239,6 +257,7 @@ class SOFM(Inference):
                 samples.begin(self.codebook_, threads, some)
             self._finish(samples)
 
+    @available_if(keeps_sums)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Learn from one more batch of samples.
 
@@ -262,6 +281,8 @@ class SOFM(Inference):
         ValueError
             As :meth:`fit`; or the rule is online, or shape, topology or periodic are no longer
             those of the map that is learned.
+        AttributeError
+            The metric has no means.
 
         Examples
         --------
@@ -295,6 +316,7 @@ class SOFM(Inference):
                 "keep the shape, topology and periodic, or make a new map"
             )
         samples = open_samples(self, X, sample_weight, reset=not known).for_training()
+        assert isinstance(samples, Averaged)
         some, weights = samples.some()
         if not known:
             random = check_random_state(self.random_state)
@@ -334,7 +356,9 @@ class SOFM(Inference):
         return record
 
     def _set_codebook(self, codebook) -> None:
-        if self.metric == "cosine":
+        if self.metric == "correlation":
+            codebook = codebook - codebook.mean(axis=1, keepdims=True)
+        if self.metric in ("cosine", "correlation"):
             lengths = np.linalg.norm(codebook, axis=1, keepdims=True)
             codebook = codebook / np.where(lengths == 0, 1, lengths)
         self.codebook_ = codebook

@@ -61,8 +61,9 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
     def transform(self, X):
         """Distances from every sample to every node; see :mod:`.distances`.
 
-        With the cosine metric, those between vectors scaled to length 1: ``sqrt(2 - 2 cos)``.  For
-        both metrics ``som.transform(X).min(axis=1).mean()`` is ``som.quantization_error_``.
+        With the metrics cosine and correlation, those between vectors scaled to length 1:
+        ``sqrt(2 - 2 cos)``; with haversine, angles in radians.  For all metrics
+        ``som.transform(X).min(axis=1).mean()`` is ``som.quantization_error_``.
 
         Parameters
         ----------

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .distances import power_of_two
+from .metrics import has_means
 from .neighborhood import NEIGHBORHOODS
 from .nodes import winners
 from .opening import checked_weights, open_samples
@@ -150,7 +151,7 @@ def explained_variance(som, X, sample_weight=None) -> float:
     Parameters
     ----------
     som : SOFM
-        Fitted.  With its metric cosine, samples are first scaled to length 1.
+        Fitted.  With its metric cosine or correlation, samples are first scaled to length 1.
     X : array, CSR matrix, dask array or blocks, of shape (N, D)
         Values that are missing count neither here nor there.
     sample_weight : array of shape (N,), optional
@@ -164,7 +165,7 @@ def explained_variance(som, X, sample_weight=None) -> float:
     Raises
     ------
     ValueError
-        X or the weights do not fit the map or each other.
+        X or the weights do not fit the map or each other, or its metric has no means.
 
     Examples
     --------
@@ -175,6 +176,8 @@ def explained_variance(som, X, sample_weight=None) -> float:
     >>> round(explained_variance(som, X), 4)
     0.9615
     """
+    if not has_means(som.metric):
+        raise wrong("metric", "one that has means, of which variance is measured", som.metric)
     samples, nodes = winners(som, X, sample_weight)
     within, around, rounding = _within_and_around(
         samples, som.codebook_.astype(samples.dtype), nodes

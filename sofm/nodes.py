@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .distances import between
+from .metrics import has_means, paired, unit_vectors
 from .opening import open_samples
 from .parameters import integer
 from .samples import Samples
@@ -101,7 +102,11 @@ def node_graph(som) -> sparse.csr_matrix:
     check_is_fitted(som, "codebook_")
     a, b = som.grid_.touching().T
     K = som.grid_.n_nodes
-    return sparse.csr_matrix((between(som.codebook_, a, b), (a, b)), shape=(K, K))
+    if has_means(som.metric):
+        apart = between(som.codebook_, a, b)
+    else:
+        apart = paired(som.codebook_[a], som.codebook_[b], som.metric)
+    return sparse.csr_matrix((apart, (a, b)), shape=(K, K))
 
 
 def u_matrix(som) -> NDArray[np.float64]:
@@ -139,7 +144,8 @@ def u_matrix(som) -> NDArray[np.float64]:
 def cluster_nodes(som, n_clusters: int) -> NDArray[np.int64]:
     """Merge nodes into fewer clusters, each connected on the map.
 
-    Ward's criterion on the codebook, restricted to nodes that touch.
+    Ward's criterion on the codebook (with the metric haversine, on unit vectors), restricted to
+    nodes that touch.
 
     Parameters
     ----------
@@ -181,7 +187,8 @@ def cluster_nodes(som, n_clusters: int) -> NDArray[np.int64]:
     touch = node_graph(som)
     touch.data[:] = 1.0  # equal nodes touch as well, at distance 0
     ward = AgglomerativeClustering(n_clusters, connectivity=touch)
-    return ward.fit_predict(som.codebook_.astype(np.float64))
+    codebook = som.codebook_.astype(np.float64)
+    return ward.fit_predict(unit_vectors(codebook) if som.metric == "haversine" else codebook)
 
 
 def nearest_samples(som, X, node: int, n: int = 5) -> NDArray[np.int64]:

@@ -14,10 +14,11 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from . import samples as forms
 from .blocks import Blocks
+from .metrics import WithoutMeans, has_means
 from .missing import WithMissing
-from .samples import InMemory, Samples, unit_rows
+from .samples import InMemory, Samples, directions
 from .scan import unmasked
-from .sparse import SparseRows, unit_csr
+from .sparse import SparseRows, dense_slices, unit_csr
 
 
 def is_dask(X) -> bool:
@@ -89,8 +90,11 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     ValueError
         Names the row or the shape that is wrong.
     """
-    cosine = estimator.metric == "cosine"
+    metric = estimator.metric
     dask, blocks = is_dask(X), is_blocks(X)
+    if not has_means(metric) and (dask or blocks or sparse.issparse(X)):
+        kind = "a dask array" if dask else "blocks" if blocks else "a sparse matrix"
+        raise ValueError(f"metric={metric!r}: expected one dense array in memory, got {kind}")
     missing = estimator.missing == "ignore"
     if dask or blocks:
         weights = checked_weights(sample_weight)
@@ -102,11 +106,11 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
                     "dask arrays: expected missing='error', got 'ignore': pass blocks, or fill "
                     "values first"
                 )
-            samples: Samples = DaskRows(X, weights, cosine)
+            samples: Samples = DaskRows(X, weights, metric)
         elif missing:
             samples = WithMissing(_again(X), weights, every_column=reset)
         else:
-            samples = Blocks(_again(X), weights, cosine)
+            samples = Blocks(_again(X), weights, metric)
         check_n_features(estimator, samples.n_features, reset)
         return samples
     if isinstance(X, np.ma.MaskedArray):
@@ -118,18 +122,23 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     )  # fmt: skip
     weights = checked_weights(sample_weight, X)
     if sparse.issparse(X):
-        return SparseRows(unit_csr(X) if cosine else X, weights, missing, every_column=reset)
+        if metric == "correlation":  # centred rows are dense
+            return Blocks(lambda: dense_slices(X), weights, metric)
+        X = unit_csr(X) if metric == "cosine" else X
+        return SparseRows(X, weights, missing, every_column=reset)
+    if not has_means(metric):
+        return WithoutMeans(X, weights, metric)
     if missing:
         parts = forms.slices_of if by_block else lambda X: [X]
         return WithMissing(lambda: parts(X), weights, every_column=reset)
     if by_block:
-        return Blocks(lambda: forms.slices_of(X), weights, cosine)
-    return InMemory(unit_rows(X) if cosine else X, weights)
+        return Blocks(lambda: forms.slices_of(X), weights, metric)
+    return InMemory(directions(X, metric), weights)
 
 
 def _is_converted_by_block(estimator, X) -> bool:
     """Whether a large array would have to be copied: for its type, its order or its lengths."""
-    if not isinstance(X, np.ndarray) or X.ndim != 2:
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or not has_means(estimator.metric):
         return False
     ready = X.dtype in (np.float32, np.float64) and X.flags.c_contiguous
     return X.dtype.kind in "biuf" and X.size * 8 > forms.COPY_BYTES and not (

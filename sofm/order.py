@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from .distances import PIECE_BYTES
+from .metrics import WithoutMeans, has_means
 from .nodes import winners
 from .opening import open_samples
 from .parameters import integer
@@ -94,7 +95,9 @@ def topographic_product(som) -> float:
     0.0
     """
     check_is_fitted(som, "codebook_")
-    W = InMemory(som.codebook_.astype(np.float64))
+    codebook = som.codebook_.astype(np.float64)
+    means = has_means(som.metric)
+    W = InMemory(codebook) if means else WithoutMeans(codebook, None, som.metric)
     K = W.n_rows
     if K < 3:
         return 0.0
@@ -103,7 +106,7 @@ def topographic_product(som) -> float:
     total = 0.0
     for first in range(0, K, step):
         rows = slice(first, first + step)
-        output, space = som.grid_.distances(rows), _distances_to(W, W.X[rows])
+        output, space = som.grid_.distances(rows), _distances_to(W, codebook[rows])
         by_output, by_space = _others(output, first), _others(space, first)
         logs = np.zeros(by_output.shape)
         for distances in (output, space):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from .grid import Grid, Topology
+from .metrics import WITHOUT_MEANS, has_means
 from .neighborhood import Decay, Neighborhood
 from .scan import unmasked
 
@@ -17,7 +18,7 @@ CHOICES = {
     "neighborhood": get_args(Neighborhood),
     "decay": get_args(Decay),
     "algorithm": ("batch", "online"),
-    "metric": ("euclidean", "cosine"),
+    "metric": ("euclidean", "cosine", "correlation", *WITHOUT_MEANS),
     "missing": ("error", "ignore"),
 }
 INITS = ("pca", "sample", "random")
@@ -104,8 +105,10 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
     """
     for name, allowed in CHOICES.items():
         value = getattr(estimator, name)
-        if not (isinstance(value, str) and value in allowed):
-            raise wrong(name, " or ".join(map(repr, allowed)), value)
+        good = isinstance(value, str) and value in allowed
+        if not (good or (name == "metric" and callable(value))):
+            expected = " or ".join(map(repr, allowed))
+            raise wrong(name, expected + (" or a callable" if name == "metric" else ""), value)
     if not (_is_integer(estimator.n_epochs) and int(estimator.n_epochs) >= 1):
         raise wrong("n_epochs", "a positive integer", estimator.n_epochs)
     if not (isinstance(estimator.tol, Real) and float(estimator.tol) >= 0):
@@ -123,9 +126,14 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
             "neighborhood: 'mexican_hat' has negative values, with which the batch rule (eq. 8) is "
             "undefined: pass algorithm='online'"
         )
-    if estimator.missing == "ignore" and estimator.metric == "cosine":
+    if estimator.missing == "ignore" and estimator.metric != "euclidean":
         raise ValueError(
-            "metric: 'cosine' is undefined where values are missing: pass metric='euclidean'"
+            f"metric: {estimator.metric!r} is undefined where values are missing: pass "
+            "metric='euclidean'"
+        )
+    if estimator.algorithm == "online" and not has_means(estimator.metric):
+        raise ValueError(
+            f"metric: {estimator.metric!r} has no online rule (eq. 6): pass algorithm='batch'"
         )
     widest = max(max(grid.rows, grid.columns) / 2, 0.5)
     return Schedule(

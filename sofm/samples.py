@@ -4,8 +4,9 @@
 :class:`InMemory`               a dense array, memory maps included (never copied)
 :class:`.blocks.Blocks`         dense blocks that come one after the other (out of core)
 :class:`.sparse.SparseRows`     a CSR matrix
-:class:`.missing.WithMissing`   a dense array where NaN means "not observed"
+:class:`.missing.WithMissing`   dense blocks where NaN means "not observed"
 :class:`.distributed.DaskRows`  a dask array
+:class:`.metrics.WithoutMeans`  a dense array under a distance that has no mean
 ==============================  =======================================================
 
 Because sums are exact (:mod:`.rounding`), the same rows give the same bits in any of the dense
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batch import batch_sums, nearest_nodes, totals
-from .distances import PIECE_BYTES, DistancesTo
+from .distances import PIECE_BYTES, DistancesTo, power_of_two
 from .kernels.prepared import Frame, Preparation
 from .rounding import error_of, grids
 from .scan import Range, spread, unmasked
@@ -122,16 +123,26 @@ class Samples(ABC):
         """Prepare for codebooks that come from this one; ``some`` saves taking them again."""
 
     @abstractmethod
-    def epoch(self, codebook: NDArray) -> list:
-        """Sums, counts and the weighted sum of the distances to the winners (eq. 8)."""
-
-    @abstractmethod
     def nearest(self, codebook: NDArray, n: int) -> tuple[NDArray[np.int32], float]:
         """The ``n`` (1 or 2) nearest nodes (N, n), and the weighted sum of the distances."""
 
     @abstractmethod
     def pieces(self) -> Iterator[tuple[NDArray, NDArray | None]]:
         """All samples and their weights, dense, one piece in memory at a time."""
+
+    def own_distances(self, codebook: NDArray, nodes: NDArray) -> NDArray[np.float64]:
+        """Distances (N,) of all samples to one node each, ``nodes`` (N,)."""
+        distances, first = np.empty(self.n_rows), 0
+        reach = max(float(self.range.largest.max()), float(np.abs(codebook).max()))
+        scale = np.ldexp(1.0, power_of_two(2 * reach))
+        for X, _ in self.slices(self.n_features):
+            rows = slice(first, first + len(X))
+            apart = X * scale - codebook[nodes[rows]] * scale
+            present = np.maximum((~np.isnan(apart)).sum(axis=1), 1)
+            squares = np.nansum(apart * apart, axis=1) * (self.n_features / present)
+            distances[rows] = np.sqrt(squares) / scale
+            first = rows.stop
+        return distances
 
     def slices(self, width: int) -> Iterator[tuple[NDArray, NDArray | None]]:
         """Pieces so short that ``width`` float64 numbers for each of their rows fit in memory."""
@@ -148,7 +159,15 @@ class Samples(ABC):
             yield distances_to(X), weights
 
 
-class Dense(Samples):
+class Averaged(Samples):
+    """Forms of samples whose nodes move to means."""
+
+    @abstractmethod
+    def epoch(self, codebook: NDArray) -> list:
+        """Sums, counts and the weighted sum of the distances to the winners (eq. 8)."""
+
+
+class Dense(Averaged):
     """Forms of dense, finite samples."""
 
     def begin(self, codebook, threads, some=None) -> None:
@@ -231,6 +250,39 @@ def as_floats(block) -> NDArray:
     block = unmasked(block)
     kind = block.dtype if block.dtype in (np.float32, np.float64) else np.float64
     return np.ascontiguousarray(block, dtype=kind)
+
+
+def directions(X: NDArray, metric: str, first_row: int = 0) -> NDArray:
+    """Rows as the metric compares them: for cosine and correlation, of length 1.
+
+    Raises
+    ------
+    ValueError
+        Names a row that has no direction; ``first_row`` is the number of the first.
+    """
+    if metric == "correlation":
+        return unit_rows(centred_rows(X, first_row), first_row)
+    return unit_rows(X, first_row) if metric == "cosine" else X
+
+
+def centred_rows(X: NDArray, first_row: int = 0) -> NDArray:
+    """Rows less their mean, scaled: the cosine of two is Pearson's correlation.
+
+    Raises
+    ------
+    ValueError
+        Names a row that is constant; ``first_row`` is the number of the first.
+    """
+    constant = X.min(axis=1) == X.max(axis=1)
+    if constant.any():
+        row = first_row + int(np.argmax(constant))
+        raise ValueError(
+            f"metric='correlation': row {row} of X is constant and correlates with nothing: remove "
+            "the row"
+        )
+    with np.errstate(invalid="ignore"):  # infinity: NaN, which is refused with its row
+        X = X / np.abs(X).max(axis=1, keepdims=True)
+        return X - X.mean(axis=1, keepdims=True, dtype=np.float64).astype(X.dtype)
 
 
 def unit_rows(X: NDArray, first_row: int = 0) -> NDArray:

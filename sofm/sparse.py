@@ -12,6 +12,8 @@ the winners are those of a brute-force float64 search.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import row_norms
@@ -153,6 +155,12 @@ def unit_csr(X):
     return X
 
 
+def dense_slices(X) -> Iterator[NDArray]:
+    """CSR rows made dense, at most ``PIECE_BYTES`` at a time."""
+    step = max(1, PIECE_BYTES // (X.dtype.itemsize * X.shape[1]))
+    return (X[first : first + step].toarray() for first in range(0, X.shape[0], step))
+
+
 class SparseRows(ByFeature):
     """A CSR matrix; implicit entries are zeros.
 
@@ -217,10 +225,11 @@ class SparseRows(ByFeature):
         return counts[:, :1] - counts[:, 1:] if self.missing else counts[:, 0]
 
     def pieces(self):
-        step = max(1, PIECE_BYTES // (self.dtype.itemsize * self.n_features))
-        for first in range(0, self.n_rows, step):
-            rows = slice(first, first + step)
-            yield self.X[rows].toarray(), None if self.weights is None else self.weights[rows]
+        first = 0
+        for X in dense_slices(self.X):
+            rows = slice(first, first + len(X))
+            yield X, None if self.weights is None else self.weights[rows]
+            first = rows.stop
 
     def distances(self, codebook: NDArray):
         ends = self.range.low, self.range.high, codebook

@@ -46,8 +46,15 @@ def save(estimator, path) -> None:
         Fitted.
     path : str or Path
         As given; no ending is added.
+
+    Raises
+    ------
+    ValueError
+        The metric is a callable.
     """
     parameters = estimator.get_params(deep=False)
+    if callable(parameters["metric"]):
+        raise wrong("metric", "one with a name, which a file can hold", parameters["metric"])
     parameters["callback"] = None
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None

@@ -37,6 +37,7 @@ from sklearn.utils.validation import _check_y, check_is_fitted, column_or_1d
 from .estimator import SOFM
 from .grid import Grid
 from .initialization import spread
+from .metrics import has_means
 from .neighborhood import smooth
 from .opening import open_samples
 from .parameters import grid_of, initial_array, wrong
@@ -92,7 +93,7 @@ class _Supervised(BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.som is None or has_means(self.som.metric)
         tags.input_tags.allow_nan = self.som is not None and self.som.missing == "ignore"
         tags.target_tags.required = True
         return tags
@@ -133,6 +134,8 @@ class _Supervised(BaseEstimator):
 
 def _train_with_targets(som: SOFM, samples: Samples, Y: NDArray, share: float, alike: bool) -> None:
     """Train on features and targets side by side; of the nodes keep the features."""
+    if not has_means(som.metric):
+        raise wrong("target_weight", f"0 with metric={som.metric!r}, which has no means", share)
     D, some, grid = samples.n_features, samples.for_training(), grid_of(som)
     weights = samples.weights
     mean = np.average(Y, axis=0, weights=weights)
@@ -154,7 +157,7 @@ def _train_with_targets(som: SOFM, samples: Samples, Y: NDArray, share: float, a
             yield np.hstack([X, targets[first : first + len(X)]])
             first += len(X)
 
-    # Rows of the cosine metric come scaled to length 1.
+    # Rows of the metrics cosine and correlation come scaled to length 1.
     both = clone(som).set_params(metric="euclidean", init=init)
     both.fit(blocks, sample_weight=weights)
     som.__dict__.update({k: v for k, v in vars(both).items() if k not in vars(som)})
@@ -180,7 +183,7 @@ class SOMClassifier(ClassifierMixin, _Supervised):
         Width of the neighbourhood over which class counts are smoothed, in nodes.
     target_weight : float, default=0.5
         Share of the variance that classes make when the map is trained, from 0 (the map sees the
-        features alone) to less than 1.
+        features alone) to less than 1.  Metrics without means take 0 only.
 
     Attributes
     ----------
@@ -310,7 +313,7 @@ class SOMRegressor(RegressorMixin, _Supervised):
         Width of the neighbourhood over which means are taken, in nodes.
     target_weight : float, default=0.5
         Share of the variance that targets make when the map is trained, from 0 (the map sees the
-        features alone) to less than 1.
+        features alone) to less than 1.  Metrics without means take 0 only.
 
     Attributes
     ----------
