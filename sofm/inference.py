@@ -155,8 +155,9 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         --------
         >>> import numpy as np
         >>> from rejuvenet.sofm import SOFM
-        >>> som = SOFM(shape=2, missing="ignore").fit([[0, 0], [0, np.nan], [1, 8], [1, np.nan]])
-        >>> som.impute([[0.9, np.nan], [0.5, 7.0]]).round(6)
+        >>> X = [[0, 0], [0, np.nan], [1, 8], [1, np.nan]]
+        >>> som = SOFM(shape=2, sigma=0.01, missing="ignore").fit(X)
+        >>> som.impute([[0.9, np.nan], [0.5, 7.0]])
         array([[0.9, 8. ],
                [0.5, 7. ]])
         """
