@@ -16,7 +16,15 @@ Examples
 from .estimator import SOFM
 from .grid import Grid
 from .measures import distortion, explained_variance, hit_histogram, quantization_error
-from .nodes import cluster_nodes, label_map, nearest_samples, node_graph, u_matrix
+from .nodes import (
+    activation_map,
+    class_counts,
+    cluster_nodes,
+    label_map,
+    nearest_samples,
+    node_graph,
+    u_matrix,
+)
 from .order import (
     neighborhood_preservation,
     topographic_error,
@@ -31,6 +39,8 @@ __all__ = [
     "Grid",
     "SOMClassifier",
     "SOMRegressor",
+    "activation_map",
+    "class_counts",
     "cluster_nodes",
     "distortion",
     "explained_variance",

@@ -50,16 +50,17 @@ class SOFM(Inference):
     neighborhood : str, default="gaussian"
         ``"gaussian"``, ``"exponential"`` (eq. 7 as printed), ``"bubble"``, ``"epanechnikov"``,
         ``"cut_gaussian"``, or ``"mexican_hat"`` (online rule only); see :mod:`.neighborhood`.
-    sigma : float, (float, float) or None, default=None
+    sigma : float, (float, float), (None, float) or None, default=None
         Width of the neighbourhood in nodes, at the first and the last epoch.  A number is the
-        first; None is half the longer side of the map.  The last is 0.5 unless given.
+        first; None is half the longer side of the map.  The last is 0.5 unless given:
+        ``(None, 0.3)`` ends at 0.3, where nodes lie closer to their samples and in less order.
     decay : {"geometric", "linear", "asymptotic"}, default="geometric"
     init : {"pca", "sample", "random"} or array of shape (K, D), default="pca"
         See :mod:`.initialization`.
     n_epochs : int, default=20
     algorithm : {"batch", "online"}, default="batch"
         Eq. 8, or eq. 6 (slow).
-    learning_rate : float, (float, float) or None, default=None
+    learning_rate : float, (float, float), (None, float) or None, default=None
         ``alpha`` of the online rule at the first and the last epoch; None is (0.5, 0.01).
     metric : str or callable, default="euclidean"
         ``"cosine"``: samples and nodes are scaled to length 1; ``"correlation"``: they are centred

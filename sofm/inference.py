@@ -125,6 +125,43 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         samples = open_samples(self, X, sample_weight, reset=False)
         return 0.0 - float(self._nearest(samples, 1)[1] / samples.total_weight)
 
+    def score_samples(self, X):
+        """How well single samples fit the map: minus the distance to their nodes.
+
+        What the map has not seen lies far from all nodes: outliers have the lowest scores.
+
+        Parameters
+        ----------
+        X : array, CSR matrix, dask array or blocks, of shape (N, D)
+
+        Returns
+        -------
+        scores : float64 array of shape (N,)
+            At most 0; their mean is :meth:`score`.  No table of distances to all nodes is made.
+
+        Raises
+        ------
+        ValueError
+            X has another number of features than the map, or values that are not finite.
+
+        References
+        ----------
+        Muñoz & Muruzábal, "Self-organizing maps for outlier detection", Neurocomputing 18, 1998.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rejuvenet.sofm import SOFM
+        >>> X = np.array([[0.0], [1.0]])
+        >>> som = SOFM(shape=2, init=X, n_epochs=1, sigma=0.01).fit(X)
+        >>> som.score_samples([[0.0], [1.25], [9.0]])
+        array([ 0.  , -0.25, -8.  ])
+        """
+        check_is_fitted(self, "codebook_")
+        samples = open_samples(self, X, reset=False)
+        nodes = self._nearest(samples, 1)[0][:, 0]
+        return 0.0 - samples.own_distances(self.codebook_, nodes)
+
     def impute(self, X):
         """Samples with the values of their nodes in place of those that are missing.
 

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from .distances import between
+from .distances import between, distance_table
 from .metrics import has_means, paired, unit_vectors
 from .opening import open_samples
 from .parameters import integer
 from .samples import Samples
+from .scan import unmasked
 
 
 def winners(som, X, sample_weight=None) -> tuple[Samples, NDArray[np.int32]]:
@@ -55,6 +56,47 @@ def label_map(som, X, y, sample_weight=None) -> NDArray:
     >>> label_map(SOFM(shape=2).fit(X), X, ["low", "low", "high"])
     array([['low', 'high']], dtype=object)
     """
+    counts, names = class_counts(som, X, y, sample_weight)
+    labels = np.full(counts.shape[:2], None)
+    if len(names):
+        some = counts.any(axis=2)
+        labels[some] = names[counts[some].argmax(axis=1)]
+    return labels
+
+
+def class_counts(som, X, y, sample_weight=None) -> tuple[NDArray[np.float64], NDArray]:
+    """How many samples of every class (or what weight of them) each node wins.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
+    y : array of shape (N,)
+        None: a sample without a label, which is not counted.
+    sample_weight : array of shape (N,), optional
+        A weight of 2 is a sample that occurs twice.
+
+    Returns
+    -------
+    counts : float64 array of shape (rows, columns, C)
+    classes : array of shape (C,)
+        Sorted.
+
+    Raises
+    ------
+    ValueError
+        X, y or the weights do not fit the map or each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.sofm import SOFM, class_counts
+    >>> X = np.array([[0.0], [0.1], [1.0]])
+    >>> counts, classes = class_counts(SOFM(shape=2).fit(X), X, ["low", "low", "high"])
+    >>> counts.tolist(), classes.tolist()
+    ([[[0.0, 2.0], [1.0, 0.0]]], ['high', 'low'])
+    """
     samples, nodes = winners(som, X, sample_weight)
     y = np.asarray(y)
     if y.shape != (samples.n_rows,):
@@ -66,14 +108,46 @@ def label_map(som, X, y, sample_weight=None) -> NDArray:
         names, y = np.unique(y[known], return_inverse=True)
     except TypeError as error:
         raise ValueError(f"y: expected labels that can be sorted: {error}") from None
-    if not len(names):
-        return np.full((som.grid_.rows, som.grid_.columns), None)
-    votes = np.zeros((som.grid_.n_nodes, len(names)))
-    weights = 1.0 if samples.weights is None else samples.weights[known]
-    np.add.at(votes, (nodes[known], y), weights)
-    labels = names[votes.argmax(axis=1)].astype(object)
-    labels[votes.sum(axis=1) == 0] = None
-    return labels.reshape(som.grid_.rows, som.grid_.columns)
+    C = len(names)
+    places = nodes[known].astype(np.int64) * C + y
+    weights = None if samples.weights is None else samples.weights[known]
+    counts = np.bincount(places, weights=weights, minlength=som.grid_.n_nodes * C)
+    return counts.astype(np.float64).reshape(som.grid_.rows, som.grid_.columns, C), names
+
+
+def activation_map(som, x) -> NDArray:
+    """Distances of one sample to all nodes: where on the map it belongs, and where it nearly does.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    x : array of shape (D,)
+
+    Returns
+    -------
+    distances : array of shape (rows, columns)
+        A row of :meth:`.estimator.SOFM.transform`.
+
+    Raises
+    ------
+    ValueError
+        ``x`` is no such sample.
+
+    Examples
+    --------
+    >>> from rejuvenet.sofm import SOFM, activation_map
+    >>> som = SOFM(shape=2, init=[[0.0], [1.0]], n_epochs=1, sigma=0.01).fit([[0.0], [1.0]])
+    >>> activation_map(som, [0.25])
+    array([[0.25, 0.75]])
+    """
+    check_is_fitted(som, "codebook_")
+    x = unmasked(x)
+    if x.ndim != 1:
+        raise ValueError(f"x: expected one sample of shape (D,), got shape {x.shape}")
+    samples = open_samples(som, x[None], reset=False)
+    table = distance_table(samples, som.codebook_.astype(samples.dtype))
+    return table.reshape(som.grid_.rows, som.grid_.columns)
 
 
 def node_graph(som) -> sparse.csr_matrix:

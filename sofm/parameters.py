@@ -81,15 +81,16 @@ def grid_of(estimator) -> Grid:
 
 
 def _ends(name: str, value: Any, default: tuple[float, float], top: float):
-    """Start and end of a schedule: a number is the start."""
+    """Start and end of a schedule: a number is the start; None stands for the default."""
     if value is None:
         return default
     if isinstance(value, Real):
         value = (float(value), min(float(value), default[1]))
     try:
-        start, end = (float(v) for v in value)
+        start, end = value
+        start, end = default[0] if start is None else float(start), float(end)
     except (TypeError, ValueError):
-        raise wrong(name, "a number, (start, end) or None", value) from None
+        raise wrong(name, "a number, (start, end), (None, end) or None", value) from None
     if not (0 < end <= start <= top):
         raise wrong(name, f"{'' if top == np.inf else f'{top:g} >= '}start >= end > 0", value)
     return start, end

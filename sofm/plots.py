@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from . import nodes
 from .grid import Grid
 from .measures import hit_histogram
 from .parameters import integer
+from .size import suggest_shape
 
 
 def _axes(ax):
@@ -265,6 +267,139 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
     for (vertical, horizontal), name in zip(som.grid_.coordinates, labels, strict=True):
         if name is not None:
             ax.text(horizontal, vertical, str(name), ha="center", va="center", fontsize=7)
+    return ax
+
+
+def activation(som, x, ax=None, **style):
+    """Distances of one sample to all nodes, the nearest marked; see :func:`.nodes.activation_map`.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    x : array of shape (D,)
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.activation(SOFM(shape=(2, 2)).fit(X), X[0])
+    """
+    distances = nodes.activation_map(som, x).ravel()
+    style = {"cmap": "viridis_r", "label": "distance", **style}
+    ax = cells(som.grid_, distances, ax, **style)
+    vertical, horizontal = som.grid_.coordinates[distances.argmin()]
+    ax.plot(horizontal, vertical, "o", color="white", markeredgecolor="black")
+    return ax
+
+
+def sample_names(som, X, names, ax=None, *, most: int = 4, fontsize=6, **style):
+    """Names of the samples in the cells of their nodes, over the number of samples.
+
+    Parameters
+    ----------
+    som : SOFM
+        Fitted.
+    X : as for :func:`.measures.hit_histogram`
+    names : sequence of length N
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+    most : int, default=4
+        Names in a cell; of more, how many more there are.
+    fontsize : float, default=6
+    **style
+        Of :func:`cells`.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        There is not one name for each sample.
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    >>> ax = plots.sample_names(SOFM(shape=(2, 2)).fit(X), X, ["rose", "lily", "oak"])
+    """
+    _, won = nodes.winners(som, X)
+    names = [str(name) for name in names]
+    if len(names) != len(won):
+        raise ValueError(f"names: expected one for each of {len(won)} samples, got {len(names)}")
+    counts = np.bincount(won, minlength=som.grid_.n_nodes).astype(np.float64)
+    style = {"cmap": "Blues", "clim": (0, 2 * counts.max()), "edgecolor": "0.8", **style}
+    ax = cells(som.grid_, np.where(counts > 0, counts, np.nan), ax, **style)
+    for node in np.flatnonzero(counts):
+        inside = [names[i] for i in np.flatnonzero(won == node)]
+        more = [f"+{len(inside) - most}"] if len(inside) > most else []
+        vertical, horizontal = som.grid_.coordinates[node]
+        text = "\n".join(inside[:most] + more)
+        ax.text(horizontal, vertical, text, ha="center", va="center", fontsize=fontsize)
+    return ax
+
+
+def errors_by_size(som, X, shapes=None, ax=None):
+    """Quantization error (left) and topographic error (right) of maps of several sizes.
+
+    More nodes always lower the quantization error of the samples that they were trained on; where
+    it falls no faster than the cost of nodes, or where the topographic error rises, is a good size.
+
+    Parameters
+    ----------
+    som : SOFM
+        Whose parameters all maps have; it need not be fitted, and is as it was.
+    X : array, CSR matrix, dask array or blocks, of shape (N, D)
+    shapes : sequence of int or (int, int), optional
+        A quarter to four times the nodes of :func:`.size.suggest_shape` unless given.
+    ax : matplotlib Axes, optional
+        A new figure's unless given.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("agg")
+    >>> from rejuvenet.sofm import SOFM, plots
+    >>> X = np.random.default_rng(0).random((60, 3))
+    >>> ax = plots.errors_by_size(SOFM(n_epochs=5), X, [(2, 2), (3, 4), (6, 6)])
+    """
+    if shapes is None:
+        suggested, shapes = np.array(suggest_shape(X, missing=som.missing)), []
+        even = 2 if som.topology == "hexagonal" and som.periodic else 1  # rows of such a map
+        for times in (0.5, 0.71, 1, 1.41, 2):
+            rows, columns = np.ceil(suggested * times / [even, 1])
+            shapes.append((even * int(rows), int(columns)))
+    maps = [clone(som).set_params(shape=shape).fit(X) for shape in shapes]
+    ax = _axes(ax)
+    nodes_of = [m.grid_.n_nodes for m in maps]
+    ax.plot(nodes_of, [m.quantization_error_ for m in maps], color="C0", marker=".")
+    for m in maps:
+        rows, columns = m.grid_.rows, m.grid_.columns
+        place = m.grid_.n_nodes, m.quantization_error_
+        ax.annotate(f"{rows} x {columns}", place, (2, 4), textcoords="offset points", fontsize=7)
+    ax.set_xlabel("nodes")
+    ax.set_ylabel("quantization error", color="C0")
+    right = ax.twinx()
+    right.plot(nodes_of, [m.topographic_error_ for m in maps], color="C1", marker=".", ls="--")
+    right.set_ylabel("topographic error", color="C1")
     return ax
 
 

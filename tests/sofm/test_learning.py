@@ -35,6 +35,11 @@ def test_partial_fit_goes_on_from_a_fit(how, X, tmp_path):
     assert som.score(X) > before - (1.5 if how == "online" else 0.5)
 
 
+def test_the_end_of_sigma_alone(X):
+    history = SOFM((3, 8), n_epochs=3, sigma=(None, 0.2)).fit(X).history_
+    assert (history[0]["sigma"], history[2]["sigma"]) == (4.0, 0.2)
+
+
 def test_partial_fit_of_the_same_samples_stays_where_the_fit_was(X):
     som = SOFM(9, n_epochs=60, sigma=(3, 0.3)).fit(X)
     before = som.codebook_

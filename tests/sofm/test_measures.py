@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from rejuvenet import sofm
-from rejuvenet.sofm import SOFM, order, samples
+from rejuvenet.sofm import SOFM, order, plots, samples
 from scipy.sparse import csr_matrix
 
 
@@ -87,6 +87,8 @@ SCORES = {
     "nearest_samples": lambda som, X, y: sofm.nearest_samples(som, X, 4, 9),
     "hit_histogram": lambda som, X, y: sofm.hit_histogram(som, X),
     "label_map": lambda som, X, y: sofm.label_map(som, X, y).astype(float),
+    "class_counts": lambda som, X, y: sofm.class_counts(som, X, y)[0],
+    "score_samples": lambda som, X, y: som.score_samples(X),
 }
 
 
@@ -129,6 +131,7 @@ def test_missing_values_in_every_measure(digits):
     ):  # fmt: skip
         expected = naive.trust(between, places, 4, intruders, distances=True)
         assert measure(som, X, 4) == pytest.approx(expected)
+    np.testing.assert_allclose(som.score_samples(X), -d.min(axis=1))
     X[0, :32], X[1, 32:] = np.nan, np.nan  # nothing in common: as far apart as can be
     assert 0 < sofm.trustworthiness(som, X, 4) <= 1
 
@@ -187,6 +190,7 @@ WRONG = [
     (lambda som, X: sofm.nearest_samples(som, X, -1), "node"),
     (lambda som, X: sofm.nearest_samples(som, X, 0, n=0), "n: expected an integer from 1 on"),
     (lambda som, X: sofm.cluster_nodes(som, 2.0), "n_clusters: expected an integer from 1 to 4"),
+    (lambda som, X: plots.sample_names(som, X, ["a"]), "names: expected one for each of 40"),
     (lambda som, X: sofm.explained_variance(som, X[:, :5]), "5 features"),
 ]
 
@@ -268,6 +272,32 @@ def test_hits_and_labels(digits):
         sofm.label_map(som, X, y[:3])
 
 
+def test_counts_of_classes(digits):
+    X, y = digits
+    m = np.random.default_rng(0).random(len(X))
+    som = SOFM((5, 6), n_epochs=4).fit(X)
+    counts, classes = sofm.class_counts(som, X, y.astype(str), m)
+    assert classes.tolist() == list("0123456789")
+    for k in range(30):
+        mine = som.labels_ == k
+        expected = np.bincount(y[mine], m[mine], minlength=10)
+        np.testing.assert_allclose(counts.reshape(30, 10)[k], expected)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("f4", 1), ("f8", 1e-200), ("f8", 1e200)])
+def test_scores_of_samples(dtype, size, digits):
+    X = (digits[0][:300].astype("f8") * size).astype(dtype)
+    som = SOFM((3, 4), n_epochs=4).fit(X)
+    scores = som.score_samples(X)
+    np.testing.assert_allclose(scores, -som.transform(X).min(axis=1), rtol=1e-5)
+    assert scores.mean() == pytest.approx(som.score(X))
+    assert som.score_samples(3 * X.max(axis=0)[None]) < scores.min(), "an outlier"
+    activation = sofm.activation_map(som, X[5])
+    np.testing.assert_array_equal(activation.ravel(), som.transform(X[5:6])[0])
+    with pytest.raises(ValueError, match=r"x: expected one sample .* got shape \(2, 64\)"):
+        sofm.activation_map(som, X[:2])
+
+
 def test_clusters_are_connected(digits):
     from scipy.sparse.csgraph import connected_components
 
@@ -296,7 +326,6 @@ def test_pictures(topology, digits, tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
     from matplotlib import pyplot
-    from rejuvenet.sofm import plots
 
     X, y = digits
     som = SOFM((3, 4), topology=topology, n_epochs=2).fit(X)
@@ -309,6 +338,21 @@ def test_pictures(topology, digits, tmp_path):
     curve = plots.training(som).lines[0]
     errors = [r["quantization_error"] for r in som.history_]
     np.testing.assert_allclose(curve.get_ydata(), errors)
+    texts = [t.get_text().split("\n") for t in plots.sample_names(som, X[:40], y[:40]).texts]
+    assert sum(len(t) if t[-1][0] != "+" else 4 + int(t[-1]) for t in texts) == 40
+    ax = plots.activation(som, X[0])
+    assert (
+        ax.lines[0].get_xydata()[0].tolist() == som.grid_.coordinates[som.labels_[0]][::-1].tolist()
+    )
+    np.testing.assert_allclose(ax.collections[0].get_array(), som.transform(X[:1])[0])
+    ax = plots.errors_by_size(som, X[:100], [2, (2, 4)])
+    two = [SOFM(s, topology=topology, n_epochs=2).fit(X[:100]) for s in (2, (2, 4))]
+    assert ax.lines[0].get_xdata().tolist() == [2, 8]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [m.quantization_error_ for m in two])
+    assert som.grid_.rows == 3
+    sizes = plots.errors_by_size(som.set_params(periodic=True), X[:50]).lines[0].get_xdata()
+    assert len(sizes) == 5
+    assert sizes[-1] > 8 * sizes[0]
     figure = plots.component_planes(som, [1, 2, 3, 4, 5])
     assert len(figure.axes) == 5
     figure.savefig(tmp_path / "planes.png")
@@ -350,7 +394,6 @@ def test_pictures_of_named_features(digits):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("matplotlib").use("agg")
     from matplotlib import pyplot
-    from rejuvenet.sofm import plots
 
     frame = pandas.DataFrame(digits[0][:50, 2:5], columns=["width", "height", "ink"])
     som = SOFM((2, 2), n_epochs=1).fit(frame)
