@@ -160,15 +160,21 @@ def test_compare_as_table(place):
     assert "100.00 %" in done.stdout
 
 
-def test_finetune_writes_a_trained_file(place):
+@pytest.mark.parametrize(
+    "source", [[], ["--module", "rejuvenet.adapters.command_line.demo:DigitsNet"]], ids=len
+)
+def test_finetune_writes_a_trained_file(place, source):
+    if not source:
+        pytest.importorskip("onnx2fx")
     done = call(
-        "finetune", "original.onnx", "--module", "rejuvenet.adapters.command_line.demo:DigitsNet",
+        "finetune", "original.onnx", *source, "--augment", "none",
         "--data", "digits_train.npz", "--test", "digits_test.npz", "--epochs", 1,
         "-o", "tuned.onnx", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    assert result["after"]["training"] > 0.9
+    assert result["after"]["held-out"] > 0.9
+    assert "epoch 1 of 1: loss" in done.stderr
     assert (place / "tuned.onnx").read_bytes() != (place / "original.onnx").read_bytes()
 
 
@@ -185,7 +191,10 @@ def test_finetune_writes_a_trained_file(place):
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x", "NAME=VALUE"),
         ("inspect original.onnx --data digits_train.npz --size big", "HEIGHTxWIDTH"),
         ("inspect original.onnx --data digits_train.npz --mean a", "expected --mean"),
-        ("finetune original.onnx --data digits_train.npz -o new.onnx", "give --module"),
+        (
+            "finetune original.onnx --data digits_train.npz -o n.onnx --module a:b --freeze c",
+            "--freeze does nothing with --module",
+        ),
     ],
 )
 def test_wrong_usage_is_status_2(place, words, said):

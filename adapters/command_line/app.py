@@ -270,6 +270,7 @@ def _print_report(report: Any) -> None:
 @app.command()
 @guarded
 def finetune(
+    context: typer.Context,
     model: Model,
     data: DataPath,
     output: Output,
@@ -278,16 +279,56 @@ def finetune(
         str | None,
         typer.Option(
             metavar="MODULE:FACTORY",
-            help="What makes the PyTorch module that the file came from: package.module:factory "
-            "or file.py:factory. This runs the code in that file: give only what you trust.",
+            help="Train the PyTorch module that the file came from instead of the file's graph: "
+            "package.module:factory or file.py:factory makes it. This runs the code in that file: "
+            "give only what you trust.",
         ),
     ] = None,
     test: Annotated[
         Path | None, typer.Option(exists=True, help="Images to measure the accuracy on.")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="An ONNX file whose outputs are imitated, such as the original of a changed one; "
+            "images then need no labels.",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
-    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 1e-3,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate; 0.001 for adamw, 0.01 for sgd by default."),
+    ] = None,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
+    augment: Annotated[
+        Literal["shift+flip", "shift", "flip", "none"],
+        typer.Option(help="What is done to pictures at random; no flip for digits or text."),
+    ] = "shift+flip",
+    smoothing: Annotated[
+        float, typer.Option(help="Share of each label that is spread over all classes.")
+    ] = 0.1,
+    mixup: Annotated[
+        float, typer.Option(help="Mix pairs of images, as mixup does with this alpha; 0: none.")
+    ] = 0.0,
+    held_out: Annotated[
+        float,
+        typer.Option(help="Share of the images that choose the best epoch, and are not trained."),
+    ] = 0.1,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after so many epochs without a better one.")
+    ] = 10,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights that stay: a name, or a pattern; may be repeated."),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew although there is a checkpoint.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cuda or cpu; cuda by default where there is one.")
+    ] = None,
     seed: Seed = 0,
     input_shape: InputShape = None,
     size: Size = None,
@@ -296,17 +337,29 @@ def finetune(
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune an ONNX file through the PyTorch module that it came from."""
-    if module is None:
-        raise typer.BadParameter(
-            "an ONNX file alone cannot be fine-tuned yet; give --module package.module:factory, "
-            "which makes the PyTorch module that the file came from"
-        )
-    source = module.rpartition(":")[0]
-    code = Path(source) if source.endswith(".py") else None
-    check_outputs({"-o": output}, model, data, test, code, overwrite=overwrite)
-    from .finetuning import finetune_file
+    """Train an ONNX file on images; its structure, names and metadata stay as they are.
 
+    A run that was interrupted continues when the command is repeated.
+    """
+    if module is not None:
+        refuse_options(context, ["freeze"], "with --module")
+    source = module.rpartition(":")[0] if module else ""
+    code = Path(source) if source.endswith(".py") else None
+    check_outputs({"-o": output}, model, data, test, teacher, code, overwrite=overwrite)
+    from ..finetune.finetuning import finetune_file
+    from ..finetune.training import Settings
+
+    settings = Settings(
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        augment=augment,
+        smoothing=smoothing,
+        mixup=mixup,
+        patience=patience,
+        seed=seed,
+        device=device,
+    )
     batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
     tested = None
     if test is not None:
@@ -314,25 +367,28 @@ def finetune(
     result = finetune_file(
         model,
         output,
-        module,
         batches,
         tested,
-        epochs=epochs,
-        lr=lr,
-        optimizer=optimizer,
-        seed=seed,
-        on_epoch=lambda epoch, loss: terminal.err.print(
-            f"epoch {epoch} of {epochs}: loss {loss:.4f}", highlight=False
+        settings=settings,
+        source=module,
+        teacher=teacher,
+        held_out=held_out,
+        freeze=freeze or [],
+        restart=restart,
+        on_epoch=lambda epoch: terminal.say_aside(
+            f"epoch {epoch.number} of {epochs}: {epoch}" if epoch.number else f"before: {epoch}"
         ),
+        progress=progress("batches", as_json),
     )
     if as_json:
-        print_json({"model": str(model), "output": str(output), **result})
+        print_json({"model": str(model), "output": str(output), **result.to_dict()})
         return
     rows = [
-        (name, percent(result["before"][name]), percent(result["after"][name]))
-        for name in result["before"]
+        (name, percent(result.before[name]), percent(result.after[name]))
+        for name in result.before
     ]
     terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
+    terminal.say_plainly(result.verdict)
     terminal.say_plainly(f"Wrote {output}")
 
 

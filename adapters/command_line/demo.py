@@ -23,10 +23,13 @@ from torch import nn
 from ...files import write_text, written_beside
 from ...graph import Recipe
 from .. import onnx as onnx_adapter
+from ..finetune.objective import Classes, Objective
+from ..finetune.source import SourceModule
+from ..finetune.training import Settings, Training
 from ..images.image_data import ArrayFile, Batches
+from ..images.image_model import score
 from ..report.html import Page
 from ..report.reorganization import report_page
-from .finetuning import carry, finetune, score, shuffled, write_back
 from .terminal import Listing, percent
 
 TEST_IMAGES = 540
@@ -151,7 +154,7 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
     say(f"Training on {len(parts['train'].labels)} digits for {epochs} epochs ...")
     torch.manual_seed(seed)
     module: nn.Module = DigitsNet()
-    finetune(module, shuffled(train, seed), epochs, lr=3e-3, device="cpu")
+    _train(module, train, epochs, lr=3e-3, seed=seed)
     original = results.path("original")
     export(module, original)
     results.measure("original", "original", f"{epochs} epochs")
@@ -176,10 +179,10 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
         ("paper", "rejuvenated, paper's recipe"),
         ("original", "plain training"),
     ):
-        torch.manual_seed(seed)
-        module, pairs = carry(results.path(name), DigitsNet())
-        finetune(module, shuffled(train, seed + 1), epochs, lr=1e-3, device="cpu")
-        write_back(results.path(name), module, pairs, results.path(f"{name}_finetuned"))
+        given = onnx_adapter.load(results.path(name))
+        source = SourceModule(given, DigitsNet(), "scores")
+        _train(source, train, epochs, lr=1e-3, seed=seed + 1)
+        given.with_weights(source.arrays()).save(results.path(f"{name}_finetuned"))
         results.measure(f"{name}_finetuned", said, f"{epochs} more epochs")
 
     changed, report = made["preserving"]
@@ -217,6 +220,12 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
         "page": str(folder / "report.html"),
         "seconds": seconds,
     }
+
+
+def _train(module: nn.Module, train: Batches, epochs: int, lr: float, seed: int) -> None:
+    """Train on digits, which are not to be shifted or mirrored."""
+    settings = Settings(epochs, lr, augment="none", smoothing=0.0, seed=seed, device="cpu")
+    Training(module, Objective(Classes(0, "scores")), train, settings=settings).run()
 
 
 def recipes(seed: int) -> dict[str, tuple[str, Recipe]]:

@@ -35,10 +35,13 @@ class LabelledImages(Protocol):
         Names of the classes; label ``c`` stands for ``classes[c]``.
     labels : ndarray of int64, shape (n,)
         Label of every image.
+    labelled : bool
+        Whether the labels say anything; where they do not, all are 0.
     """
 
     classes: list
     labels: np.ndarray
+    labelled: bool
 
     def read(
         self, rows: np.ndarray, shape: Shape | None, levels: bool = False
@@ -51,6 +54,10 @@ class LabelledImages(Protocol):
 
     def check(self) -> None:
         """All rows have been read: say which could not be."""
+        ...
+
+    def described(self) -> object:
+        """What tells these images from others, as plain values."""
         ...
 
 
@@ -132,6 +139,16 @@ class Batches:
         if self.batch_size < 1:
             raise ValueError(f"The batch size must be 1 or more, got {self.batch_size}.")
         self._rows = np.arange(len(self.data.labels)) if self.order is None else self.order
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels say anything."""
+        return self.data.labelled
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows that are read, in their order."""
+        return self._rows
 
     @property
     def classes(self) -> list:

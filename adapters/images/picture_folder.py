@@ -25,6 +25,7 @@ class FolderOfClasses:
     classes: list
     labels: np.ndarray
     files: list[Path]
+    labelled: bool = True
     unreadable: set[int] = field(default_factory=set)
     checked: bool = False
 
@@ -113,6 +114,10 @@ class FolderOfClasses:
         if 2 * n > len(self.files):
             raise ValueError(f"Cannot read {said}, among them {names}; mend or remove them.")
         warnings.warn(f"Cannot read {said}, which are left out: {names}", stacklevel=3)
+
+    def described(self) -> object:
+        """Names and sizes of the pictures."""
+        return [(str(f), f.stat().st_size) for f in self.files], self.labels.tolist()
 
 
 def _counted(n: int, what: str) -> str:

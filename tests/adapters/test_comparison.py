@@ -6,8 +6,9 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from rejuvenet.adapters.command_line.comparison import Runner, accuracy, compare  # noqa: E402
+from rejuvenet.adapters.command_line.comparison import compare  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
+from rejuvenet.adapters.images.image_model import Runner, accuracy  # noqa: E402
 from rejuvenet.adapters.images.model_input import image_shape  # noqa: E402
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from agreement import agreement
 from onnx_exports import export
-from rejuvenet.adapters.command_line.finetuning import carry, write_back
+from rejuvenet.adapters.finetune.source import SourceModule
 from rejuvenet.adapters.onnx import arrange, load, reorganize
 from rejuvenet.adapters.torch import trace
 from rejuvenet.graph import Recipe
@@ -111,14 +111,15 @@ def test_fine_tuned_weights_are_written_one_for_each_layer(tmp_path):
             if isinstance(module, nn.Conv2d):
                 module.bias.zero_()
     export(net, x, path, "script, kept")
-    module, pairs = carry(path, fresh())
-    assert len(set(pairs.values())) == len(pairs)
+    model = load(path)
+    module = SourceModule(model, fresh(), "y")
+    assert len(set(module.names.values())) == len(module.names)
     with torch.no_grad():
         for tensor in module.state_dict().values():
             if tensor.is_floating_point():
                 tensor.add_(0.1 * torch.rand_like(tensor))
-        expected = module.eval()(x).numpy()
-    write_back(path, module, pairs, out)
+        expected = module.eval()(x)[0].numpy()
+    model.with_weights(module.arrays()).save(out)
     np.testing.assert_allclose(scores(out, x.numpy()), expected, rtol=0, atol=1e-5)
 
 

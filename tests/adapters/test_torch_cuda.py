@@ -6,7 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.command_line.finetuning import finetune  # noqa: E402
+from rejuvenet.adapters.finetune.objective import Classes, Objective  # noqa: E402
+from rejuvenet.adapters.finetune.training import Settings, Training  # noqa: E402
+from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from rejuvenet.adapters.torch import Reorganizer, collect, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
 from torch import nn  # noqa: E402
@@ -171,14 +173,12 @@ def test_finetuning_uses_the_gpu_and_comes_back(trained_network, torch_digits):
     x, y = torch_digits[0].numpy(), torch_digits[1].numpy()
     seen = set()
     trained_network.register_forward_pre_hook(lambda module, args: seen.add(args[0].device.type))
-    losses = []
-    finetune(
-        trained_network, lambda epoch: [(x[:256], y[:256])], epochs=2, lr=1e-3,
-        on_epoch=lambda epoch, loss: losses.append(loss),
-    )  # fmt: skip
+    data = Batches(ArrayFile.of(x[:256], y[:256]), 64)
+    objective = Objective(Classes(0, "scores"))
+    done = Training(trained_network, objective, data, settings=Settings(2)).run()
     assert seen == {"cuda"}
     assert next(trained_network.parameters()).device.type == "cpu"
-    assert len(losses) == 2
+    assert len(done.epochs) == 3
 
 
 @pytest.mark.gpu

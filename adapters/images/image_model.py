@@ -1,0 +1,111 @@
+"""ONNX files that take images, run by onnxruntime."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .image_data import Batches, output_indices
+from .model_input import ImageInput
+
+if TYPE_CHECKING:
+    from ..onnx.model import OnnxModel
+
+
+class Runner:
+    """An ONNX file with one input of images, run by onnxruntime.
+
+    Parameters
+    ----------
+    model : str
+        Path of the file.
+    loaded : OnnxModel, optional
+        The same model, or one with other weights, to run in the place of the file.
+
+    Attributes
+    ----------
+    input : ImageInput
+    outputs : list of str
+        Those that are tensors of numbers.
+    others : list of str
+        Outputs that are not.
+    classes : str or None
+        The first output that has one score a class; known after the first run.
+    seconds : float
+    """
+
+    def __init__(self, model: str, loaded: OnnxModel | None = None) -> None:
+        from ..onnx import load
+
+        self.input = ImageInput.of(model)
+        loaded = loaded or load(model)
+        try:
+            self.session = loaded.session()
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", model, 1)) from error
+        made = {output.name: output.type for output in self.session.get_outputs()}
+        tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
+        self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]
+        self.others = [name for name in made if name not in self.outputs]
+        if not self.outputs:
+            raise ValueError(f"Expected outputs of numbers, {model} has none.")
+        self.classes: str | None = None
+        self.seconds = 0.0
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output as ``(n, values)``; a fixed batch size is filled up.
+
+        An output that has no axis of images is one row.
+        """
+        step = self.input.batch or len(images)
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, len(images), step):
+            part = images[start : start + step].astype(self.input.dtype)
+            kept = len(part)
+            if kept < step:
+                part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
+            began = time.perf_counter()
+            try:
+                made = self.session.run(self.outputs, {self.input.name: part})
+            except Exception as error:  # onnxruntime has a dozen error types of its own
+                reason = " ".join(str(error).split())[:300]
+                raise ValueError(
+                    f"The model cannot run on images {part.shape}: {reason}"
+                ) from error
+            self.seconds += time.perf_counter() - began
+            parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
+        found = {}
+        for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
+            flat = [a.reshape(len(a), -1) for a in arrays]
+            rows = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
+            joined = np.concatenate(flat) if rows else np.concatenate(flat, axis=None)[None]
+            found[name] = joined
+            scores = arrays[0].dtype.kind == "f" and arrays[0].shape[1:2] == joined.shape[1:]
+            if self.classes is None and rows and scores and joined.shape[1] > 1:
+                self.classes = name
+        return found
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Class scores, or else the first output, as float32 ``(n, outputs)``."""
+        found = self(images)
+        return found[self.classes or self.outputs[0]].astype(np.float32)
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
+    """Share of the rows of ``outputs`` ``(n, outputs)`` that are greatest at their label.
+
+    >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    0.5
+    """
+    return None if labels is None else float((outputs.argmax(axis=1) == labels).mean())
+
+
+def score(model: str, batches: Batches) -> float | None:
+    """Accuracy of an ONNX file; None where the labels cannot be matched to its outputs."""
+    runner = Runner(model)
+    parts = [(runner.scores(images), labels) for images, labels in batches]
+    outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    indices = output_indices(batches.data.classes, outputs.shape[1])
+    return accuracy(outputs, None if indices is None else indices[labels])

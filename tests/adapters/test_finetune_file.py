@@ -1,0 +1,262 @@
+"""An ONNX file is trained without its source; all but the values of its weights stays."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx2fx")
+
+from rejuvenet.adapters.finetune import trainable  # noqa: E402
+from rejuvenet.adapters.finetune.augmentation import augmented  # noqa: E402
+from rejuvenet.adapters.finetune.finetuning import finetune_file  # noqa: E402
+from rejuvenet.adapters.finetune.training import Settings  # noqa: E402
+from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
+from rejuvenet.adapters.images.image_model import Runner  # noqa: E402
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "conv/w.1": RNG.normal(size=(4, 1, 3, 3)).astype("f4"),
+    "conv_w/1": RNG.normal(size=(4, 4, 1, 1)).astype("f4"),  # spelled as the first in Python
+    "bn.scale": RNG.uniform(0.5, 1.5, 4).astype("f4"),
+    "bn.shift": RNG.normal(size=4).astype("f4"),
+    "bn.mean": RNG.normal(size=4).astype("f4"),
+    "bn.var": RNG.uniform(0.5, 1.5, 4).astype("f4"),
+    "last": RNG.normal(size=(4, 3)).astype("f4"),
+    "last.bias": RNG.normal(size=3).astype("f4"),
+    "pixels": np.full(1, 0.5, "f4"),
+    "flat": np.array([0, 4], np.int64),
+}
+SETTINGS = Settings(epochs=3, lr=0.02, augment="none", smoothing=0.0)
+
+
+def model(path, *, end=None, batch="n", kind="f4", shared=False, constants=False, shape=(0, 4)):
+    """Pictures of 1 x 6 x 6, two convolutions with BatchNorm between, three classes."""
+    weights = {k: v.astype(kind) if v.dtype == "f4" else v for k, v in WEIGHTS.items()}
+    weights["flat"] = np.array(shape, np.int64)
+    second = "conv_w/1"
+    node = helper.make_node
+    nodes = [
+        node("Sub", ["x", "pixels"], ["centred"]),
+        node("Conv", ["centred", "conv/w.1"], ["h1"], name="first"),
+        node("BatchNormalization", ["h1", *(f"bn.{s}" for s in ("scale", "shift", "mean", "var"))],
+             ["h2"]),
+        node("Conv", ["h2", second], ["h3"]),
+        node("Relu", ["h3"], ["h4"]),
+        *([node("Conv", ["h4", second], ["h5"])] if shared else []),
+        node("GlobalAveragePool", ["h5" if shared else "h4"], ["h6"]),
+        node("Reshape", ["h6", "flat"], ["h7"]),
+        node("MatMul", ["h7", "last"], ["h8"]),
+        node("Add", ["h8", "last.bias"], ["h9" if end else "y"]),
+        *([node(end, ["h9"], ["y"])] if end else []),
+    ]  # fmt: skip
+    given = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    if constants:
+        nodes = [node("Constant", [], [t.name], value=t, name=f"c{t.name}") for t in given] + nodes
+        given = []
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", number, [batch, 1, 6, 6])],
+        [helper.make_tensor_value_info("y", number, [batch, 3])], given,
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    made.metadata_props.add(key="made by", value="hand")
+    onnx.save(made, path)
+    return path
+
+
+def data(n=48, labels=True, batch_size=16):
+    """Three classes by the column that is bright."""
+    rng = np.random.default_rng(1)
+    y = np.arange(n) % 3
+    x = rng.normal(size=(n, 1, 6, 6)).astype("f4")
+    x[np.arange(n), :, :, 2 * y] += 2
+    made = ArrayFile.of(x, y)
+    made.labelled = labels
+    return Batches(made, batch_size)
+
+
+def arrays(path):
+    """All arrays of a file by name, those in ``Constant`` nodes too."""
+    graph = onnx.load(path).graph
+    held = {t.name: t for t in graph.initializer}
+    held |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    return {name: numpy_helper.to_array(tensor) for name, tensor in held.items()}
+
+
+def skeleton(path):
+    """Everything but the values of float arrays."""
+    message = onnx.load(path)
+    constants = [n.attribute[0].t for n in message.graph.node if n.op_type == "Constant"]
+    for tensor in [*message.graph.initializer, *constants]:
+        if tensor.data_type != TensorProto.INT64:
+            tensor.raw_data = b""
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"constants": True},
+        {"shared": True},
+        {"kind": "f2"},
+        {"batch": 1, "shape": (1, 4)},
+        {"batch": 1},
+    ],
+    ids=str,
+)
+def test_loss_falls_and_nothing_else_changes(tmp_path, form):
+    given, output = model(tmp_path / "in.onnx", **form), tmp_path / "out.onnx"
+    before = given.read_bytes()
+    result = finetune_file(given, output, data(), settings=SETTINGS, held_out=0.25)
+    epochs = result.trained.epochs
+    assert epochs[-1].held_out_loss < epochs[0].held_out_loss
+    onnx.checker.check_model(str(output), full_check=True)
+    assert skeleton(output) == skeleton(given)
+    old, new = arrays(given), arrays(output)
+    changed = {name for name in old if not np.array_equal(old[name], new[name])}
+    alone = form.get("shape") == (1, 4)  # one picture at a time: its statistics say nothing
+    stay = {"pixels", "flat"} | ({"bn.mean", "bn.var"} if alone else set())
+    assert changed == set(WEIGHTS) - stay
+    assert given.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir() if "checkpoint" in p.name] == []
+
+
+def test_softmax_at_the_end_is_seen(tmp_path):
+    made = []
+    for end in (None, "Softmax"):
+        given = model(tmp_path / "in.onnx", end=end)
+        finetune_file(given, tmp_path / "out.onnx", data(), settings=SETTINGS, held_out=0)
+        made.append(arrays(tmp_path / "out.onnx"))
+    for name in WEIGHTS:
+        np.testing.assert_allclose(made[0][name], made[1][name], atol=1e-4)
+
+
+def test_sigmoids_are_questions(tmp_path):
+    given = model(tmp_path / "in.onnx", end="Sigmoid")
+    settings = Settings(12, lr=0.03, augment="none")
+    result = finetune_file(given, tmp_path / "out.onnx", data(), settings=settings, held_out=0.25)
+    assert result.after["held-out"] > result.before["held-out"]
+    shares = Runner(str(tmp_path / "out.onnx")).scores(next(iter(data()))[0])
+    assert (np.abs(shares.sum(axis=1) - 1) > 1e-3).any()
+
+
+@pytest.mark.parametrize("end", [None, "Softmax", "Sigmoid"])
+def test_a_teacher_stands_for_labels(tmp_path, end):
+    teacher, given = tmp_path / "teacher.onnx", model(tmp_path / "in.onnx", end=end)
+    finetune_file(given, teacher, data(), settings=SETTINGS)
+    result = finetune_file(
+        given, tmp_path / "out.onnx", data(labels=False), teacher=teacher, settings=SETTINGS
+    )
+    first, *_, last = result.trained.epochs
+    assert last.held_out_loss < 0.8 * first.held_out_loss
+    assert last.held_out_accuracy is None
+    with pytest.raises(ValueError, match="no labels; give --teacher"):
+        finetune_file(given, tmp_path / "no.onnx", data(labels=False), settings=SETTINGS)
+
+
+@pytest.mark.parametrize("after", ["epoch", "step"])
+def test_a_run_goes_on_where_it_ended(tmp_path, after):
+    class Killed(BaseException):
+        pass
+
+    given = model(tmp_path / "in.onnx")
+    settings = Settings(4, lr=0.02, mixup=0.4, optimizer="sgd")
+    finetune_file(given, tmp_path / "whole.onnx", data(), settings=settings)
+
+    def in_second_epoch(batches, seen=[]):  # noqa: B006
+        seen.append(0)
+        for step, batch in enumerate(batches):
+            if len(seen) == 2 and step == 2:
+                raise Killed
+            yield batch
+
+    def at_second_epoch(epoch):
+        if epoch.number == 2:
+            raise Killed
+
+    how = {"progress": in_second_epoch} if after == "step" else {"on_epoch": at_second_epoch}
+    output = tmp_path / "out.onnx"
+    with pytest.raises(Killed):
+        finetune_file(given, output, data(), settings=settings, seconds=0, **how)
+    assert not output.exists()
+    checkpoint = tmp_path / "out.onnx.checkpoint"
+    kept = checkpoint.read_bytes()
+    checkpoint.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(ValueError, match="no checkpoint that can be read"):
+        finetune_file(given, output, data(), settings=settings)
+    checkpoint.write_bytes(kept)
+    with pytest.raises(ValueError, match=r"belongs to a run with .* give --restart"):
+        finetune_file(given, output, data(), settings=SETTINGS)
+    result = finetune_file(given, output, data(), settings=settings)
+    assert result.continued == (2 if after == "step" else 3)
+    assert output.read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"in.onnx", "out.onnx", "whole.onnx"}
+
+
+def test_the_best_epoch_is_kept_and_the_rest_left_out(tmp_path):
+    given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    finetune_file(given, given, data(), settings=Settings(20, lr=0.02), held_out=0.25)
+    settings = Settings(30, lr=3.0, optimizer="sgd", patience=2)
+    result = finetune_file(given, output, data(), settings=settings, held_out=0.25)
+    assert result.trained.best == 0
+    assert len(result.trained.epochs) == 3
+    assert "the model as it was, whose weights are kept" in result.verdict
+    old, new = arrays(given), arrays(output)
+    assert all(np.array_equal(old[name], new[name]) for name in old)
+
+
+def test_frozen_weights_stay(tmp_path):
+    given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    finetune_file(given, output, data(), settings=SETTINGS, held_out=0, freeze=["conv*", "bn.*"])
+    old, new = arrays(given), arrays(output)
+    assert {n for n in old if not np.array_equal(old[n], new[n])} == {"last", "last.bias"}
+    with pytest.raises(ValueError, match="no weight is named 'head"):
+        finetune_file(given, output, data(), settings=SETTINGS, freeze=["head*"])
+
+
+def test_what_cannot_be_trained_is_one_sentence(tmp_path, monkeypatch):
+    given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    named = ArrayFile.of(data().data.x, np.array(["cat", "dog"] * 24))
+    with pytest.raises(ValueError, match="2 classes of the images are not the model's 3 outputs"):
+        finetune_file(given, output, Batches(named, 16))
+    with pytest.raises(ValueError, match="loss is not finite"):
+        finetune_file(given, output, data(), settings=Settings(30, lr=1e30, optimizer="sgd"))
+    converted = trainable._converted
+
+    def other(graph):
+        made = converted(graph)
+        made.rejuvenet_0 *= 1.001
+        return made
+
+    monkeypatch.setattr(trainable, "_converted", other)
+    with pytest.raises(ValueError, match="more than the file's own noise"):
+        finetune_file(given, output, data(), settings=SETTINGS)
+    for bad in ("no weights", "operator"):
+        message = onnx.load(model(tmp_path / "bad.onnx"))
+        if bad == "operator":
+            message.graph.node[4].CopyFrom(helper.make_node("NoSuch", ["h3"], ["h4"], domain="x"))
+            message.opset_import.add(domain="x", version=1)
+        else:
+            del message.graph.node[:]
+            message.graph.node.append(helper.make_node("Flatten", ["x"], ["y"]))
+        onnx.save(message, tmp_path / "bad.onnx")
+        with pytest.raises(ValueError, match=r"no weights in floating point|NoSuch"):
+            finetune_file(tmp_path / "bad.onnx", output, data(), settings=SETTINGS)
+    assert not output.exists()
+
+
+def test_pictures_are_shifted_and_mirrored():
+    images = np.arange(2 * 3 * 16 * 16, dtype="f4").reshape(2, 3, 16, 16)
+    made = augmented(images, "shift+flip", np.random.default_rng(0))
+    last = augmented(np.moveaxis(images, 1, 3), "shift+flip", np.random.default_rng(0), True)
+    assert np.array_equal(np.moveaxis(last, 3, 1), made)
+    assert augmented(images, "none", np.random.default_rng(0)).tobytes() == images.tobytes()
+    for before, after in zip(images, made, strict=True):
+        assert not np.array_equal(before, after)
+        assert np.isin(after, before).all()
+        center = after[0, 8, 8]
+        assert (np.abs(np.argwhere(before[0] == center)[0] - 8) <= 2 + 1).all()
