@@ -53,7 +53,6 @@ class Call:
         self.opset = model.opset
         self.graph = model.graph
         self._start = len(self.graph.nodes)
-        self._after: list[Node] = []
 
     # --- what the node says -------------------------------------------------------------------
 
@@ -163,13 +162,8 @@ class Call:
         """Append structural nodes."""
         self.graph.nodes += nodes
 
-    def after(self, node: Node) -> None:
-        """Append a node once the rule is done."""
-        self._after.append(node)
-
     def finish(self) -> None:
-        """Append what was kept for the end; every output that is read has to be described."""
-        self.emit(*self._after)
+        """Every output that is read has to be described."""
         made = {name for node in self.graph.nodes[self._start :] for name in output_names(node)}
         for value in self.node.outputs:
             read = value.uses() or value.is_graph_output()
@@ -194,23 +188,6 @@ class Call:
             if self.has(i):
                 name = self._name(i)
                 self.model.graph.buffers.add(self.model.alias.get(name, name))
-
-    def lookup(self, indices: str, table: str, output: str, axis: int) -> None:
-        """Rows of a table chosen by data: the order of the rows is fixed."""
-        rank, chosen = len(self.shape(table)), len(self.shape(indices))
-        rows = [f"a{k}" for k in range(rank)]
-        new = [f"n{k}" for k in range(chosen)]
-        once = self.temporary([1] * chosen)
-        self.emit(
-            Opaque((indices,), (once,), "selects by data"),
-            Contraction(
-                (table, once),
-                output,
-                tuple(rows),
-                tuple(f"z{k}" for k in range(chosen)),
-                tuple(rows[:axis] + new + rows[axis + 1 :]),
-            ),
-        )
 
     def _name(self, i: int) -> str:
         value = self.node.inputs[i]

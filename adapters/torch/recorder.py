@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ...graph.find.nodes import Elementwise, Graph, Opaque, input_names, output_names, uniform_axes
+from ...graph.find.nodes import (
+    Elementwise,
+    Freeze,
+    Graph,
+    Opaque,
+    input_names,
+    output_names,
+    uniform_axes,
+)
 from ...graph.find.registration import check_nodes
 from .calls import FACTORIES, Call, Calls
 from .model_state import ModelState
@@ -155,7 +163,7 @@ class GraphRecorder(Calls):
     def _freeze(self, name: str, how: str) -> None:
         if self.depends(name):
             self.read = True
-            self.graph.nodes.append(Opaque((name,), (), f"{READ} ({how})"))
+            self.graph.nodes.append(Freeze((name,), f"{READ} ({how})"))
 
     def copied(self, source: torch.Tensor, copy: torch.Tensor) -> None:
         self._register(copy, self.name_of(source))

@@ -132,7 +132,8 @@ class _Paths:
             if isinstance(node, Contraction):
                 for x, weight, x_axes, w_axes in _operands(node):
                     if self.weights.get(weight) in self.consumers:
-                        if not self._carries(x, _read_axis(x_axes, w_axes, node)):
+                        axis = _read_axis(x_axes, w_axes, node)
+                        if node.groups > 1 or not self._carries(x, axis):
                             raise _Unknown
                         self.passed.add(id(node))
         scaled = {name for (name, _), ours in self.carries.items() if ours}
@@ -186,7 +187,8 @@ class _Paths:
         for _, weight, _, w_axes in _operands(node):
             own = self.weights.get(weight)
             if own is not None:
-                if node.out_axes[axis] not in w_axes:
+                depthwise = self.graph.shapes[weight][:2] == (node.groups, 1)
+                if node.out_axes[axis] not in w_axes or (node.groups > 1 and not depthwise):
                     raise _Unknown
                 return self._takes(own)
         raise _Unknown

@@ -79,7 +79,7 @@ def touched_normalizations(graph: Graph, members: Iterable[Member]) -> list[Norm
 
 
 def weight_of(graph: Graph) -> dict[str, str]:
-    """Tensor to weight, also through the reshapes of a grouped convolution."""
+    """Tensor to weight, also through what changes its shape alone."""
     found = dict(graph.weights)
     for node in graph.nodes:
         inputs = input_names(node)

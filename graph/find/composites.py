@@ -1,69 +1,296 @@
 """Operators that are made of several structural nodes, the same for every framework.
 
-Each function returns the nodes, in the order of execution; an adapter reads the attributes of its
-operator and appends them.
+An adapter reads the attributes of its operator and calls one of these functions, which append
+nodes to the graph.  ``output`` is a tensor whose shape is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from .nodes import (
     Contraction,
     Elementwise,
+    Expand,
+    Gather,
     Graph,
-    Node,
+    Opaque,
     PerChannel,
     Positional,
     Reduce,
     Reshape,
+    Shape,
+    Transpose,
 )
 
+Parameters = Sequence[tuple[str, str]]  # tensor and role
 
-def normalized(graph: Graph, x: str, axes: Sequence[int], output: str) -> list[Node]:
-    """``output = x`` that met statistics of itself over ``axes`` (layer norm, softmax, a norm).
+
+# --- the same elements elsewhere --------------------------------------------------------------
+
+
+def viewed(graph: Graph, x: str, shape: Sequence[int]) -> str:
+    """The elements of ``x`` in another shape."""
+    view = graph.temporary(tuple(shape))
+    graph.nodes.append(Reshape(x, view))
+    return view
+
+
+def rearranged(graph: Graph, x: str, view: Shape, order: Sequence[int], output: str) -> None:
+    """``x.reshape(view).transpose(order)``, reshaped: pixel and channel shuffles."""
+    turned = graph.temporary([view[axis] for axis in order])
+    graph.nodes.append(Transpose(viewed(graph, x, view), turned, tuple(order)))
+    graph.nodes.append(Reshape(turned, output))
+
+
+def taken(graph: Graph, x: str, chosen: Mapping[int, np.ndarray], output: str) -> None:
+    """The positions ``chosen[axis]`` of some axes, reshaped: slices, rolls, constant indices."""
+    for axis, indices in chosen.items():
+        shape = list(graph.shapes[x])
+        if not np.array_equal(indices, np.arange(shape[axis])):
+            shape[axis] = len(indices)
+            part = graph.temporary(shape)
+            graph.nodes.append(Gather(x, part, axis, indices))
+            x = part
+    graph.nodes.append(Reshape(x, output))
+
+
+def divided(graph: Graph, x: str, axis: int, outputs: Sequence[str]) -> None:
+    """Consecutive parts of one axis, each as long as its output."""
+    start = 0
+    for output in outputs:
+        stop = start + graph.shapes[output][axis]
+        graph.nodes.append(Gather(x, output, axis, np.arange(start, stop)))
+        start = stop
+
+
+def parts(graph: Graph, x: str, axis: int, lengths: Sequence[int]) -> list[str]:
+    """As :func:`divided`, into tensors of the structural description."""
+    shape = graph.shapes[x]
+    made = [graph.temporary((*shape[:axis], n, *shape[axis + 1 :])) for n in lengths]
+    divided(graph, x, axis, made)
+    return made
+
+
+def repeated(
+    graph: Graph, x: str, times: Sequence[int], output: str, interleaved: bool = False
+) -> None:
+    """The whole tensor several times along each axis, or each position of it."""
+    shape = (1,) * (len(times) - len(graph.shapes[x])) + graph.shapes[x]
+    before = [(n, 1) if interleaved else (1, n) for n in shape]
+    after = [(n, k) if interleaved else (k, n) for n, k in zip(shape, times, strict=True)]
+    copies = graph.temporary([n for pair in after for n in pair])
+    graph.nodes.append(Expand(viewed(graph, x, [n for pair in before for n in pair]), copies))
+    graph.nodes.append(Reshape(copies, output))
+
+
+def looked_up(graph: Graph, table: str, indices: str, axis: int, output: str) -> None:
+    """What data choose along one axis of a table: its order is fixed."""
+    rows = [f"a{k}" for k in range(len(graph.shapes[table]))]
+    places = [f"n{k}" for k in range(len(graph.shapes[indices]))]
+    once = graph.temporary([1] * len(places))
+    kept = (*rows[:axis], *places, *rows[axis + 1 :])
+    graph.nodes += [
+        Opaque((indices,), (once,), "selects by data"),
+        Contraction((table, once), output, tuple(rows), tuple(f"once {k}" for k in places), kept),
+    ]
+
+
+# --- products and parameters ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def parametrized(graph: Graph, axis: int, parameters: Parameters, output: str) -> Iterator[str]:
+    """Where to put a result whose channels parameters apply to; without any, the output itself.
+
+    >>> graph = Graph()
+    >>> _ = graph.add_tensor("y", (2, 8, 4, 4))
+    >>> with parametrized(graph, 1, [("bias", "bias")], "y") as product:
+    ...     pass  # append what makes the product
+    >>> graph.nodes
+    [PerChannel(inputs=('%1', 'bias'), output='y', axis=1, roles=('bias',))]
+    """
+    if not parameters:
+        yield output
+        return
+    result = graph.temporary(graph.shapes[output])
+    yield result
+    names, roles = zip(*parameters, strict=True)
+    graph.nodes.append(PerChannel((result, *names), output, axis, roles))
+
+
+def multiplied(graph: Graph, a: str, b: str, output: str) -> None:
+    """``numpy.matmul(a, b)``; batch axes of length one that broadcast are dropped first."""
+    a, a_axes = _operand(graph, a, ("m", "k"), "m")
+    b, b_axes = _operand(graph, b, ("k", "n"), "n")
+    ends = [name for name, axes in (("m", a_axes), ("n", b_axes)) if name in axes]
+    batch = len(graph.shapes[output]) - len(ends)
+    out = (*(f"b{batch - j}" for j in range(batch)), *ends)
+    graph.nodes.append(Contraction((a, b), output, a_axes, b_axes, out))
+
+
+def _operand(
+    graph: Graph, x: str, names: tuple[str, str], free: str
+) -> tuple[str, tuple[str, ...]]:
+    """An operand and the names of its axes, ``b1`` being the last batch axis."""
+    shape = graph.shapes[x]
+    if len(shape) == 1:
+        return x, tuple(name for name in names if name != free)
+    batch = len(shape) - 2
+    keep = [j for j in range(batch) if shape[j] != 1]
+    if len(keep) < batch:
+        x = viewed(graph, x, [*(shape[j] for j in keep), *shape[-2:]])
+    return x, (*(f"b{batch - j}" for j in keep), *names)
+
+
+def gated(graph: Graph, x: str, axis: int, output: str) -> None:
+    """The first half of an axis, multiplied by a function of the second."""
+    n = graph.shapes[output][axis]
+    graph.nodes.append(Elementwise(tuple(parts(graph, x, axis, (n, n))), output, "mul"))
+
+
+# --- normalizations ---------------------------------------------------------------------------
+
+
+def normalized(graph: Graph, x: str, axes: Sequence[int], output: str) -> None:
+    """``x`` that met statistics of itself over ``axes`` (softmax, a norm).
 
     Channels that the statistics are not over keep to themselves, so that merging those that are
     equal stays exact.
     """
     shape, over = graph.shapes[x], tuple(axes)
     statistics = graph.temporary([1 if a in over else n for a, n in enumerate(shape)])
-    return [Reduce(x, statistics, over, True), Elementwise((x, statistics), output, "add")]
+    graph.nodes += [Reduce(x, statistics, over, True), Elementwise((x, statistics), output, "add")]
+
+
+def layer_normalized(
+    graph: Graph, x: str, axes: Sequence[int], parameters: Parameters, output: str
+) -> None:
+    """Over the last axes, then a scale and a shift of their shape, where there are any."""
+    shape = graph.shapes[x]
+    if all(graph.shapes[name] == shape[-1:] for name, _ in parameters):
+        with parametrized(graph, len(shape) - 1, parameters, output) as result:
+            normalized(graph, x, axes, result)
+        return
+    steps = [*(graph.temporary(shape) for _ in parameters), output]
+    normalized(graph, x, axes, steps[0])
+    for (name, role), before, after in zip(parameters, steps, steps[1:], strict=False):
+        op = "mul" if role == "scale" else "add"
+        graph.nodes.append(Elementwise((before, name), after, op))
 
 
 def normalized_in_groups(
-    graph: Graph, x: str, groups: int, parameters: Sequence[tuple[str, str]], output: str
-) -> list[Node]:
+    graph: Graph, x: str, groups: int, parameters: Parameters, output: str
+) -> None:
     """Group normalization: over the channels of a group (axis 1) and all positions.
 
-    ``parameters`` are pairs of tensor and role, with a value for each channel, or for each group.
+    Parameters have a value for each channel, or for each group.
     """
     n, channels, *spatial = graph.shapes[x]
-    split = graph.temporary((n, groups, channels // groups, *spatial))
+    split = viewed(graph, x, (n, groups, channels // groups, *spatial))
     normal = graph.temporary(graph.shapes[split])
-    rest = range(2, len(graph.shapes[split]))
-    nodes: list[Node] = [Reshape(x, split), *normalized(graph, split, tuple(rest), normal)]
-    names, roles = zip(*parameters, strict=True) if parameters else ((), ())
-    if all(graph.shapes[name] == (channels,) for name in names):
-        whole = graph.temporary(graph.shapes[x])
-        return [*nodes, Reshape(normal, whole), PerChannel((whole, *names), output, 1, roles)]
+    normalized(graph, split, range(2, len(spatial) + 3), normal)
+    if all(graph.shapes[name] == (channels,) for name, _ in parameters):
+        with parametrized(graph, 1, parameters, output) as result:
+            graph.nodes.append(Reshape(normal, result))
+        return
+    names, roles = zip(*parameters, strict=True)
     scaled = graph.temporary(graph.shapes[split])
-    return [*nodes, PerChannel((normal, *names), scaled, 1, roles), Reshape(scaled, output)]
+    graph.nodes += [PerChannel((normal, *names), scaled, 1, roles), Reshape(scaled, output)]
+
+
+# --- layers of several products ---------------------------------------------------------------
 
 
 def attended(
-    graph: Graph, scores: str, values: str, value_axes: Sequence[str], output: str,
-    output_axes: Sequence[str],
-) -> list[Node]:  # fmt: skip
-    """``softmax(scores) values``; scores have the axes ``b, h, s, l``.
+    graph: Graph, operands: Sequence[tuple[str, str]], masks: Sequence[str], output: tuple[str, str]
+) -> None:
+    """Attention: ``softmax(q k^T + masks) v``; who sees whom depends on the places.
 
-    Who sees whom depends on the places.
+    Parameters
+    ----------
+    operands : (tensor, axes) of q, k and v
+        Axes ``b, h, s, d``, ``b, h, l, d`` and ``b, h, l, e`` in any order.
+    masks : sequence of str
+        Added by broadcasting to ``(b, h, s, l)``.
+    output : (tensor, axes)
+        Axes ``b, h, s, e`` in any order.
     """
-    shape = graph.shapes[scores]
-    placed, weights = graph.temporary(shape), graph.temporary(shape)
-    axes = (tuple("bhsl"), tuple(value_axes), tuple(output_axes))
-    return [
-        Positional(scores, placed, (2, 3)),
-        *normalized(graph, placed, (3,), weights),
-        Contraction((weights, values), output, *axes),
-    ]
+    (q, q_axes), (k, k_axes), (v, v_axes) = operands
+    sizes = {a: n for x, axes in operands for a, n in zip(axes, graph.shapes[x], strict=True)}
+    shape = [sizes[letter] for letter in "bhsl"]
+    scores, placed, weights = (graph.temporary(shape) for _ in range(3))
+    letters = tuple("bhsl")
+    graph.nodes.append(Contraction((q, k), scores, tuple(q_axes), tuple(k_axes), letters))
+    for mask in masks:
+        before, scores = scores, graph.temporary(shape)
+        graph.nodes.append(Elementwise((before, mask), scores, "add"))
+    graph.nodes.append(Positional(scores, placed, (2, 3)))
+    normalized(graph, placed, (3,), weights)
+    name, axes = output
+    graph.nodes.append(Contraction((weights, v), name, letters, tuple(v_axes), tuple(axes)))
+
+
+def recurrent(
+    graph: Graph,
+    x: str,
+    time: int,
+    weights: tuple[str, str],
+    biases: Sequence[str],
+    states: Sequence[str],
+    state: str,
+) -> None:
+    """A recurrent layer, with ``g`` gates and ``h`` hidden units in each of ``d`` directions.
+
+    One step reads the input ``x`` and its own state ``s``::
+
+        total[g, h] = sum_i W[g, h, i] x[i] + sum_k R[g, h, k] s[k] + biases[g, h]
+        s'[h]       = f(total[0, h], ..., total[g - 1, h], s[h], states[h])
+
+    Every hidden unit has one row in each gate of ``W`` and of ``R``, and one column of ``R``: they
+    move together, as the equations say.  Unrolling once is enough: all steps use the same weights.
+    Steps keep their order, and so do directions.
+
+    Parameters
+    ----------
+    x : str
+        Shape ``(t, b, i)``, or ``(b, t, i)`` where ``time`` is 1.
+    weights : (str, str)
+        ``W`` of shape ``(d, g, h, i)`` and ``R`` of shape ``(d, g, h, h)``.
+    biases : sequence of str
+        Shape ``(d, g, h)``.
+    states : sequence of str
+        What else every unit reads (first states, peepholes), broadcast to ``(b, d, h)``.
+    state : str
+        The result, of shape ``(t, b, d, h)``.
+    """
+    W, R = weights
+    one = graph.shapes[state]
+    directions, gates, hidden, _ = graph.shapes[W]
+    full = (*one[:3], gates, hidden)
+    steps = graph.temporary(graph.shapes[x])
+    graph.nodes.append(Positional(x, steps, (time,)))
+
+    def stepped(total: str) -> str:
+        read = [viewed(graph, part, one) for part in parts(graph, total, 3, [1] * gates)]
+        result = graph.temporary(one)
+        graph.nodes.append(Elementwise((*read, *states), result))
+        return result
+
+    def summed(*terms: str) -> str:
+        result = graph.temporary(full)
+        graph.nodes.append(Elementwise(terms, result, "add"))
+        return result
+
+    axes = "tbdgh"
+    made, recurred = graph.temporary(full), graph.temporary(full)
+    x_axes = tuple("bti" if time else "tbi")
+    graph.nodes.append(Contraction((steps, W), made, x_axes, tuple("dghi"), tuple(axes)))
+    read = summed(made, *biases)
+    again = (stepped(read), R)
+    graph.nodes.append(Contraction(again, recurred, tuple("tbdk"), tuple("dghk"), tuple(axes)))
+    order = graph.temporary((directions, 1))  # nothing makes it: its positions are fixed
+    graph.nodes.append(Elementwise((stepped(summed(read, recurred)), order), state))

@@ -16,6 +16,7 @@ from .nodes import (
     Contraction,
     Elementwise,
     Expand,
+    Freeze,
     Gather,
     Node,
     Opaque,
@@ -26,6 +27,7 @@ from .nodes import (
     Reshape,
     Shape,
     Transpose,
+    Unlabelled,
 )
 
 
@@ -49,7 +51,7 @@ def check_shapes(node: Node, shapes: Mapping[str, Shape]) -> None:
 
 
 def _agree(node: Node, shapes: Mapping[str, Shape]) -> bool:
-    if isinstance(node, Opaque):
+    if isinstance(node, (Unlabelled, Freeze, Opaque)):
         return True
     if isinstance(node, (Elementwise, PerChannel, Contraction, Concat)):
         given = [shapes[name] for name in node.inputs]
@@ -61,7 +63,7 @@ def _agree(node: Node, shapes: Mapping[str, Shape]) -> bool:
     if isinstance(node, PerChannel):
         return x == y and all(shape in ((x[node.axis],), (1,)) for shape in given[1:])
     if isinstance(node, Contraction):
-        return _sizes_agree(node, [*given, y])
+        return _sizes_agree(node, shapes)
     if isinstance(node, Reshape):
         return prod(x) == prod(y)
     if isinstance(node, Expand):
@@ -89,9 +91,10 @@ def _agree(node: Node, shapes: Mapping[str, Shape]) -> bool:
     return others
 
 
-def _sizes_agree(node: Contraction, shapes: list[Shape]) -> bool:
+def _sizes_agree(node: Contraction, shapes: Mapping[str, Shape]) -> bool:
     sizes: dict[str, int] = {}
-    for names, shape in zip((node.a_axes, node.b_axes, node.out_axes), shapes, strict=True):
+    plain, given = node.apart(shapes)
+    for names, shape in zip((plain.a_axes, plain.b_axes, plain.out_axes), given, strict=True):
         if len(names) != len(shape):
             return False
         for name, n in zip(names, shape, strict=True):

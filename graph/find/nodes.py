@@ -18,7 +18,9 @@ Concat           along one axis
 Gather           constant indices along one axis (slice, split, flip, roll, index_select)
 Pad              constant values around an axis
 Expand           broadcast to a shape
-Opaque           unknown: everything that it touches is frozen, with a reason
+Unlabelled       positions of its own, whatever the values of other tensors are
+Freeze           none: its inputs keep their places, for a reason
+Opaque           unknown: both of these
 ===============  ================================================================================
 
 Tensors are named by strings and described by their shape; a tensor that is neither produced by
@@ -27,6 +29,7 @@ a node, nor a weight, nor a graph input is a constant, whose positions are fixed
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +72,9 @@ class Contraction:
     A name in both inputs and not in the output is summed; a name in all three is a batch axis;
     a name in one input only and not in the output is read position by position (the spatial axes
     of a convolution and of its kernel); a name in the output only is new and unlabelled.
+
+    With ``groups``, as of a convolution: the summed axis of ``a``, the axis of the output that only
+    ``b`` makes, and the first axis of ``b`` consist of so many parts, and only equal parts meet.
     """
 
     inputs: tuple[str, str]
@@ -76,6 +82,33 @@ class Contraction:
     a_axes: tuple[str, ...]
     b_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
+    groups: int = 1
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The axes of both inputs that the output does not have."""
+        return tuple(v for v in self.a_axes if v in self.b_axes and v not in self.out_axes)
+
+    def apart(self, shapes: Mapping[str, Shape]) -> tuple[Contraction, list[Shape]]:
+        """The same without groups, and the shapes that inputs and output have in it.
+
+        The groups are a batch axis, in front of the axes that consist of them.
+        """
+        given = [shapes[name] for name in (*self.inputs, self.output)]
+        if self.groups == 1:
+            return self, given
+        (read,) = self.summed
+        (made,) = (v for v in self.out_axes if v in self.b_axes)
+        axes: list[tuple[str, ...]] = []
+        views: list[Shape] = []
+        letters = self.a_axes, self.b_axes, self.out_axes
+        divided = read, self.b_axes[0], made
+        for names, name, shape in zip(letters, divided, given, strict=True):
+            at = names.index(name)
+            axes.append((*names[:at], "groups", *names[at:]))
+            views.append((*shape[:at], self.groups, shape[at] // self.groups, *shape[at + 1 :]))
+        a, b, out = axes
+        return Contraction(self.inputs, self.output, a, b, out), views
 
 
 @dataclass(frozen=True)
@@ -160,6 +193,21 @@ class Expand:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """``outputs`` have positions of their own, fixed; they do not depend on values."""
+
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """The positions of ``inputs`` mean something: they are frozen for ``reason``."""
+
+    inputs: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Opaque:
     """Nothing is known about ``outputs``; what flows in is frozen for ``reason``."""
 
@@ -180,6 +228,8 @@ Node = (
     | Gather
     | Pad
     | Expand
+    | Unlabelled
+    | Freeze
     | Opaque
 )
 
@@ -235,40 +285,34 @@ class Graph:
         """Add ``output = conv(x, weight)``, ``x`` of shape ``(n, i, *spatial)``.
 
         ``weight`` has shape ``(o, i / groups, *kernel)``, or ``(i, o / groups, *kernel)`` where
-        ``transposed``.  A grouped convolution is the plain contraction with the groups as a batch
-        axis, between reshapes.
+        ``transposed``.
         """
-        shape_x, shape_w, shape_y = self.shapes[x], self.shapes[weight], self.shapes[output]
-        rank = len(shape_x) - 2
-        if groups > 1:
-            x_in, w_in, y_out = x, weight, output
-            x = self.temporary((shape_x[0], groups, shape_x[1] // groups, *shape_x[2:]))
-            weight = self.temporary((groups, shape_w[0] // groups, *shape_w[1:]))
-            output = self.temporary((shape_y[0], groups, shape_y[1] // groups, *shape_y[2:]))
-            self.nodes += [Reshape(x_in, x), Reshape(w_in, weight)]
-        batch = ("g",) if groups > 1 else ()
+        rank = range(len(self.shapes[x]) - 2)
         channels = ("i", "o") if transposed else ("o", "i")
         self.nodes.append(
             Contraction(
                 (x, weight),
                 output,
-                ("n", *batch, "i", *(f"x{k}" for k in range(rank))),
-                (*batch, *channels, *(f"k{k}" for k in range(rank))),
-                ("n", *batch, "o", *(f"y{k}" for k in range(rank))),
+                ("n", "i", *(f"x{k}" for k in rank)),
+                (*channels, *(f"k{k}" for k in rank)),
+                ("n", "o", *(f"y{k}" for k in rank)),
+                groups,
             )
         )
-        if groups > 1:
-            self.nodes.append(Reshape(output, y_out))
 
 
 def output_names(node: Node) -> tuple[str, ...]:
     """Names of the tensors that a node produces."""
-    return node.outputs if isinstance(node, Opaque) else (node.output,)
+    if isinstance(node, Freeze):
+        return ()
+    return node.outputs if isinstance(node, (Unlabelled, Opaque)) else (node.output,)
 
 
 def input_names(node: Node) -> tuple[str, ...]:
     """Names of the tensors that a node reads."""
-    if isinstance(node, (Elementwise, PerChannel, Contraction, Concat, Opaque)):
+    if isinstance(node, Unlabelled):
+        return ()
+    if isinstance(node, (Elementwise, PerChannel, Contraction, Concat, Freeze, Opaque)):
         return tuple(node.inputs)
     return (node.input,)
 

@@ -21,20 +21,22 @@ from .nodes import (
     Contraction,
     Elementwise,
     Expand,
+    Freeze,
     Gather,
     Graph,
-    Node,
     Opaque,
     Pad,
     PerChannel,
     Positional,
     Reduce,
     Reshape,
+    Shape,
     Transpose,
+    Unlabelled,
     input_names,
     output_names,
 )
-from .uniform import uniform_after
+from .uniform import uniform_after, uniform_reshaped
 
 
 class Propagation:
@@ -61,6 +63,8 @@ class Propagation:
             Gather: self.gather,
             Pad: self.pad,
             Expand: self.expand,
+            Unlabelled: self.opaque,
+            Freeze: self.opaque,
             Opaque: self.opaque,
         }
 
@@ -211,7 +215,8 @@ class Propagation:
 
     def contraction(self, node: Contraction) -> None:
         """A product summed over the axes that only the inputs share."""
-        state, graph = self.state, self.graph
+        state = self.state
+        node, shapes = node.apart(self.graph.shapes)
         letters = list(dict.fromkeys((*node.out_axes, *node.a_axes, *node.b_axes)))
         index = {letter: i for i, letter in enumerate(letters)}
         a_set, b_set, out_set = set(node.a_axes), set(node.b_axes), set(node.out_axes)
@@ -220,14 +225,15 @@ class Propagation:
         summed = {index[v] for v in (a_set & b_set) - out_set}
         sizes = [1] * len(letters)
         sides, fixed = [], set()
-        for name, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
-            for letter, size in zip(axes, graph.shapes[name], strict=True):
+        operands = zip(node.inputs, (node.a_axes, node.b_axes), shapes, strict=False)
+        for name, axes, view in operands:
+            for letter, size in zip(axes, view, strict=True):
                 sizes[index[letter]] = max(sizes[index[letter]], size)
-            uniform = self.uniform.get(name, frozenset())
-            along = {index[v] for i, v in enumerate(axes) if graph.shapes[name][i] > 1} - {
-                index[axes[i]] for i in uniform
-            }
-            components = [c.moved(tuple(index[axes[a]] for a in c.axes)) for c in self.labels[name]]
+            whole = self.graph.shapes[name]
+            uniform = uniform_reshaped(self.uniform.get(name, frozenset()), whole, view)
+            along = {index[v] for i, v in enumerate(axes) if view[i] > 1 and i not in uniform}
+            labels = self._viewed(self.labels[name], whole, view)
+            components = [c.moved(tuple(index[axes[a]] for a in c.axes)) for c in labels]
             fixed |= (along & shared) - {a for c in components for a in c.axes}
             sides.append(components)
         shape = tuple(sizes)
@@ -243,7 +249,15 @@ class Propagation:
             parts = state.without(component, summed, copies=True)
             merged = join(state, merged, parts, shape, set(range(len(shape))))
         place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
-        self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+        made = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
+        whole = self.graph.shapes[node.output]
+        self.labels[node.output] = self._viewed(made, shapes[2], whole)
+
+    def _viewed(self, labels: list[Component], before: Shape, after: Shape) -> list[Component]:
+        """Labels of a tensor that is reshaped."""
+        if before == after:
+            return labels
+        return [part for c in labels for part in self.state.settle(reshaped(c, before, after))]
 
     def _describe_contraction(
         self,
@@ -257,7 +271,7 @@ class Propagation:
         if all(weights):
             return
         if not any(weights):
-            for components in sides:
+            for components in sides if all(sides) else ():
                 self.state.inexact += [
                     (c.atoms, "multiplied by another tensor") for c in components
                 ]
@@ -310,16 +324,10 @@ class Propagation:
     def reshape(self, node: Reshape) -> None:
         """Atoms are reshaped like the data."""
         before, after = self.graph.shapes[node.input], self.graph.shapes[node.output]
-        if before == after:
-            self.labels[node.output] = self.labels[node.input]
-        elif 0 in before:
+        if before != after and 0 in before:
             self.opaque(Opaque((node.input,), (node.output,), "an empty tensor"))
         else:
-            self.labels[node.output] = [
-                part
-                for c in self.labels[node.input]
-                for part in self.state.settle(reshaped(c, before, after))
-            ]
+            self.labels[node.output] = self._viewed(self.labels[node.input], before, after)
 
     def transpose(self, node: Transpose) -> None:
         """Axes change places."""
@@ -448,12 +456,12 @@ class Propagation:
         """Copies carry the labels of what they copy."""
         self.labels[node.output] = self.align(node.input, node.output)[0]
 
-    def opaque(self, node: Opaque) -> None:
+    def opaque(self, node: Unlabelled | Freeze | Opaque) -> None:
         """What is not understood does not move."""
-        for name in node.inputs:
-            self.state.freeze(self.labels[name], node.reason)
-        for name in node.outputs:
-            self.labels[name] = []
+        if not isinstance(node, Unlabelled):
+            for name in node.inputs:
+                self.state.freeze(self.labels[name], node.reason)
+        self.labels |= {name: [] for name in output_names(node)}
 
 
 def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:
@@ -462,26 +470,17 @@ def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:
     Their input axis has places for each group of its own, which has to be known before the
     weight's labels are made, however it is normalized on its way to the convolution.
     """
-    if not any(isinstance(n, Contraction) and "g" in n.b_axes for n in graph.nodes):
-        return {}
-    made_by: dict[str, Node] = {}
-    split: dict[str, tuple[int, bool]] = {}
-    for node in graph.nodes:
-        for name in output_names(node):
-            made_by[name] = node
-        if isinstance(node, Contraction) and "g" in node.b_axes:
-            reshape = made_by.get(node.inputs[1])
-            if isinstance(reshape, Reshape):
-                count = graph.shapes[reshape.output][0]
-                split[reshape.input] = count, node.b_axes[1] == "i"
+    grouped = [n for n in graph.nodes if isinstance(n, Contraction) and n.groups > 1]
+    made_by = {name: node for node in graph.nodes if grouped for name in output_names(node)}
     found: dict[str, tuple[int, bool]] = {}
-    for start, groups in split.items():
-        pending, shape = [start], graph.shapes[start]
+    for product in grouped:
+        pending, shape = [product.inputs[1]], graph.shapes[product.inputs[1]]
         while pending:
             name = pending.pop()
             if name in graph.weights:
                 if graph.shapes[name] == shape and len(shape) > 1 and shape[1] > 1:
-                    found[graph.weights[name]] = groups
+                    transposed = product.b_axes[0] in product.summed
+                    found[graph.weights[name]] = product.groups, transposed
             elif isinstance(made_by.get(name), (Elementwise, PerChannel, Reshape)):
                 pending += input_names(made_by[name])
     return found

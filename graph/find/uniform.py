@@ -52,9 +52,14 @@ def uniform_after(
     if isinstance(node, Transpose):
         return frozenset(node.order.index(axis) for axis in alike)
     if isinstance(node, Reshape):
-        blocks = reshape_blocks(shapes[node.input], shapes[node.output])
-        return frozenset(axis for old, new in blocks if alike.issuperset(old) for axis in new)
+        return uniform_reshaped(alike, shapes[node.input], shapes[node.output])
     alike -= set(node.axes)
     if isinstance(node, Positional) or node.keepdims:
         return alike
     return frozenset(axis - sum(a < axis for a in node.axes) for axis in alike)
+
+
+def uniform_reshaped(alike: frozenset[int], before: Shape, after: Shape) -> frozenset[int]:
+    """The uniform axes of a tensor that is reshaped."""
+    blocks = reshape_blocks(before, after) if alike else ()
+    return frozenset(axis for old, new in blocks if alike.issuperset(old) for axis in new)

@@ -322,6 +322,23 @@ class ResponseNorm(nn.Module):
         return self.head(self.b(x).mean((2, 3)))
 
 
+class Tokens(nn.Module):
+    """A table that data look up, attention, and a gate of two halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.places = nn.Embedding(11, 8), nn.Parameter(torch.randn(7, 8))
+        self.norm, self.qkv, self.out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.wide, self.narrow, self.head = nn.Linear(8, 10), nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.table(x.abs().mul(3).long()) + self.places
+        q, k, v = self.qkv(self.norm(x)).view(-1, 7, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(y.transpose(1, 2).reshape(-1, 7, 8))
+        return self.head((x + self.narrow(F.glu(self.wide(x)))).mean(1))
+
+
 IMAGE = (1, 3, 24, 24)
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "fcn": (FullyConvolutional, (IMAGE,)),
@@ -337,6 +354,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
     "tied": (Tied, (IMAGE,)),
     "kept_bias": (KeptBias, (IMAGE,)),
     "response_norm": (ResponseNorm, (IMAGE,)),
+    "tokens": (Tokens, ((1, 7),)),
     "called_twice": (CalledTwice, (IMAGE,)),
     "weight_norm": (WeightNorm, (IMAGE,)),
     "spectral_norm": (SpectralNorm, (IMAGE,)),

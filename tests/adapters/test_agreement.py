@@ -33,7 +33,8 @@ def both(name, folder):
     "name",
     [
         "audio", "called_twice", "fpn", "gru", "kept_bias", "lraspp", "lstm",
-        "response_norm", "several_inputs_and_outputs", "tied", "unet", "weight_norm",
+        "response_norm", "several_inputs_and_outputs", "tied", "tokens", "unet",
+        "weight_norm",
     ],
 )  # fmt: skip
 def test_groups_of_a_module_and_of_its_file_are_the_same(name, tmp_path):

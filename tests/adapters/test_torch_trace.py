@@ -132,6 +132,31 @@ def test_transformer_blocks():
     assert {len(s) for s in heads} == {4}
 
 
+class SharedKeys(nn.Module):
+    """Two heads read each key (grouped-query attention)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.q, self.kv, self.out = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        q = self.q(x).view(-1, 16, 4, 4).transpose(1, 2)
+        k, v = self.kv(x).view(-1, 16, 2, 2, 4).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.head(self.out(y.transpose(1, 2).flatten(2)).mean(1))
+
+
+def test_heads_that_share_keys():
+    check(SharedKeys(), moved=1)
+    traced = trace(SharedKeys().eval(), IMAGE)
+    sets = [s.tolist() for s in traced.group("q.weight").exchangeable]
+    assert sets == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert traced.group("q.weight:sets").channels == 2
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -157,6 +182,24 @@ class Preallocated(nn.Module):
         out = torch.zeros(x.shape[0], 8, *x.shape[2:], dtype=x.dtype)
         out[:, ::2] = self.a(x)
         return self.b(out)
+
+
+class ChannelSteps(nn.Module):
+    """A recurrent layer whose steps are the channels of a convolution, which keep their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.rnn = nn.Conv2d(1, 6, 3), nn.LSTM(36, 5, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.a(x).flatten(2))[0][:, -1])
+
+
+def test_steps_of_a_recurrent_layer_keep_their_order():
+    traced = trace(ChannelSteps().eval(), torch.zeros(2, 1, 8, 8))
+    assert "position" in traced.group("a.weight").frozen
+    assert traced.group("rnn.weight_ih_l0").frozen is None
 
 
 def test_a_buffer_filled_in_parts_freezes_what_is_written():

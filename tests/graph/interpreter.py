@@ -101,7 +101,9 @@ def _run_node(node, values: dict, graph: Graph) -> None:
 
 
 def _contract(node: Contraction, values: dict, graph: Graph) -> np.ndarray:
-    a, b = (values[i] for i in node.inputs)
+    whole = graph.shapes[node.output]
+    node, (a_shape, b_shape, shape) = node.apart(graph.shapes)
+    a, b = (values[i].reshape(s) for i, s in zip(node.inputs, (a_shape, b_shape), strict=True))
     letters = dict.fromkeys((*node.a_axes, *node.b_axes, *node.out_axes))
     code = dict(zip(letters, string.ascii_letters, strict=False))
     alone = set(node.a_axes) ^ set(node.b_axes)
@@ -109,8 +111,9 @@ def _contract(node: Contraction, values: dict, graph: Graph) -> np.ndarray:
     new = [v for v in node.out_axes if v not in node.a_axes and v not in node.b_axes]
     size = dict(zip(node.a_axes, a.shape, strict=True))
     size |= dict(zip(node.b_axes, b.shape, strict=True))
-    size |= dict(zip(node.out_axes, graph.shapes[node.output], strict=True))
+    size |= dict(zip(node.out_axes, shape, strict=True))
     kernel = _rng(node.output).normal(size=[size[v] for v in (*own, *new)])
     terms = ["".join(code[v] for v in axes) for axes in (node.a_axes, node.b_axes, (*own, *new))]
     out = "".join(code[v] for v in node.out_axes)
-    return np.einsum(f"{','.join(terms)}->{out}", a, b, kernel, optimize=True)
+    made = np.einsum(f"{','.join(terms)}->{out}", a, b, kernel, optimize=True)
+    return made.reshape(whole)

@@ -8,53 +8,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ....graph.find.nodes import (
-    Contraction,
-    Elementwise,
-    Opaque,
-    PerChannel,
-    Reduce,
-    Reshape,
-    Transpose,
-)
+from ....graph.find.composites import multiplied, parametrized
+from ....graph.find.nodes import Contraction, Elementwise, Freeze, Reduce, Transpose
 
 if TYPE_CHECKING:
     from ..structure import Call
 
 
-def with_channel_parameters(
-    c: Call, output: str, axis: int, parameters: list[tuple[int, str]]
-) -> str:
-    """Where a result goes before parameters of its channels (a bias) apply to it.
-
-    ``parameters`` holds the places of inputs and their roles; scalars and absent ones count for
-    nothing.  Without any, the result is ``output`` itself.
-    """
-    present = [(i, role) for i, role in parameters if c.has(i) and c.size(i) > 1]
-    if not present:
-        return output
-    for i, _ in present:
-        if len(c.shape(c.data(i))) > 1:
+def channel_parameters(c: Call, *parameters: tuple[int, str]) -> list[tuple[str, str]]:
+    """Tensors and roles by the places of inputs; scalars and absent ones count for nothing."""
+    present = []
+    for i, role in parameters:
+        if c.has(i) and c.size(i) > 1:
             shape = c.shape(c.data(i))
-            raise c.unsupported(f"has an input {i} of shape {shape}, expected one axis")
-    result = c.temporary(c.shape(output))
-    inputs = (result, *(c.data(i) for i, _ in present))
-    c.after(PerChannel(inputs, output, axis, tuple(role for _, role in present)))
-    return result
+            if len(shape) > 1:
+                raise c.unsupported(f"has an input {i} of shape {shape}, expected one axis")
+            present.append((c.data(i), role))
+    return present
+
+
+def convolved(c: Call, weight: int, *parameters: tuple[int, str], output: str = "") -> None:
+    """A convolution (grouped or not) with input ``weight``, then parameters of its channels."""
+    output = output or c.output()
+    with parametrized(c.graph, 1, channel_parameters(c, *parameters), output) as y:
+        transposed = "ConvTranspose" in c.op
+        c.graph.add_convolution(c.data(0), c.data(weight), y, c.attribute("group", 1), transposed)
 
 
 def convolution(c: Call) -> None:
-    """``Conv`` and ``ConvTranspose`` (grouped or not), then the bias."""
-    y = with_channel_parameters(c, c.output(), 1, [(2, "bias")])
-    transposed = c.op.startswith("ConvTranspose")
-    c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1), transposed)
+    """``Conv`` and ``ConvTranspose``, then the bias."""
+    convolved(c, 1, (2, "bias"))
 
 
 def integer_convolution(c: Call) -> None:
     """``ConvInteger``: the zero points of the weight are per output channel or one."""
     c.not_trained(3)
-    y = with_channel_parameters(c, c.output(), 1, [(3, "parameter")])
-    c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1))
+    convolved(c, 1, (3, "parameter"))
 
 
 def quantized_convolution(c: Call) -> None:
@@ -62,30 +51,28 @@ def quantized_convolution(c: Call) -> None:
     if c.attribute("channels_last", 0):
         raise c.unsupported("has its channels last")
     c.not_trained(4, 5)
-    parameters = [(4, "parameter"), (5, "parameter"), (8, "bias")]
-    y = with_channel_parameters(c, c.output(), 1, parameters)
-    c.graph.add_convolution(c.data(0), c.data(3), y, c.attribute("group", 1))
+    convolved(c, 3, (4, "parameter"), (5, "parameter"), (8, "bias"))
 
 
 def deformable_convolution(c: Call) -> None:
     """``DeformConv``: a convolution whose kernel reads at places that depend on the data."""
     if c.attribute("offset_group", 1) != 1:
         raise c.unsupported("has offsets for each group of channels")
-    places = [c.data(i) for i in (2, 4) if c.has(i)]
-    c.emit(Opaque(tuple(places), (c.temporary((1,)),), "its values are places to read"))
-    y = with_channel_parameters(c, c.output(), 1, [(3, "bias")])
-    c.graph.add_convolution(c.data(0), c.data(1), y, c.attribute("group", 1))
+    places = tuple(c.data(i) for i in (2, 4) if c.has(i))
+    c.emit(Freeze(places, "its values are places to read"))
+    convolved(c, 1, (3, "bias"))
 
 
 def gemm(c: Call) -> None:
     """``A B + C`` with optional transpositions."""
-    y = c.output()
+    a, b, y = c.data(0), c.data(1), c.output()
     if c.has(2) and c.size(2) > 1 and len(c.shape(c.data(2))) > 1:
-        y = c.temporary(c.shape(c.output()))
-        c.after(Elementwise((y, c.data(2)), c.output(), "add"))
-    else:
-        y = with_channel_parameters(c, y, 1, [(2, "bias")])
-    matrix_product(c, c.data(0), c.data(1), y)
+        made = c.temporary(c.shape(y))
+        matrix_product(c, a, b, made)
+        c.emit(Elementwise((made, c.data(2)), y, "add"))
+        return
+    with parametrized(c.graph, 1, channel_parameters(c, (2, "bias")), y) as made:
+        matrix_product(c, a, b, made)
 
 
 def matrix_product(c: Call, a: str, b: str, y: str) -> None:
@@ -97,12 +84,12 @@ def matrix_product(c: Call, a: str, b: str, y: str) -> None:
 
 def matmul(c: Call) -> None:
     """``MatMul``."""
-    product(c, c.data(0), c.data(1), c.output())
+    multiplied(c.graph, c.data(0), c.data(1), c.output())
 
 
 def integer_matmul(c: Call) -> None:
     """``MatMulInteger``: zero points of ``B`` are per column or one."""
-    quantized_product(c, 1, 2, [(3, "parameter")])
+    quantized_product(c, 1, 2, (3, "parameter"))
 
 
 def quantized_matmul(c: Call) -> None:
@@ -110,11 +97,11 @@ def quantized_matmul(c: Call) -> None:
     for i in (1, 6, 7):
         if c.has(i) and c.size(i) > 1:
             raise c.unsupported("has scales along an axis of its input or output")
-    quantized_product(c, 3, 2, [(4, "parameter"), (5, "parameter")])
+    quantized_product(c, 3, 2, (4, "parameter"), (5, "parameter"))
 
 
 def quantized_product(
-    c: Call, second: int, zero_point: int | None, parameters: list[tuple[int, str]]
+    c: Call, second: int, zero_point: int | None, *parameters: tuple[int, str]
 ) -> None:
     """``A B`` with parameters of the columns of ``B``, which is input ``second``."""
     if zero_point is not None and c.has(zero_point) and c.size(zero_point) > 1:
@@ -122,31 +109,10 @@ def quantized_product(
     if any(c.has(i) and c.size(i) > 1 and len(c.shape(c.data(i))) > 1 for i, _ in parameters):
         raise c.unsupported("has scales or zero points along several axes")
     c.not_trained(*(i for i, role in parameters if role == "parameter"))
-    y = with_channel_parameters(c, c.output(), len(c.shape(c.output())) - 1, parameters)
-    product(c, c.data(0), c.data(second), y)
-
-
-def product(c: Call, a: str, b: str, y: str) -> None:
-    """numpy's ``matmul``; an axis of length one that broadcasts is dropped first."""
-    a, a_axes = batched(c, a, "m", ("m", "k"))
-    b, b_axes = batched(c, b, "n", ("k", "n"))
-    ends = [name for name, axes in (("m", a_axes), ("n", b_axes)) if name in axes]
-    n_batch = len(c.shape(y)) - len(ends)
-    out = (*(f"b{n_batch - j}" for j in range(n_batch)), *ends)
-    c.emit(Contraction((a, b), y, a_axes, b_axes, out))
-
-
-def batched(c: Call, x: str, free: str, names: tuple[str, str]) -> tuple[str, tuple[str, ...]]:
-    """An operand of ``matmul`` and the names of its axes, ``b1`` being the last batch axis."""
-    shape = c.shape(x)
-    if len(shape) == 1:
-        return x, tuple(name for name in names if name != free)
-    n_batch = len(shape) - 2
-    keep = [j for j in range(n_batch) if shape[j] != 1]
-    if len(keep) < n_batch:
-        x_in, x = x, c.temporary([*(shape[j] for j in keep), *shape[-2:]])
-        c.emit(Reshape(x_in, x))
-    return x, (*(f"b{n_batch - j}" for j in keep), *names)
+    y = c.output()
+    found = channel_parameters(c, *parameters)
+    with parametrized(c.graph, len(c.shape(y)) - 1, found, y) as made:
+        multiplied(c.graph, c.data(0), c.data(second), made)
 
 
 def einsum(c: Call) -> None:

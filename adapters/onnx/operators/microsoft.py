@@ -8,27 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ....graph.find.composites import normalized
-from ....graph.find.nodes import (
-    Concat,
-    Elementwise,
-    Gather,
-    PerChannel,
-    Positional,
-    Reduce,
-    Transpose,
-)
+from ....graph.find.composites import gated, multiplied, normalized, parametrized
+from ....graph.find.nodes import Concat, Elementwise, Positional, Reduce, Transpose
 from .attention import multi_head_attention, projected_attention
 from .contractions import (
+    channel_parameters,
     convolution,
+    convolved,
     gemm,
     matrix_product,
-    product,
     quantized_convolution,
     quantized_product,
-    with_channel_parameters,
 )
 from .normalizations import in_groups, over_last_axes
 from .table import (
@@ -82,7 +72,7 @@ def quantized_softmax(c: Call) -> None:
     rank = len(c.shape(x))
     axis = c.attribute("axis", -1) % rank
     axes = range(axis, rank) if old else (axis,)
-    c.emit(*normalized(c.graph, x, axes, c.output()))
+    normalized(c.graph, x, axes, c.output())
 
 
 def quantized_gemm(c: Call) -> None:
@@ -90,20 +80,20 @@ def quantized_gemm(c: Call) -> None:
     if any(c.has(i) and c.size(i) > 1 for i in (1, 2, 7, 8)):
         raise c.unsupported("has scales along an axis of its input or output")
     c.not_trained(4, 5)
-    parameters = [(4, "parameter"), (5, "parameter"), (6, "bias")]
-    y = with_channel_parameters(c, c.output(), 1, parameters)
-    matrix_product(c, c.data(0), c.data(3), y)
+    parameters = channel_parameters(c, (4, "parameter"), (5, "parameter"), (6, "bias"))
+    with parametrized(c.graph, 1, parameters, c.output()) as y:
+        matrix_product(c, c.data(0), c.data(3), y)
 
 
 def integer_matmul_to_float(c: Call) -> None:
     """``MatMulIntegerToFloat``: zero points and scales of the columns of B, then a bias."""
     if c.has(2) and c.size(2) > 1:
         raise c.unsupported("has scales for each row of its input")
-    quantized_product(c, 1, 4, [(3, "parameter"), (5, "parameter"), (6, "bias")])
+    quantized_product(c, 1, 4, (3, "parameter"), (5, "parameter"), (6, "bias"))
 
 
 def dynamic_quantize_matmul(c: Call) -> None:
-    quantized_product(c, 1, None, [(2, "parameter"), (3, "parameter"), (4, "bias")])
+    quantized_product(c, 1, None, (2, "parameter"), (3, "parameter"), (4, "bias"))
 
 
 def fused_matmul(c: Call) -> None:
@@ -113,7 +103,7 @@ def fused_matmul(c: Call) -> None:
     if c.attribute("activation", "") == "Softmax":
         raise c.unsupported("normalizes along an axis")
     a, b = (_turned(c, c.data(i), name) for i, name in enumerate(("transA", "transB")))
-    product(c, a, b, c.output())
+    multiplied(c.graph, a, b, c.output())
 
 
 def _turned(c: Call, x: str, attribute: str) -> str:
@@ -130,17 +120,16 @@ def _turned(c: Call, x: str, attribute: str) -> str:
 def matmul_with_bias(c: Call) -> None:
     """``GemmFastGelu``."""
     axis = len(c.shape(c.output())) - 1
-    y = with_channel_parameters(c, c.output(), axis, [(2, "bias")])
-    product(c, c.data(0), c.data(1), y)
+    with parametrized(c.graph, axis, channel_parameters(c, (2, "bias")), c.output()) as y:
+        multiplied(c.graph, c.data(0), c.data(1), y)
 
 
 def fused_convolution(c: Call) -> None:
     """``FusedConv``: a convolution, its bias, a summand, a function."""
     y = c.temporary(c.shape(c.output())) if c.has(3) else c.output()
-    result = with_channel_parameters(c, y, 1, [(2, "bias")])
-    c.graph.add_convolution(c.data(0), c.data(1), result, c.attribute("group", 1))
+    convolved(c, 1, (2, "bias"), output=y)
     if c.has(3):
-        c.after(Elementwise((y, c.data(3)), c.output(), "add"))
+        c.emit(Elementwise((y, c.data(3)), c.output(), "add"))
 
 
 def with_channels_second(c: Call, x: str) -> str:
@@ -163,10 +152,8 @@ def convolution_channels_last(c: Call) -> None:
     n, *spatial, channels = c.shape(c.output())
     y = c.temporary((n, channels, *spatial))
     x = with_channels_second(c, c.data(0))
-    result = c.temporary(c.shape(y)) if c.has(2) else y
-    c.graph.add_convolution(x, c.data(1), result, c.attribute("group", 1))
-    if c.has(2):
-        c.emit(PerChannel((result, c.data(2)), y, 1, ("bias",)))
+    with parametrized(c.graph, 1, channel_parameters(c, (2, "bias")), y) as result:
+        c.graph.add_convolution(x, c.data(1), result, c.attribute("group", 1))
     last = c.temporary(c.shape(c.output())) if c.has(3) else c.output()
     c.emit(with_channels_last(c, y, last))
     if c.has(3):
@@ -186,7 +173,7 @@ def skip_layer_normalization(c: Call) -> None:
     summands = tuple(c.data(i) for i in (0, 1, bias) if c.has(i))
     x = c.output(3) if c.gives(3) else c.temporary(c.shape(c.output()))
     c.emit(Elementwise(summands, x, "add"))
-    over_last_axes(c, x, [("mul", 2)] if simplified else [("mul", 2), ("add", 3)])
+    over_last_axes(c, x, [(2, "scale")] if simplified else [(2, "scale"), (3, "shift")])
 
 
 def group_normalization(c: Call) -> None:
@@ -196,12 +183,12 @@ def group_normalization(c: Call) -> None:
         summands = tuple(c.data(i) for i in (0, 3, 4) if c.has(i))
         x = c.output(1) if c.gives(1) else c.temporary(c.shape(c.output()))
         c.emit(Elementwise(summands, x, "add"))
-    parameters, groups = (c.data(1), c.data(2)), c.attribute("groups", 1)
+    groups = c.attribute("groups", 1)
     if not c.attribute("channels_last", 1):
-        return in_groups(c, x, c.output(), groups, parameters)
+        return in_groups(c, x, c.output(), groups)
     second = with_channels_second(c, x)
     normal = c.temporary(c.shape(second))
-    in_groups(c, second, normal, groups, parameters)
+    in_groups(c, second, normal, groups)
     return c.emit(with_channels_last(c, normal, c.output()))
 
 
@@ -210,7 +197,7 @@ def bias_softmax(c: Call) -> None:
     c.emit(Elementwise(c.every_input(), x, "add"))
     rank = len(c.shape(x))
     axes = range(c.attribute("axis", 1) % rank, rank)
-    c.emit(*normalized(c.graph, x, axes, c.output()))
+    normalized(c.graph, x, axes, c.output())
 
 
 def bias_split_gelu(c: Call) -> None:
@@ -218,11 +205,7 @@ def bias_split_gelu(c: Call) -> None:
     x, y = c.data(0), c.output()
     shifted = c.temporary(c.shape(x))
     c.emit(Elementwise((x, c.data(1)), shifted, "add"))
-    rank, n = len(c.shape(x)), c.shape(y)[-1]
-    halves = tuple(c.temporary(c.shape(y)) for _ in range(2))
-    for i, half in enumerate(halves):
-        c.emit(Gather(shifted, half, rank - 1, np.arange(i * n, (i + 1) * n)))
-    c.emit(Elementwise(halves, y))
+    gated(c.graph, shifted, len(c.shape(x)) - 1, y)
 
 
 MICROSOFT: dict[str, Callable[[Call], None]] = {

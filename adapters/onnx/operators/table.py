@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....graph.find.composites import (
+    divided,
+    looked_up,
+    rearranged,
+    repeated,
+    taken,
+    viewed,
+)
 from ....graph.find.nodes import (
     Concat,
     Elementwise,
     Expand,
-    Gather,
+    Freeze,
     Opaque,
     Pad,
     PerChannel,
@@ -26,6 +34,7 @@ from ....graph.find.nodes import (
     Reduce,
     Reshape,
     Transpose,
+    Unlabelled,
 )
 from .attention import ATTENTION
 from .contractions import CONTRACTIONS
@@ -195,14 +204,14 @@ def places_by_data(c: Call) -> None:
     """``GridSample``, ``RoiAlign``: further inputs say where the channels are read."""
     x = c.data(0)
     places = tuple(c.data(i) for i in range(1, len(c.node.inputs)) if c.has(i))
-    c.emit(Opaque(places, (c.temporary((1,)),), "its values are places to read"))
+    c.emit(Freeze(places, "its values are places to read"))
     axes = tuple(axis for axis in range(len(c.shape(x))) if axis != 1)
     c.emit(Positional(x, c.output(), axes))
 
 
 def by_shape(c: Call) -> None:
     """Only the shape of what is read matters."""
-    c.emit(Opaque((), c.outputs(), f"the operator {c.op} makes positions of its own"))
+    c.emit(Unlabelled(c.outputs()))
 
 
 def reverse_sequence(c: Call) -> None:
@@ -287,11 +296,7 @@ def concat(c: Call) -> None:
 def split(c: Call) -> None:
     x = c.data(0)
     axis = c.attribute("axis", 0) % len(c.shape(x))
-    start = 0
-    for i in range(c.n_outputs):
-        length = c.shape(c.output(i))[axis]
-        c.emit(Gather(x, c.output(i), axis, np.arange(start, start + length)))
-        start += length
+    divided(c.graph, x, axis, [c.output(i) for i in range(c.n_outputs)])
 
 
 def split_to_sequence(c: Call) -> None:
@@ -311,27 +316,7 @@ def sequence_at(c: Call) -> None:
     i = int(c.value(1).item()) % len(lengths)
     axis = whole.attribute("axis", 0) % len(c.shape(x))
     start = sum(lengths[:i])
-    part = (*c.shape(x)[:axis], lengths[i], *c.shape(x)[axis + 1 :])
-    y = c.output() if part == c.shape(c.output()) else c.temporary(part)
-    c.emit(Gather(x, y, axis, np.arange(start, start + lengths[i])))
-    if y != c.output():
-        c.emit(Reshape(y, c.output()))
-
-
-def take(c: Call, x: str, output: str, chosen: dict[int, np.ndarray]) -> None:
-    """``output = x`` with the positions ``chosen[axis]`` picked along each axis."""
-    chosen = {
-        axis: indices
-        for axis, indices in chosen.items()
-        if not np.array_equal(indices, np.arange(c.shape(x)[axis]))
-    }
-    for axis, indices in chosen.items():
-        shape = list(c.shape(x))
-        shape[axis] = len(indices)
-        y = c.temporary(shape)
-        c.emit(Gather(x, y, axis, indices))
-        x = y
-    c.emit(Reshape(x, output))
+    taken(c.graph, x, {axis: np.arange(start, start + lengths[i])}, c.output())
 
 
 def slices(c: Call) -> None:
@@ -347,7 +332,7 @@ def slices(c: Call) -> None:
         chosen[place] = np.arange(c.shape(x)[place])[int(start) : int(end) : int(step)]
         if step < 0 and end < -c.shape(x)[place]:  # python reads -1 - n as an end inside
             chosen[place] = np.arange(c.shape(x)[place])[int(start) :: int(step)]
-    take(c, x, c.output(), chosen)
+    taken(c.graph, x, chosen, c.output())
 
 
 def gather(c: Call) -> None:
@@ -357,8 +342,8 @@ def gather(c: Call) -> None:
     axis = c.attribute("axis", 0) % rank
     if c.is_known(1):
         indices = c.value(1).reshape(-1).astype(np.int64)
-        return take(c, x, y, {axis: indices % max(c.shape(x)[axis], 1)})
-    return c.lookup(c.data(1), x, y, axis)
+        return taken(c.graph, x, {axis: indices % max(c.shape(x)[axis], 1)}, y)
+    return looked_up(c.graph, x, c.data(1), axis, y)
 
 
 def gather_nd(c: Call) -> None:
@@ -368,11 +353,10 @@ def gather_nd(c: Call) -> None:
     if c.attribute("batch_dims", 0):
         raise c.unsupported("has batch axes")
     k, shape = indices.shape[-1], c.shape(x)
-    flat = c.temporary((int(np.prod(shape[:k])), *shape[k:]))
+    flat = viewed(c.graph, x, (int(np.prod(shape[:k])), *shape[k:]))
     sizes = np.array(shape[:k])
     rows = np.ravel_multi_index(tuple(np.moveaxis(indices % sizes, -1, 0)), shape[:k]).ravel()
-    c.emit(Reshape(x, flat))
-    take(c, flat, y, {0: rows})
+    taken(c.graph, flat, {0: rows}, y)
 
 
 def scatter_nd(c: Call) -> None:
@@ -382,7 +366,7 @@ def scatter_nd(c: Call) -> None:
     if added or rows.shape[-1] != 1 or filled.size == 0 or (filled != filled.flat[0]).any():
         raise c.unsupported("writes more than one value into a part")
     chosen = np.unique(rows % c.shape(x)[0])
-    take(c, x, c.temporary((len(chosen), *c.shape(x)[1:])), {0: chosen})
+    taken(c.graph, x, {0: chosen}, c.temporary((len(chosen), *c.shape(x)[1:])))
     c.emit(Elementwise((x,), c.output()))
 
 
@@ -401,7 +385,7 @@ def pad(c: Call) -> None:
         raise c.unsupported(f"crops in mode {mode!r}")
     widths = zip(shape, before, after, strict=True)
     chosen = {i: np.pad(np.arange(n), (b, a), mode=mode) for i, (n, b, a) in enumerate(widths)}
-    return take(c, x, y, chosen)
+    return taken(c.graph, x, chosen, y)
 
 
 def expand(c: Call) -> None:
@@ -409,11 +393,7 @@ def expand(c: Call) -> None:
 
 
 def tile(c: Call) -> None:
-    x = c.data(0)
-    repeats = c.value(1)
-    lengths = c.shape(x)
-    chosen = {axis: np.tile(np.arange(n), repeats[axis]) for axis, n in enumerate(lengths)}
-    take(c, x, c.output(), chosen)
+    repeated(c.graph, c.data(0), [int(n) for n in c.value(1)], c.output())
 
 
 def depth_to_space(c: Call) -> None:
@@ -423,24 +403,14 @@ def depth_to_space(c: Call) -> None:
         views = (n, b, b, channels // b**2, h, w), (0, 3, 4, 1, 5, 2)
     else:
         views = (n, channels // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
-    transpose_view(c, *views)
+    rearranged(c.graph, c.data(0), *views, c.output())
 
 
 def space_to_depth(c: Call) -> None:
     n, channels, h, w = c.shape(c.data(0))
     b = c.attribute("blocksize", 1)
-    transpose_view(c, (n, channels, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4))
-
-
-def transpose_view(c: Call, view: tuple[int, ...], order: tuple[int, ...]) -> None:
-    """Reshape to ``view``, permute its axes, reshape to the output."""
-    split_up = c.temporary(view)
-    permuted = c.temporary([view[axis] for axis in order])
-    c.emit(
-        Reshape(c.data(0), split_up),
-        Transpose(split_up, permuted, order),
-        Reshape(permuted, c.output()),
-    )
+    view = (n, channels, h // b, b, w // b, b)
+    rearranged(c.graph, c.data(0), view, (0, 3, 5, 1, 2, 4), c.output())
 
 
 def opaque(c: Call) -> None:

@@ -30,6 +30,7 @@ from ....graph.find.nodes import (
     Concat,
     Contraction,
     Elementwise,
+    Freeze,
     Graph,
     Node,
     Opaque,
@@ -210,7 +211,7 @@ class _Reader:
             operation = self.operation(node, weights)
             made = operation.makes or self.units[sources[0]].makes
             unit = Unit("layers", tensor, sources, [operation], made)
-        elif isinstance(node, Opaque):
+        elif isinstance(node, (Freeze, Opaque)):
             unit = Unit("opaque", tensor, sources, reason=node.reason)
         elif len(sources) > 1:
             unit = self.join(node, sources)
@@ -244,7 +245,7 @@ class _Reader:
         """What a node does with its weights."""
         main = weights[0]
         module = self.modules.get(main) or module_of_weight(main)
-        if isinstance(node, Opaque):
+        if isinstance(node, (Freeze, Opaque)):
             return Operation("opaque", weights, module, "", (), (), reason=node.reason)
         scaled, scaled_sets = self.strips(main, "per_channel")
         reads, read_sets = self.strips(main, "consumer")
@@ -264,11 +265,10 @@ class _Reader:
 
     def layer_size(self, node: Contraction) -> str:
         """Channels in and out, kernel and groups of a layer: ``"64→256 1×1"``."""
-        a, b = node.inputs
-        of_weight, of_data = node.b_axes, node.a_axes
-        if b in self.unit_of:
-            of_weight, of_data = of_data, of_weight
-        shape = self.graph.shapes[a if b in self.unit_of else b]
+        plain, shapes = node.apart(self.graph.shapes)
+        of_weight, of_data, shape = plain.b_axes, plain.a_axes, shapes[1]
+        if node.inputs[1] in self.unit_of:
+            of_weight, of_data, shape = of_data, of_weight, shapes[0]
         size = {"in": 1, "out": 1, "groups": 1}
         kernel = []
         for axis, n in zip(of_weight, shape, strict=True):

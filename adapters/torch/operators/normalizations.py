@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....graph.find.composites import normalized, normalized_in_groups
+from ....graph.find.composites import layer_normalized, normalized, normalized_in_groups
 from ....graph.find.nodes import Elementwise, Graph, PerChannel
 from .table import Value, resolved_axis, rule
 
@@ -30,61 +30,34 @@ def batch_norm(graph: Graph, out: Value, x: Value, *rest: Any) -> None:
     )
 
 
-def _affine(graph: Graph, x: str, out: Value, axis: int, scale: Any, shift: Any) -> None:
-    used = [(v, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
-    graph.nodes.append(
-        PerChannel((x, *(v.name for v, _ in used)), out.name, axis, tuple(r for _, r in used))
-    )
+def _parameters(scale: Any, shift: Any) -> list[tuple[str, str]]:
+    given = zip((scale, shift), ("scale", "shift"), strict=True)
+    return [(value.name, role) for value, role in given if isinstance(value, Value)]
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(
-    graph: Graph,
-    out: Value,
-    x: Value,
-    over: Sequence[int],
-    scale: Any = None,
-    shift: Any = None,
+    graph: Graph, out: Value, x: Value, over: Sequence[int], scale: Any = None, shift: Any = None,
     *_: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Normalization over the last axes."""
-    rank = len(x.shape)
-    axes = tuple(range(rank - len(over), rank))
-    normal = graph.temporary(x.shape)
-    graph.nodes += normalized(graph, x.name, axes, normal)
-    if len(axes) == 1:
-        _affine(graph, normal, out, axes[0], scale, shift)
-        return
-    for value, op in ((scale, "mul"), (shift, "add")):
-        if isinstance(value, Value):
-            target = graph.temporary(x.shape)
-            graph.nodes.append(Elementwise((normal, value.name), target, op))
-            normal = target
-    graph.nodes.append(Elementwise((normal,), out.name))
+    axes = range(len(x.shape) - len(over), len(x.shape))
+    layer_normalized(graph, x.name, axes, _parameters(scale, shift), out.name)
 
 
 @rule("native_group_norm")
 def group_norm(
-    graph: Graph,
-    out: Value,
-    x: Value,
-    scale: Any,
-    shift: Any,
-    n: int,
-    c: int,
-    size: int,
-    groups: int,
-    *_: Any,
-) -> None:
+    graph: Graph, out: Value, x: Value, scale: Any, shift: Any, n: int, c: int, size: int,
+    groups: int, *_: Any,
+) -> None:  # fmt: skip
     """Normalization over the channels of a group and all positions."""
-    used = [(v.name, r) for v, r in ((scale, "scale"), (shift, "shift")) if isinstance(v, Value)]
-    graph.nodes += normalized_in_groups(graph, x.name, groups, used, out.name)
+    normalized_in_groups(graph, x.name, groups, _parameters(scale, shift), out.name)
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
 def softmax(graph: Graph, out: Value, x: Value, axis: int, *_: Any, **__: Any) -> None:
     """Normalization over one axis."""
-    graph.nodes += normalized(graph, x.name, (resolved_axis(axis, len(x.shape)),), out.name)
+    normalized(graph, x.name, (resolved_axis(axis, len(x.shape)),), out.name)
 
 
 @rule("_weight_norm_interface")
@@ -93,5 +66,5 @@ def weight_norm(graph: Graph, outs: Sequence[Value], v: Value, g: Value, axis: i
     out = outs[0]
     normal = graph.temporary(v.shape)
     axes = tuple(a for a in range(len(v.shape)) if a != axis)
-    graph.nodes += normalized(graph, v.name, axes, normal)
+    normalized(graph, v.name, axes, normal)
     graph.nodes.append(Elementwise((normal, g.name), out.name, "mul"))

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ....graph.find.nodes import Elementwise, Gather, Graph
+from ....graph.find.composites import gated
+from ....graph.find.nodes import Elementwise, Graph
 from .table import Value, resolved_axis, rule
 
 ELEMENTWISE_OP = {
@@ -59,9 +60,4 @@ def add_product(
 @rule("glu")
 def glu(graph: Graph, out: Value, x: Value, axis: int = -1) -> None:
     """The first half of an axis gated by the second."""
-    axis = resolved_axis(axis, len(x.shape))
-    half = x.shape[axis] // 2
-    names = [graph.temporary(out.shape) for _ in range(2)]
-    for i, name in enumerate(names):
-        graph.nodes.append(Gather(x.name, name, axis, np.arange(half) + i * half))
-    graph.nodes.append(Elementwise(tuple(names), out.name, "mul"))
+    gated(graph, x.name, resolved_axis(axis, len(x.shape)), out.name)

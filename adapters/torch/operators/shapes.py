@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ....graph.find.composites import divided, looked_up, rearranged, repeated, taken
 from ....graph.find.nodes import (
     Concat,
     Elementwise,
     Expand,
-    Gather,
     Graph,
     Pad,
     Positional,
@@ -93,11 +93,7 @@ def stack(graph: Graph, out: Value, parts: Sequence[Value], axis: int = 0) -> No
 )
 def split(graph: Graph, outs: Sequence[Value], x: Value, _: Any, axis: int = 0, **__: Any) -> None:
     """Consecutive parts of one axis."""
-    axis, start = resolved_axis(axis, len(x.shape)), 0
-    for out in outs:
-        stop = start + out.shape[axis]
-        graph.nodes.append(Gather(x.name, out.name, axis, np.arange(start, stop)))
-        start = stop
+    divided(graph, x.name, resolved_axis(axis, len(x.shape)), [out.name for out in outs])
 
 
 @rule("slice", "slice_copy")
@@ -112,8 +108,7 @@ def slice_(
 ) -> None:
     """A range of one axis."""
     axis = resolved_axis(axis, len(x.shape))
-    indices = np.arange(x.shape[axis])[start:stop:step]
-    graph.nodes.append(Gather(x.name, out.name, axis, indices))
+    taken(graph, x.name, {axis: np.arange(x.shape[axis])[start:stop:step]}, out.name)
 
 
 @rule("narrow")
@@ -126,11 +121,7 @@ def narrow(graph: Graph, out: Value, x: Value, axis: int, start: int, length: in
 def select(graph: Graph, out: Value, x: Value, axis: int, index: int) -> None:
     """One position of one axis."""
     axis = resolved_axis(axis, len(x.shape))
-    one = graph.temporary([1 if a == axis else n for a, n in enumerate(x.shape)])
-    graph.nodes += [
-        Gather(x.name, one, axis, np.array([index % x.shape[axis]])),
-        Reshape(one, out.name),
-    ]
+    taken(graph, x.name, {axis: np.array([index % x.shape[axis]])}, out.name)
 
 
 @rule("unbind")
@@ -143,9 +134,8 @@ def unbind(graph: Graph, outs: Sequence[Value], x: Value, axis: int = 0) -> None
 @rule("flip")
 def flip(graph: Graph, out: Value, x: Value, axes: Sequence[int]) -> None:
     """Axes reversed."""
-    _gather_axes(
-        graph, out, x, {a: np.arange(x.shape[a])[::-1] for a in resolved_axes(axes, len(x.shape))}
-    )
+    found = resolved_axes(axes, len(x.shape))
+    taken(graph, x.name, {a: np.arange(x.shape[a])[::-1] for a in found}, out.name)
 
 
 @rule("roll")
@@ -153,15 +143,7 @@ def roll(graph: Graph, out: Value, x: Value, shifts: Any, axes: Any = ()) -> Non
     """Axes shifted cyclically."""
     shifts = [shifts] if isinstance(shifts, int) else shifts
     pairs = zip(resolved_axes(axes, len(x.shape)), shifts, strict=True)
-    _gather_axes(graph, out, x, {a: np.roll(np.arange(x.shape[a]), s) for a, s in pairs})
-
-
-def _gather_axes(graph: Graph, out: Value, x: Value, indices: dict[int, np.ndarray]) -> None:
-    name = x.name
-    for i, (axis, index) in enumerate(indices.items()):
-        target = out.name if i == len(indices) - 1 else graph.temporary(x.shape)
-        graph.nodes.append(Gather(name, target, axis, index))
-        name = target
+    taken(graph, x.name, {a: np.roll(np.arange(x.shape[a]), s) for a, s in pairs}, out.name)
 
 
 @rule("index_select")
@@ -169,11 +151,9 @@ def index_select(graph: Graph, out: Value, x: Value, axis: int, index: Value) ->
     """Positions of one axis, by a constant or by data."""
     axis = resolved_axis(axis, len(x.shape))
     if index.constant is not None:
-        graph.nodes.append(Gather(x.name, out.name, axis, index.constant.ravel()))
-        return
-    row = graph.temporary([n if a == axis else 1 for a, n in enumerate(out.shape)])
-    graph.nodes.append(Reshape(index.name, row))
-    _chosen(graph, out, x, axis, row)
+        taken(graph, x.name, {axis: index.constant.ravel()}, out.name)
+    else:
+        looked_up(graph, x.name, index.name, axis, out.name)
 
 
 @rule("gather")
@@ -182,19 +162,14 @@ def gather(graph: Graph, out: Value, x: Value, axis: int, index: Value, **_: Any
     axis = resolved_axis(axis, len(x.shape))
     if any(n != m for a, (n, m) in enumerate(zip(x.shape, out.shape, strict=True)) if a != axis):
         return False
-    _chosen(graph, out, x, axis, index.name)
-    return None
-
-
-def _chosen(graph: Graph, out: Value, x: Value, axis: int, index: str) -> None:
-    """``out`` holds what data choose along one axis of ``x``, and goes with what chooses."""
     one = graph.temporary([1 if a == axis else n for a, n in enumerate(x.shape)])
     every = graph.temporary(out.shape)
     graph.nodes += [
         Positional(x.name, one, (axis,)),
         Expand(one, every),
-        Elementwise((every, index), out.name),
+        Elementwise((every, index.name), out.name),
     ]
+    return None
 
 
 @rule("index")
@@ -208,25 +183,17 @@ def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -
     if flat is None:
         return False
     flat = np.flatnonzero(flat) if flat.dtype == bool else flat.ravel() % x.shape[axis]
-    taken = graph.temporary([len(flat) if a == axis else n for a, n in enumerate(x.shape)])
-    graph.nodes += [Gather(x.name, taken, axis, flat), Reshape(taken, out.name)]
+    taken(graph, x.name, {axis: flat}, out.name)
     return None
 
 
 @rule("embedding")
 def embedding(graph: Graph, out: Value, weight: Value, index: Value, *_: Any) -> None:
     """Rows of a table chosen by data."""
-    row = graph.temporary((1, weight.shape[1]))
-    graph.nodes.append(Positional(weight.name, row, (0,)))
     if index.constant is not None:
-        graph.nodes.append(Expand(row, out.name))
-        return
-    column, every = graph.temporary((*index.shape, 1)), graph.temporary(out.shape)
-    graph.nodes += [
-        Reshape(index.name, column),
-        Expand(row, every),
-        Elementwise((every, column), out.name),
-    ]
+        taken(graph, weight.name, {0: index.constant.ravel()}, out.name)
+    else:
+        looked_up(graph, weight.name, index.name, 0, out.name)
 
 
 @rule("expand", "expand_copy", "broadcast_to")
@@ -238,8 +205,7 @@ def expand(graph: Graph, out: Value, x: Value, *_: Any, **__: Any) -> None:
 @rule("repeat", "tile")
 def repeat(graph: Graph, out: Value, x: Value, times: Sequence[int]) -> None:
     """The whole tensor several times along each axis."""
-    shape = (1,) * (len(times) - len(x.shape)) + tuple(x.shape)
-    _copies(graph, out, x, [(1, n) for n in shape], list(zip(times, shape, strict=True)))
+    repeated(graph, x.name, times, out.name)
 
 
 @rule("repeat_interleave")
@@ -250,16 +216,9 @@ def repeat_interleave(
     if not isinstance(times, int) or axis is None:
         return False
     axis = resolved_axis(axis, len(x.shape))
-    before = [(n, 1) for n in x.shape]
-    after = [(n, times if a == axis else 1) for a, n in enumerate(x.shape)]
-    _copies(graph, out, x, before, after)
+    each = [times if a == axis else 1 for a in range(len(x.shape))]
+    repeated(graph, x.name, each, out.name, interleaved=True)
     return None
-
-
-def _copies(graph: Graph, out: Value, x: Value, before: list, after: list) -> None:
-    narrow_ = graph.temporary([n for pair in before for n in pair])
-    wide = graph.temporary([n for pair in after for n in pair])
-    graph.nodes += [Reshape(x.name, narrow_), Expand(narrow_, wide), Reshape(wide, out.name)]
 
 
 @rule("constant_pad_nd", "pad")
@@ -277,7 +236,8 @@ def pixel_shuffle(graph: Graph, out: Value, x: Value, r: int) -> None:
     """``(n, c r r, h, w)`` to ``(n, c, h r, w r)``."""
     *lead, c, h, w = x.shape
     n = math.prod(lead)
-    _rearrange(graph, out, x, (n, c // (r * r), r, r, h, w), (0, 1, 4, 2, 5, 3))
+    view = (n, c // (r * r), r, r, h, w)
+    rearranged(graph, x.name, view, (0, 1, 4, 2, 5, 3), out.name)
 
 
 @rule("pixel_unshuffle")
@@ -285,24 +245,13 @@ def pixel_unshuffle(graph: Graph, out: Value, x: Value, r: int) -> None:
     """``(n, c, h r, w r)`` to ``(n, c r r, h, w)``."""
     *lead, c, h, w = x.shape
     n = math.prod(lead)
-    _rearrange(graph, out, x, (n, c, h // r, r, w // r, r), (0, 1, 3, 5, 2, 4))
+    view = (n, c, h // r, r, w // r, r)
+    rearranged(graph, x.name, view, (0, 1, 3, 5, 2, 4), out.name)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(graph: Graph, out: Value, x: Value, groups: int) -> None:
     """Channels of all groups interleaved."""
     n, c, *rest = x.shape
-    shape = (n, groups, c // groups, *rest)
-    _rearrange(graph, out, x, shape, (0, 2, 1, *range(3, len(shape))))
-
-
-def _rearrange(
-    graph: Graph, out: Value, x: Value, shape: tuple[int, ...], order: tuple[int, ...]
-) -> None:
-    split_ = graph.temporary(shape)
-    turned = graph.temporary([shape[a] for a in order])
-    graph.nodes += [
-        Reshape(x.name, split_),
-        Transpose(split_, turned, order),
-        Reshape(turned, out.name),
-    ]
+    view = (n, groups, c // groups, *rest)
+    rearranged(graph, x.name, view, (0, 2, 1, *range(3, len(view))), out.name)
