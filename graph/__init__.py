@@ -1,6 +1,6 @@
 """Framework-neutral core: channel groups, plans, and surgery on named numpy arrays.
 
-A network is a :class:`Graph` of structural nodes, whose twelve kinds stand here as well, with the
+A network is a :class:`Graph` of structural nodes, whose kinds stand here as well, with the
 module :mod:`composites <rejuvenet.graph.find.composites>` of what takes several of them: rules for
 operators are written in these.
 """
@@ -14,6 +14,7 @@ from .find.nodes import (
     Contraction,
     Elementwise,
     Expand,
+    Freeze,
     Gather,
     Graph,
     Opaque,
@@ -23,6 +24,7 @@ from .find.nodes import (
     Reduce,
     Reshape,
     Transpose,
+    Unlabelled,
 )
 from .find.solve import find_groups
 from .measure.class_means import ClassMeans
@@ -40,6 +42,7 @@ __all__ = [
     "Contraction",
     "Elementwise",
     "Expand",
+    "Freeze",
     "Gather",
     "Graph",
     "GroupPlan",
@@ -56,6 +59,7 @@ __all__ = [
     "Reshape",
     "Tap",
     "Transpose",
+    "Unlabelled",
     "apply",
     "arrange_plan",
     "capacity",
