@@ -101,8 +101,9 @@ def test_an_event_that_overflows_is_undone():
     average = copy.deepcopy(model)
     before = everything(model, optimizer)
     reorganizer = Reorganizer(
-        model, optimizer, batches, every=1, recipe=Recipe.preserving(outgoing="sum"), ema=average
-    )
+        model, optimizer, batches, every=1, ema=average,
+        recipe=Recipe.preserving(outgoing="sum", optimizer="merge"),
+    )  # fmt: skip
     with pytest.warns(UserWarning, match="nothing was reorganized"):
         assert reorganizer.step(0) is None
     assert all(map(torch.equal, everything(model, optimizer), before))

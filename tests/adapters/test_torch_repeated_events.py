@@ -27,15 +27,16 @@ WATCHING = {
     "rprop": lambda p: torch.optim.Rprop(p, 0.0, step_sizes=(0.0, 1e-9)),
 }
 
+MERGE = {"optimizer": "merge"}
 RECIPES = {
-    "preserving": Recipe.preserving(),
-    "sum": Recipe.preserving(outgoing="sum", merge="medoid", method="kmeans"),
-    "mean": Recipe.preserving(outgoing="mean"),
-    "random with refit": Recipe.preserving(method="random"),
-    "paper": Recipe.paper(optimizer="merge"),
-    "reset": Recipe.preserving(optimizer="reset"),
+    "preserving": Recipe.preserving(**MERGE),
+    "sum": Recipe.preserving(outgoing="sum", merge="medoid", method="kmeans", **MERGE),
+    "mean": Recipe.preserving(outgoing="mean", **MERGE),
+    "random with refit": Recipe.preserving(method="random", **MERGE),
+    "paper": Recipe.paper(**MERGE),
+    "reset": Recipe.preserving(),
     "keep": Recipe.preserving(optimizer="keep"),
-    "redo": Recipe.comparison("redo"),
+    "redo": Recipe.comparison("redo", **MERGE),
 }
 
 
