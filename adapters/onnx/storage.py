@@ -126,6 +126,7 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
         _bring_in(copy, files, arrays)
         model = ir.from_proto(copy)
         _sort(model, path)
+        _check_counts(model, path)
     except Refused:
         raise
     except Exception as error:  # protobuf and onnx_ir raise many kinds
@@ -149,6 +150,31 @@ def _sort(model: ir.Model, path: Path) -> None:
         raise Refused(
             f"{path} is not a complete ONNX model: some of its nodes wait for one another (a cycle)"
         ) from None
+
+
+def _check_counts(model: ir.Model, path: Path) -> None:
+    """Nodes have the inputs and outputs that their operators need, in their version of ONNX."""
+    versions = model.opset_imports
+    bodies = [(model.graph, versions), *((f, f.opset_imports) for f in model.functions.values())]
+    nodes = ((n, v) for body, v in bodies for n in ir.traversal.RecursiveGraphIterator(body))
+    for node, versions in nodes:
+        version = versions.get(node.domain)
+        if version is None or not onnx.defs.has(node.op_type, node.domain):
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        except onnx.defs.SchemaError:  # not in this version: an operator that nobody knows
+            continue
+        for what, values, least in (
+            ("input", [v is not None for v in node.inputs], schema.min_input),
+            ("output", [bool(v.name) for v in node.outputs], schema.min_output),
+        ):
+            found = sum(values[:least])
+            if found < least:
+                raise Refused(
+                    f"{path} is not a complete ONNX model: the node {(node.name or '')[:100]!r} "
+                    f"({node.op_type}) has {found} of the {least} {what}s that it needs"
+                )
 
 
 def _check_names(message: onnx.ModelProto, path: Path) -> None:

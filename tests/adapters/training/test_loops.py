@@ -149,7 +149,7 @@ def test_a_model_of_timm_with_its_optimizer_and_average():
 
 def test_a_framework_is_imported_with_its_own_module_only():
     code = (
-        "import sys, rejuvenet.adapters.training, rejuvenet.adapters.torch\n"
+        "import sys, rejuvenet.adapters.trainers, rejuvenet.adapters.torch\n"
         "from rejuvenet.adapters.trainers import deferred, metrics\n"
         "frameworks = {'lightning', 'pytorch_lightning', 'transformers', 'accelerate', 'ignite',"
         " 'timm', 'tensorboard'}\n"
