@@ -43,9 +43,9 @@ RECIPES = {
 @pytest.mark.parametrize(
     ("name", "activation", "events"),
     [
-        ("preserving", nn.ReLU, 40),
-        ("preserving", nn.GELU, 20),
-        *((name, nn.ReLU, 12) for name in RECIPES if name != "preserving"),
+        ("preserving", nn.ReLU, 12),
+        ("preserving", nn.GELU, 6),
+        *((name, nn.ReLU, 6) for name in RECIPES if name != "preserving"),
         *(pytest.param(n, nn.ReLU, 100, marks=pytest.mark.nightly) for n in RECIPES),
     ],
 )
