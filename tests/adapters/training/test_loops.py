@@ -4,7 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -161,13 +161,13 @@ def test_a_framework_is_imported_with_its_own_module_only():
 
 @pytest.mark.parametrize("used", ["lightning", "pytorch_lightning"])
 def test_lightning_is_the_one_in_use(used, monkeypatch):
-    name = {"lightning": "lightning.pytorch"}.get(used, used)
-    stand_in = types.ModuleType(name)
+    for name in ("lightning", "pytorch_lightning"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    names = [used, "lightning.pytorch"] if used == "lightning" else [used]
+    for name in names:
+        stand_in = importlib.util.module_from_spec(ModuleSpec(name, None))
+        monkeypatch.setitem(sys.modules, name, stand_in)
     stand_in.Callback, stand_in.callbacks = type("Callback", (), {}), None
-    for other in ("lightning", "pytorch_lightning"):
-        monkeypatch.delitem(sys.modules, other, raising=False)
-    monkeypatch.setitem(sys.modules, used, types.ModuleType(used))
-    monkeypatch.setitem(sys.modules, name, stand_in)
     spec = importlib.util.find_spec("rejuvenet.adapters.trainers.lightning")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
