@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.find.channels import ChannelGroup
 from ....graph.measure.class_sums import MAX_BYTES
@@ -37,7 +38,7 @@ from ....graph.plan.plan import GroupPlan
 from ....graph.plan.recipe import Recipe
 from ....graph.plan.selection import ratio_of, select_groups
 from ....graph.report import Report
-from ..batches import Batches, Unpack, at_most
+from ..batches import Batches, at_most
 from ..distributed import Processes
 from ..edit import refuse_sharded
 from ..passes import trace, trace_first
