@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,28 +154,25 @@ def _sort(model: ir.Model, path: Path) -> None:
 
 
 def _check_counts(model: ir.Model, path: Path) -> None:
-    """Nodes have the inputs and outputs that their operators need, in their version of ONNX."""
-    versions = model.opset_imports
-    bodies = [(model.graph, versions), *((f, f.opset_imports) for f in model.functions.values())]
-    nodes = ((n, v) for body, v in bodies for n in ir.traversal.RecursiveGraphIterator(body))
-    for node, versions in nodes:
-        version = versions.get(node.domain)
-        if version is None or not onnx.defs.has(node.op_type, node.domain):
-            continue
-        try:
-            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-        except onnx.defs.SchemaError:  # not in this version: an operator that nobody knows
-            continue
-        for what, values, least in (
-            ("input", [v is not None for v in node.inputs], schema.min_input),
-            ("output", [bool(v.name) for v in node.outputs], schema.min_output),
-        ):
-            found = sum(values[:least])
-            if found < least:
-                raise Refused(
-                    f"{path} is not a complete ONNX model: the node {(node.name or '')[:100]!r} "
-                    f"({node.op_type}) has {found} of the {least} {what}s that it needs"
-                )
+    """Nodes make something, and have what their operators need in their version of ONNX."""
+    own = (model.graph, model.opset_imports)
+    for body, versions in (own, *((f, f.opset_imports) for f in model.functions.values())):
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            inputs = [value is not None for value in node.inputs]
+            outputs = [bool(value.name) for value in node.outputs]
+            needed = [("output", int(any(outputs)), 1)]
+            version = versions.get(node.domain)
+            if version is not None and onnx.defs.has(node.op_type, node.domain):
+                with suppress(onnx.defs.SchemaError):  # not in this version: nobody knows it
+                    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+                    i, o = schema.min_input, schema.min_output
+                    needed += [("input", sum(inputs[:i]), i), ("output", sum(outputs[:o]), o)]
+            for what, found, least in needed:
+                if found < least:
+                    raise Refused(
+                        f"{path} is not a complete ONNX model: the node {(node.name or '')[:100]!r}"
+                        f" ({node.op_type[:100]}) has {found} of the {least} {what}s it needs"
+                    )
 
 
 def _check_names(message: onnx.ModelProto, path: Path) -> None:

@@ -157,6 +157,8 @@ FINDS = [  # by hand, each once an error of another kind
             [helper.make_opsetid("", 17)],
         )],
     ).SerializeToString(),
+    # A node that makes nothing, and reads what others read.
+    hostile.model([hostile.node("Own", ["b"], [], domain="own")]).SerializeToString(),
     # An input whose name has a line break and that declares no shape.
     hostile.unshaped("a\nb").SerializeToString(),
 ]  # fmt: skip
