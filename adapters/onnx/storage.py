@@ -155,8 +155,9 @@ def _sort(model: ir.Model, path: Path) -> None:
 
 def _check_counts(model: ir.Model, path: Path) -> None:
     """Nodes make something, and have what their operators need in their version of ONNX."""
-    own = (model.graph, model.opset_imports)
-    for body, versions in (own, *((f, f.opset_imports) for f in model.functions.values())):
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
+        versions = body.opset_imports
         for node in ir.traversal.RecursiveGraphIterator(body):
             inputs = [value is not None for value in node.inputs]
             outputs = [bool(value.name) for value in node.outputs]
