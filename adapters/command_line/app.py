@@ -97,13 +97,13 @@ def inspect(
     from ..report.network.layers import network_of
     from .group_table import frozen_lines, group_rows, table_of
 
-    modules = network_of(loaded.graph, groups, modules_of(loaded.analysed)).modules
-    rows = group_rows(groups, modules, figures)
+    network = network_of(loaded.graph, groups, modules_of(loaded.analysed))
+    rows = group_rows(groups, network.modules, figures)
     if html is not None or svg is not None:
         from ..report.network.page import network_page
         from ..report.network.picture import Picture
 
-        picture = Picture(model.name, loaded.graph, groups, modules, figures)
+        picture = Picture(model.name, loaded.graph, groups, network, figures)
         if html is not None:
             write_text(html, network_page(picture))
         if svg is not None:

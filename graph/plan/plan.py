@@ -28,21 +28,9 @@ VERSION = 2
 
 _ARRAYS = ("order", "A", "B", "shares", "new")
 _VALUES = (
-    "group",
-    "kind",
-    "channels",
-    "method",
-    "init",
-    "new_outgoing",
-    "outgoing",
-    "batchnorm",
-    "seed",
-    "nodes",
-    "occupied",
-    "merged",
-    "note",
-    "reason",
-)
+    "group", "kind", "channels", "method", "init", "new_outgoing", "outgoing", "batchnorm", "seed",
+    "nodes", "occupied", "merged", "note", "reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import Reorganizer, reorganize  # noqa: E402
-from rejuvenet.graph import Recipe  # noqa: E402
 from rejuvenet.adapters.torch import batches as batches_module  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 
 

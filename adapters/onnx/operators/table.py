@@ -45,55 +45,12 @@ if TYPE_CHECKING:
     from ..structure import Call
 
 UNARY = [
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitCast",
-    "BitwiseNot",
-    "Cast",
-    "CastLike",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Not",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-]
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast",
+    "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor",
+    "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish",
+    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+]  # fmt: skip
 # f(s x) = s f(x) for every s > 0.
 HOMOGENEOUS = frozenset({
     "Abs", "Dropout", "Identity", "LeakyRelu", "Neg", "PRelu", "Relu",
@@ -106,42 +63,17 @@ BROADCAST = {
     "Mul": "mul",
     **dict.fromkeys(
         [
-            "And",
-            "BitShift",
-            "BitwiseAnd",
-            "BitwiseOr",
-            "BitwiseXor",
-            "Div",
-            "Equal",
-            "Greater",
-            "GreaterOrEqual",
-            "Less",
-            "LessOrEqual",
-            "Max",
-            "Mean",
-            "Min",
-            "Mod",
-            "Or",
-            "PRelu",
-            "Pow",
-            "Where",
-            "Xor",
+            "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
+            "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Or", "PRelu",
+            "Pow", "Where", "Xor",
         ],
         "other",
     ),
-}
+}  # fmt: skip
 REDUCTIONS = [
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-]
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+]  # fmt: skip
 
 
 def unary(c: Call) -> None:
@@ -425,14 +357,8 @@ WITHOUT_STRUCTURE = {
     ),
     **dict.fromkeys(
         [
-            "Compress",
-            "GatherElements",
-            "MaxUnpool",
-            "NonMaxSuppression",
-            "OneHot",
-            "Scatter",
-            "ScatterElements",
-            "TensorScatter",
+            "Compress", "GatherElements", "MaxUnpool", "NonMaxSuppression", "OneHot", "Scatter",
+            "ScatterElements", "TensorScatter",
         ],
         "chooses positions by data",
     ),
@@ -449,43 +375,25 @@ WITHOUT_STRUCTURE = {
     ),
     **dict.fromkeys(
         [
-            "ConcatFromSequence",
-            "Optional",
-            "OptionalGetElement",
-            "OptionalHasElement",
-            "SequenceConstruct",
-            "SequenceEmpty",
-            "SequenceErase",
-            "SequenceInsert",
+            "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement",
+            "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
             "SequenceLength",
         ],
         "works on a sequence",
     ),
     **dict.fromkeys(
         [
-            "ImageDecoder",
-            "RegexFullMatch",
-            "StringConcat",
-            "StringNormalizer",
-            "StringSplit",
+            "ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit",
             "TfIdfVectorizer",
         ],
         "works on text or files",
     ),
-}
+}  # fmt: skip
 
 BY_SHAPE = [
-    "BlackmanWindow",
-    "ConstantOfShape",
-    "EyeLike",
-    "HammingWindow",
-    "HannWindow",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Range",
-    "Shape",
-    "Size",
-]
+    "BlackmanWindow", "ConstantOfShape", "EyeLike", "HammingWindow", "HannWindow",
+    "RandomNormalLike", "RandomUniformLike", "Range", "Shape", "Size",
+]  # fmt: skip
 
 
 OPERATORS: dict[str, Callable[[Call], None]] = {

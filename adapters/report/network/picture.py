@@ -19,7 +19,7 @@ from ....graph.plan.capacity import Capacity
 from . import marks as marks
 from .colors import group_colors
 from .lanes import whole_module
-from .layers import Strip, Unit, by, network_of
+from .layers import Network, Strip, Unit, by, network_of
 from .layout import lay_out
 from .marks import BOX, Marks, box_height, groups_in, num, text, wrapped
 
@@ -82,8 +82,8 @@ class Picture:
     graph : Graph
     groups : sequence of ChannelGroup
         Of the same graph.
-    modules : mapping of str to str, optional
-        Module of each weight, where its name does not say it.
+    network : Network, optional
+        What is drawn of the graph, where that is known already.
     figures : mapping of group name to Capacity, optional
         How much of its capacity each group uses.
 
@@ -109,12 +109,12 @@ class Picture:
         title: str,
         graph: Graph,
         groups: Sequence[ChannelGroup],
-        modules: Mapping[str, str] | None = None,
+        network: Network | None = None,
         figures: Mapping[str, Capacity] | None = None,
     ):
         self.title, self.graph, self.groups = title, graph, groups
         self.figures = figures or {}
-        self.network = network_of(graph, groups, modules)
+        self.network = network or network_of(graph, groups)
         self.units = self.network.units
         self.whole = whole_module(self.units)
         self.colors = group_colors(len(groups), _neighbors(self.units))

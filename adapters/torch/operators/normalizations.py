@@ -11,14 +11,10 @@ from .table import Value, resolved_axis, rule
 
 
 @rule(
-    "native_batch_norm",
-    "cudnn_batch_norm",
-    "miopen_batch_norm",
-    "_native_batch_norm_legit_no_training",
-    "_native_batch_norm_legit",
-    "_batch_norm_no_update",
+    "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm",
+    "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "_batch_norm_no_update",
     "_batch_norm_with_update",
-)
+)  # fmt: skip
 def batch_norm(graph: Graph, out: Value, x: Value, *rest: Any) -> None:
     """``batch_norm(x, scale, shift, running_mean, running_var, ...)``."""
     given = zip(rest[:4], ("scale", "shift", "running_mean", "running_var"), strict=False)

@@ -13,23 +13,9 @@ HOMOGENEOUS = frozenset({"mean", "sum", "nansum", "amax", "amin", "max", "min", 
 
 
 @rule(
-    "mean",
-    "sum",
-    "amax",
-    "amin",
-    "prod",
-    "logsumexp",
-    "any",
-    "all",
-    "nansum",
-    "norm",
-    "var",
-    "std",
-    "linalg_vector_norm",
-    "max",
-    "min",
-    "median",
-)
+    "mean", "sum", "amax", "amin", "prod", "logsumexp", "any", "all", "nansum", "norm", "var",
+    "std", "linalg_vector_norm", "max", "min", "median",
+)  # fmt: skip
 def reduction(
     graph: Graph, outs: Sequence[Value], x: Value, *args: Any, operator: str, **named: Any
 ) -> None:

@@ -23,18 +23,9 @@ from .table import Value, resolved_axes, resolved_axis, rule
 
 
 @rule(
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "squeeze",
-    "unsqueeze",
-    "_reshape_alias",
-    "view_copy",
-    "squeeze_",
-    "unsqueeze_",
-)
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "_reshape_alias", "view_copy", "squeeze_", "unsqueeze_",
+)  # fmt: skip
 def reshape(graph: Graph, out: Value, x: Value, *_: Any, **__: Any) -> None:
     """Row-major order is kept."""
     graph.nodes.append(Reshape(x.name, out.name))
@@ -82,15 +73,9 @@ def stack(graph: Graph, out: Value, parts: Sequence[Value], axis: int = 0) -> No
 
 
 @rule(
-    "split",
-    "split_with_sizes",
-    "chunk",
-    "tensor_split",
-    "split_copy",
-    "unsafe_split",
-    "unsafe_chunk",
-    "unsafe_split_with_sizes",
-)
+    "split", "split_with_sizes", "chunk", "tensor_split", "split_copy", "unsafe_split",
+    "unsafe_chunk", "unsafe_split_with_sizes",
+)  # fmt: skip
 def split(graph: Graph, outs: Sequence[Value], x: Value, _: Any, axis: int = 0, **__: Any) -> None:
     """Consecutive parts of one axis."""
     divided(graph, x.name, resolved_axis(axis, len(x.shape)), [out.name for out in outs])
