@@ -16,6 +16,7 @@ import numpy as np
 
 from .arrays import Arrays
 from .change.normalizations import Correction
+from .change.removal import Removal
 from .find.channels import ChannelGroup
 from .find.nodes import Graph
 from .plan.plan import GroupPlan
@@ -135,6 +136,20 @@ class Network(Protocol):
         ...
 
     def transaction(self) -> contextlib.AbstractContextManager[Transaction]: ...
+
+    def without(self, removal: Removal) -> contextlib.AbstractContextManager[None]:
+        """The network without some channels for as long as the block lasts, to run as an example.
+
+        Raises
+        ------
+        Unfit
+            Something says their number that cannot be changed.
+        """
+        ...
+
+    def remove(self, removal: Removal) -> None:
+        """Remove channels for good; the graph and the groups are then those of before."""
+        ...
 
     def check(self, group: ChannelGroup) -> None:
         """Raise Unfit where channels of a group cannot be merged, for a reason of the network's."""

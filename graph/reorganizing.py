@@ -33,12 +33,14 @@ from .change.balance import balance_plan, scaled_members
 from .change.least_squares import SecondMoments, Sums, held_out, refit
 from .change.new_filters import filters_of
 from .change.normalizations import Correction, Statistics, touched_normalizations
+from .change.removal import Layout, compacted, removable
 from .change.surgery import restricted, transform
 from .collecting import with_pseudo_classes
 from .find.channels import ChannelGroup, Unfit
 from .measure.batch_statistics import Moments, batch_normalizations, by_tensor
 from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
+from .measure.cost import cost
 from .measure.output_change import KEPT_BYTES, OutputChange
 from .network import ALONE, BatchNormalization, Data, Follow, Network, Team, Transaction
 from .plan.automatic_layers import least_used
@@ -47,6 +49,7 @@ from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
 from .plan.selection import Choice, refuse_named, select_groups
+from .removing import unremovable
 from .report import Report
 
 log = logging.getLogger("rejuvenet")
@@ -81,6 +84,7 @@ def reorganize(
     max_bytes: int = MAX_BYTES,
     max_change: float | None = None,
     protected: Mapping[str, Sequence[int]] | None = None,
+    remove: bool = False,
     team: Team = ALONE,
     follow: Follow | None = None,
 ) -> Outcome:
@@ -104,6 +108,9 @@ def reorganize(
         groups that miss most of what their consumers read is put back; two more runs each time.
     protected : mapping of str to sequence of int, optional
         Channels, by the name of their group, that stay as and where they are.
+    remove : bool
+        Remove the places that become free instead; a group that cannot lose channels stays as it
+        was, with the reason.
     team : Team
         Processes that change the network together, each with its share of the data.
     follow : callable, optional
@@ -136,6 +143,8 @@ def reorganize(
             skipped |= spared
         run = _Run(network, edit, data, team, recipe, [choice.group for choice in chosen])
         run.passes = passes
+        if remove:
+            run.layout = Layout(network.graph)
         if data is not None:
             if team.first:
                 run.tell(max_bytes)
@@ -147,9 +156,11 @@ def reorganize(
         run.plan({choice.group.name: choice.layer for choice in chosen})
         with team.together():
             refuse_named(chosen, run.refused)
-        skipped |= run.refused
         if run.active:
             run.change()
+        with team.together():
+            refuse_named(chosen, run.refused)
+        skipped |= run.refused
         if data is not None and run.active:
             run.measure(classes, max_bytes)
             while max_change is not None and run.active and run.outputs.relative > max_change:
@@ -160,7 +171,9 @@ def reorganize(
             if follow is not None and run.active:
                 follow(edit, run.active, run.corrections, None)
             run.balance(follow)
-    report = run.report(skipped)
+        report = run.report(skipped)
+        if run.layout is not None:
+            run.remove(report)
     report.seconds = time.perf_counter() - start
     return Outcome(report, run.before, run.after)
 
@@ -191,6 +204,8 @@ class _Run:
         self._sums: dict[str, Sums] = {}  # of groups that are refitted
         self._residual: dict[str, float] = {}
         self._made: GroupPlan  # the last one, before its refit
+        self.layout: Layout | None = None  # where free places are removed
+        self._freed: dict[str, np.ndarray] = {}
 
     def tell(self, max_bytes: int) -> None:
         """What it will take, before it starts."""
@@ -255,28 +270,37 @@ class _Run:
             for group in self.groups if team.first else ():
                 if group.name not in self.refused:
                     self._plan(group, layers[group.name], options)
+            if self.layout is not None:
+                self.plans = [plan if plan.idle else compacted(plan) for plan in self.plans]
+                self._freed, against = removable(self.layout, self.active)
+                self.refused |= against
+                self.plans = [plan for plan in self.plans if plan.group not in against]
+            self.plans = [self._fitted(plan) for plan in self.plans]
         self.plans, self.refused, self._residual = team.from_first(
             (self.plans, self.refused, self._residual)
         )
 
     def _plan(self, group: ChannelGroup, layer: str | None, options: Mapping[str, Any]) -> None:
         weights = self.edit.original([m.weight for m in group.members])
-        means, own = self.before.get(group.name), self._sums.get(group.name)
+        means = self.before.get(group.name)
         try:
             self.network.check(group)
             plan = reorganize_plan(group, weights, self.recipe, means, layer, **options)
         except Unfit as error:
             self.refused[group.name] = str(error)
             return
-        if own is not None and not plan.idle:
-            warn_of_few_samples(plan, own, means)
-            self._made = plan
-            plan = self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
         self.plans.append(plan)
 
-    def _refitted(
-        self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments
-    ) -> GroupPlan:
+    def _fitted(self, plan: GroupPlan) -> GroupPlan:
+        """The plan with its consumers refitted, where there is something to fit them to."""
+        own = self._sums.get(plan.group)
+        if own is None or plan.idle:
+            return plan
+        warn_of_few_samples(plan, own, self.before.get(plan.group))
+        self._made = plan
+        return self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
+
+    def _refitted(self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments) -> GroupPlan:
         free = scaled_members(self.network.graph, plan.members)
         names = [m.weight for m in plan.members if m.kind == "consumer"]
         plan = refit(plan, fitted, held, bounded=None if free else self.edit.original(names))
@@ -287,6 +311,10 @@ class _Run:
         """All weights as the plans make them, and the statistics of all normalizations."""
         with self.team.together():
             self._write(self.active)
+            if self.layout is not None:
+                found = unremovable(self.network, self.layout, self._freed, self.active)
+                self.refused |= found
+                self._put_back(list(found))
         if len(self.active) == 1 and self.active[0].group in self._sums:
             self._fit_beside(self.active[0])
         self._recalibrate()
@@ -317,14 +345,31 @@ class _Run:
         order = sorted(self.active, key=lambda plan: self._residual.get(plan.group, math.inf))
         back = order[len(order) // 2 :]
         names = [plan.group for plan in back]
-        self.plans = [plan for plan in self.plans if plan.group not in names]
-        statistics = [s for n in self._moments.normalizations for s in (n.mean, n.variance)]
         with self.team.together():
-            touched = [*(name for plan in back for name in plan.weights), *statistics]
-            self.edit.write(self.edit.original(list(dict.fromkeys(touched))))
-            self._write(self.active)
+            self._put_back(names)
         self._recalibrate()
         return names
+
+    def _put_back(self, names: Sequence[str]) -> None:
+        """The groups of these names as they were, the others as their plans make them."""
+        back = [plan for plan in self.plans if plan.group in names]
+        if not back:
+            return
+        self.plans = [plan for plan in self.plans if plan.group not in names]
+        statistics = [s for n in self._moments.normalizations for s in (n.mean, n.variance)]
+        touched = [*(name for plan in back for name in plan.weights), *statistics]
+        self.edit.write(self.edit.original(list(dict.fromkeys(touched))))
+        self._write(self.active)
+
+    def remove(self, report: Report) -> None:
+        """Remove the free places, and say what that saves."""
+        assert self.layout is not None
+        graph, samples = self.network.graph, self.network.example_samples
+        removal = self.layout.removal(self._freed, self.active)
+        report.cost, report.cost_before = cost(graph, samples, removal.shapes), cost(graph, samples)
+        for group in report.groups:
+            group.removed = len(removal.channels.get(group.group, ()))
+        self.network.remove(removal)
 
     def measure(self, classes: Any, max_bytes: int) -> None:
         """What remains: outputs, and class means after."""
@@ -358,7 +403,8 @@ class _Run:
         """The report, in all processes."""
         team, figures = self.team, dict[str, Capacity]()
         with team.together():
-            for plan in self.plans if team.first else ():
+            # Activations after would be those of silent channels as well, which are removed.
+            for plan in self.plans if team.first and self.layout is None else ():
                 means, nodes = self.after.get(plan.group), max(plan.nodes, 1)
                 if means is not None:
                     own = capacity(means.Q, nodes, means.activity, self.recipe.seed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .measure.cost import Cost
 from .measure.verdict import Verdict
 from .plan.capacity import Capacity
 from .plan.plan import GroupPlan, Plan
@@ -32,6 +33,8 @@ class GroupReport:
     missed : float or None
         What consumers miss of what they read before, after the refit, on samples that it did not
         use: root mean square relative to what they read.
+    removed : int or None
+        Channels that are gone, where free places were removed.
     note : str
         What the reader should know.
     reason : str
@@ -51,6 +54,7 @@ class GroupReport:
     before: Capacity | None = None
     after: Capacity | None = None
     missed: float | None = None
+    removed: int | None = None
     note: str = ""
     reason: str = ""
 
@@ -86,6 +90,11 @@ class GroupReport:
     def __str__(self) -> str:
         if self.kind == "arrange":
             text = f"{self.group}: {self.moved} of {self.channels} channels moved"
+        elif self.removed is not None:
+            text = (
+                f"{self.group}: {self.channels - self.removed} of {self.channels} channels left, "
+                f"{self.merged} were merged"
+            )
         else:
             text = (
                 f"{self.group}: {self.channels} channels, {self.survivors} survive, "
@@ -129,6 +138,8 @@ class Report:
         Of a permutation: whether the outputs stayed within the network's own noise.
     unverified : str
         Why a permutation has no verdict.
+    cost_before, cost : Cost or None
+        Of the model before and after its channels were removed.
     """
 
     groups: list[GroupReport] = field(default_factory=list)
@@ -142,6 +153,8 @@ class Report:
     passes: int = 0
     verdict: Verdict | None = None
     unverified: str = ""
+    cost_before: Cost | None = None
+    cost: Cost | None = None
 
     @classmethod
     def of(
@@ -177,6 +190,8 @@ class Report:
             "seconds": self.seconds,
             "verdict": None if self.verdict is None else asdict(self.verdict),
             "unverified": self.unverified,
+            "cost_before": None if self.cost_before is None else asdict(self.cost_before),
+            "cost": None if self.cost is None else asdict(self.cost),
         }
 
     def outputs(self) -> str:
@@ -196,9 +211,21 @@ class Report:
             line += f" ({self.held_out} samples that no refit used)"
         return line
 
+    def saved(self) -> str:
+        """What the removal of channels saved, in one line; empty where none was removed."""
+        if self.cost is None or self.cost_before is None:
+            return ""
+        parameters, before = self.cost.parameters, self.cost_before.parameters
+        products, products_before = self.cost.multiply_adds, self.cost_before.multiply_adds
+        return (
+            f"{parameters:,} of {before:,} parameters left ({parameters / max(before, 1):.1%}), "
+            f"{products / 1e6:,.1f} of {products_before / 1e6:,.1f} million multiply-adds a sample "
+            f"({products / max(products_before, 1):.1%})"
+        )
+
     def __str__(self) -> str:
         lines = [str(report) for report in self.groups]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        lines += filter(None, [self.outputs()])
+        lines += filter(None, [self.saved(), self.outputs()])
         lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
         return "\n".join(lines)

@@ -101,6 +101,20 @@ def test_reorganize_leaves_what_is_not_redundant(place, method):
     assert "nothing in 'conv4.weight' is redundant" in group["reason"]
 
 
+def test_shrink_writes_a_smaller_file(place):
+    words = ["shrink", "original.onnx", "--data", "digits_train.npz", "-o", "small.onnx"]
+    done = call(*words, "--ratio", "0.75", "--ratio", "conv4=0.5")
+    assert done.exit_code == 0, done.output
+    assert "parameters left" in done.stdout
+    assert "of the decisions stayed" in done.stdout
+    assert (place / "small.onnx").stat().st_size < (place / "original.onnx").stat().st_size * 0.6
+    again = json.loads(call("inspect", "small.onnx", "--json").stdout)["groups"]
+    assert [group["channels"] for group in again] == [12, 24, 24, 16, 10]
+    said = call("compare", "original.onnx", "small.onnx", "--data", "digits_test.npz", "--json")
+    assert json.loads(said.stdout)["accuracy"][1] > 0.8
+    assert "expected --ratio" in fails(2, *words[:-1], "other.onnx", "--ratio", "conv4=2")
+
+
 def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     data = "digits_train.npz"
     words = ["reorganize", "original.onnx", "--data", data, "-o", "out.onnx", "--json"]
@@ -370,7 +384,7 @@ def test_runs_as_a_module(tmp_path):
     assert "No such command" in wrong.stderr
 
 
-@pytest.mark.parametrize("words", ["inspect original.onnx", "--help"])
+@pytest.mark.parametrize("words", ["inspect original.onnx", "demo --help", "--help"])
 def test_output_into_a_closed_pipe_is_quiet(place, words):
     shell = f"{sys.executable} -m rejuvenet {words} | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
@@ -378,7 +392,7 @@ def test_output_into_a_closed_pipe_is_quiet(place, words):
     assert done.stdout[1:].strip() in ("0", "141")  # 141: ended by SIGPIPE, as `cat` is
 
 
-def test_progress_is_shown_at_a_terminal(place, monkeypatch):
+def test_progress_is_shown_at_a_terminal(place):
     """Standard error is a terminal: every long part shows a bar there."""
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     shown = {}
@@ -388,12 +402,11 @@ def test_progress_is_shown_at_a_terminal(place, monkeypatch):
     ):
         main, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        with open(side, "w") as terminal_, monkeypatch.context() as patched:
-            patched.setattr(sys, "stderr", terminal_)
-            app(words.split(), standalone_mode=False)
-            terminal_.flush()
-            os.set_blocking(main, False)  # where nothing was shown, reading fails
-            shown[words.split()[0]] = os.read(main, 100_000).decode()
+        program = [sys.executable, "-m", "rejuvenet", *words.split()]
+        subprocess.run(program, stdout=subprocess.DEVNULL, stderr=side, check=True)
+        os.set_blocking(main, False)  # where nothing was shown, reading fails
+        shown[words.split()[0]] = os.read(main, 100_000).decode()
+        os.close(side)
         os.close(main)
     assert "class means" in shown["inspect"]
     assert "capacity" in shown["inspect"]

@@ -1,1 +1,1 @@
-"""The commands: ``inspect``, ``reorganize``, ``finetune``, ``compare``, ``demo``."""
+"""The commands: ``inspect``, ``reorganize``, ``shrink``, ``finetune``, ``compare``, ``demo``."""

@@ -1,4 +1,4 @@
-"""The commands: ``inspect``, ``reorganize``, ``finetune``, ``compare``, ``demo``.
+"""The commands: ``inspect``, ``reorganize``, ``shrink``, ``finetune``, ``compare``, ``demo``.
 
 Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs none of them.
 """
@@ -21,17 +21,21 @@ from .options import (
     InputShape,
     Json,
     Layers,
+    MaxBatches,
+    MaxChange,
     Mean,
     Model,
     OptionalData,
     Output,
     Overwrite,
+    PseudoClasses,
     Seed,
     Size,
     Std,
     check_outputs,
     open_batches,
     parse_input_shapes,
+    parse_ratios,
     parse_recipe,
     refuse_options,
 )
@@ -158,20 +162,9 @@ def reorganize(
             help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
         ),
     ] = None,
-    max_change: Annotated[
-        float | None,
-        typer.Option(
-            help="Leave groups as they were until the outputs change by at most this share, on "
-            "images that no refit has used."
-        ),
-    ] = None,
-    pseudo_classes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Group the images by what the model sees, not by their class."),
-    ] = None,
-    max_batches: Annotated[
-        int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
-    ] = None,
+    max_change: MaxChange = None,
+    pseudo_classes: PseudoClasses = None,
+    max_batches: MaxBatches = None,
     seed: Seed = 0,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
@@ -228,6 +221,65 @@ def reorganize(
     terminal.say_plainly(f"Wrote {output}")
 
 
+@app.command()
+@guarded
+def shrink(
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    layers: Layers = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LAYER=]SHARE",
+            help="Share of the channels that stay; layer4.*=0.5 for the layers of a pattern. May "
+            "be given several times.  [default: 0.75]",
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["kmeans", "sofm", "l1", "l2", "random", "activity"],
+        typer.Option(help="What decides which channels stay."),
+    ] = "kmeans",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
+        ),
+    ] = None,
+    max_change: MaxChange = None,
+    pseudo_classes: PseudoClasses = None,
+    max_batches: MaxBatches = None,
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Make a model smaller: merge channels that respond alike and remove what becomes free."""
+    check_outputs({"-o": output}, model, data, overwrite=overwrite)
+    from .. import onnx as onnx_adapter
+
+    recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    names = layers or ["all"]
+    changed, report = onnx_adapter.shrink(
+        loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
+        pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
+    )  # fmt: skip
+    changed.save(output)
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        return
+    _print_report(report)
+    terminal.say_plainly(f"Wrote {output}")
+
+
 def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
     """Class means for the pictures of a page."""
     from ..onnx.collect import described
@@ -259,9 +311,12 @@ def _print_report(report: Any) -> None:
     from ..report.reorganization import report_rows
 
     arranged = bool(report.groups) and report.groups[0].kind == "arrange"
-    terminal.out.print(Listing("Arranged" if arranged else "Reorganized", *report_rows(report)))
+    title = "Arranged" if arranged else "Reorganized" if report.cost is None else "Shrunk"
+    terminal.out.print(Listing(title, *report_rows(report)))
     for name, reason in report.skipped.items():
         terminal.say_plainly(f"Left as it was: {name}: {reason}")
+    if saved := report.saved():
+        terminal.say_plainly(saved)
     outputs = report.outputs()
     if outputs and (arranged or len(report.groups) > 1):
         terminal.say_plainly(outputs[0].upper() + outputs[1:])

@@ -60,6 +60,20 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="Standard deviation to divide by, as --mean.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+MaxChange = Annotated[
+    float | None,
+    typer.Option(
+        help="Leave groups as they were until the outputs change by at most this share, on "
+        "images that no refit has used."
+    ),
+]
+PseudoClasses = Annotated[
+    int | None,
+    typer.Option(min=1, help="Group the images by what the model sees, not by their class."),
+]
+MaxBatches = Annotated[
+    int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 READING = ("size", "mean", "std", "batch_size")  # what is said about --data
@@ -266,12 +280,37 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"expected {name} 0.5 or 0.5,0.5,0.5, got {text!r}") from None
 
 
-def parse_recipe(preset: str, method: str, ratio: str, seed: int, options: list[str]) -> Any:
+def parse_ratios(texts: list[str] | None) -> float | dict[str, float]:
+    """One ratio for all layers, or one by the pattern of their names; all others keep everything.
+
+    >>> parse_ratios(["layer4.*=0.5", "0.9"])
+    {'layer4.*': 0.5, '*': 0.9}
+    """
+    found: dict[str, float] = {}
+    for text in texts or ["0.75"]:
+        layer, equals, share = text.rpartition("=")
+        value = _value(share)
+        if isinstance(value, str) or not 0 < value <= 1:
+            raise typer.BadParameter(
+                "expected --ratio as a share of the channels in (0, 1] or LAYER=SHARE, got "
+                f"{text!r}"
+            )
+        found[layer if equals else "*"] = float(value)
+    if list(found) == ["*"]:
+        return found["*"]
+    rest = found.pop("*", 1.0)  # the first key that fits counts
+    return {**found, "*": rest}
+
+
+def parse_recipe(
+    preset: str, method: str, ratio: str | float | dict[str, float], seed: int, options: list[str]
+) -> Any:
     """The recipe of a preset with the changes that the user asked for."""
     from ...graph import Recipe
     from ...graph.plan.recipe import COMPARISONS
 
-    changes: dict[str, Any] = {"method": method, "ratio": _value(ratio), "seed": seed}
+    share = _value(ratio) if isinstance(ratio, str) else ratio
+    changes: dict[str, Any] = {"method": method, "ratio": share, "seed": seed}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
@@ -281,8 +320,9 @@ def parse_recipe(preset: str, method: str, ratio: str, seed: int, options: list[
         if name in changes:
             raise typer.BadParameter(f"--option {name} is given twice; give it once")
         changes[name] = _value(value)
-    make: Any = Recipe.paper if preset == "paper" else Recipe.preserving
-    if method in COMPARISONS:  # these merge nothing: survivors keep their weights
+    make: Any = getattr(Recipe, preset)
+    # These merge nothing: survivors keep their weights.
+    if preset != "shrinking" and method in COMPARISONS:
         make = Recipe.comparison
     try:
         return make(**changes)

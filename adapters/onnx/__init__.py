@@ -1,4 +1,4 @@
-"""ONNX: read a file, collect activations, arrange, reorganize, write it back.
+"""ONNX: read a file, collect activations, arrange, reorganize, shrink, write it back.
 
 Nodes, names, opset, metadata and untouched initializers stay as they were.
 """
@@ -6,7 +6,7 @@ Nodes, names, opset, metadata and untouched initializers stay as they were.
 from .collect import collect
 from .model import OnnxModel, load
 from .operators.registration import register_operator
-from .reorganize import arrange, reorganize
+from .reorganize import arrange, reorganize, shrink
 from .structure import Call
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "load",
     "register_operator",
     "reorganize",
+    "shrink",
 ]

@@ -197,6 +197,15 @@ class OnnxModel:
         return self.structure.known[name] if found is None else found
 
     @property
+    def stored(self) -> Stored:
+        """The file that the model was read from, or what onnx-ir writes."""
+        return self._stored or Stored.of(self.ir)
+
+    def like(self, model: ir.Model, stored: Stored) -> OnnxModel:
+        """Another model, to be looked at in the same way as this one."""
+        return OnnxModel(model, stored, self._batch, self._input_shapes, self.max_bytes)
+
+    @property
     def outside(self) -> frozenset[str]:
         """Weights that the file keeps in another file."""
         return self._stored.outside if self._stored else frozenset()
@@ -268,7 +277,7 @@ class OnnxModel:
         OSError
             One sentence that says what is in the way.
         """
-        stored = self._stored or Stored.of(self.ir)
+        stored = self.stored
         initializers = self.ir.graph.initializers.items()
         known = {name: v.const_value for name, v in initializers if v.const_value is not None}
         values = {name: known[name].numpy() for name in stored.taken}

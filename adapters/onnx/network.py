@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graph.arrays import NumpyArrays
+from ...graph.change.removal import Removal
 from ...graph.find.channels import ChannelGroup
 from ...graph.find.nodes import Graph
 from ...graph.find.samples import sample_axes
@@ -16,6 +17,7 @@ from ...graph.measure.verdict import shaken_array
 from ...graph.network import BatchNormalization, Data, Team, Watch
 from .batches import samples
 from .model import OnnxModel
+from .removal import without_channels
 from .runner import Runner
 from .storage import OnDisk
 
@@ -84,7 +86,7 @@ class OnnxNetwork:
         return {str(array.dtype) for array in arrays}
 
     def example_outputs(self, shake: float = 0.0, weights: bool = False) -> list[np.ndarray]:
-        model, inputs = self.model, self.model.example_inputs
+        model, inputs = self.model, self._original.example_inputs
         if weights:
             model = model.with_weights(self._shaken(shake, model.weights))
         if shake:
@@ -125,6 +127,19 @@ class OnnxNetwork:
         finally:
             self._first = self._runner
             self.model, self._runner = model, runner
+
+    @contextlib.contextmanager
+    def without(self, removal: Removal) -> Iterator[None]:
+        smaller = without_channels(self.model, removal)
+        model, self.model, self._runner = self.model, smaller, None
+        try:
+            yield
+        finally:
+            self.model, self._runner = model, None
+
+    def remove(self, removal: Removal) -> None:
+        """The model is another one from here on, with groups of its own."""
+        self.model, self._runner = without_channels(self.model, removal), None
 
     def check(self, group: ChannelGroup) -> None:
         """Every file can be changed."""

@@ -14,13 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
-from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
-from ...graph.plan.recipe import Recipe
+from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.report import Report
-from .batches import OnnxBatches
+from .batches import OnnxBatches, Unpack
 from .model import OnnxModel, load
 from .network import OnnxNetwork
 
@@ -128,6 +127,60 @@ def reorganize(
     changed, outcome = reorganized(
         model, batches, layers, recipe, progress, classes=classes, pseudo_classes=pseudo_classes,
         unpack=unpack, max_batches=max_batches, max_bytes=max_bytes, max_change=max_change,
+    )  # fmt: skip
+    return changed, outcome.report
+
+
+def shrink(
+    model: Source,
+    batches: Iterable[Any] | None = None,
+    layers: Layers = "all",
+    recipe: Recipe | None = None,
+    progress: bool = False,
+    *,
+    ratio: float | Mapping[str, float] | None = None,
+    classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
+    unpack: Unpack | None = None,
+    max_batches: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_change: float | None = None,
+) -> tuple[OnnxModel, Report]:
+    """Merge channels that respond alike and remove the places that become free.
+
+    Parameters
+    ----------
+    model : OnnxModel, path or onnx_ir.Model
+    batches : iterable, optional
+        Yields ``(inputs, labels)``, or inputs alone with ``pseudo_classes``.
+    layers : str or sequence of str
+        Layers, patterns, ``"last"`` or ``"all"``.
+    recipe : Recipe, optional
+        ``Recipe.shrinking()`` by default; free places hold nothing, whatever it says of them.
+    progress : bool
+        Show progress bars.
+    ratio : float or mapping of name to float, optional
+        Share of the channels that stay, in place of the recipe's.
+    classes, pseudo_classes, unpack, max_batches, max_bytes, max_change
+        As in :func:`reorganize`.
+
+    Returns
+    -------
+    OnnxModel
+        The file as it was, with smaller arrays and other lengths.
+    Report
+        With parameters and multiply-adds before and after.  Groups that cannot lose channels are
+        in ``skipped``, with the reason.
+
+    Raises
+    ------
+    ValueError
+        For bad data, an unknown layer, or nothing that can be removed.
+    """
+    changed, outcome = reorganized(
+        model, batches, layers, shrinking(recipe, ratio), progress, classes=classes,
+        pseudo_classes=pseudo_classes, unpack=unpack, max_batches=max_batches,
+        max_bytes=max_bytes, max_change=max_change, remove=True,
     )  # fmt: skip
     return changed, outcome.report
 

@@ -58,7 +58,7 @@ def write(path: str | os.PathLike[str], stored: Stored, values: Mapping[str, np.
     target = check_writable(path)
     message = onnx.ModelProto()
     message.CopyFrom(stored.message)
-    _fill_in(message, values)
+    filled(message, values)
     contents = list({id(content): content for content in stored.files.values()}.values())
     journal = target.with_name(f"{target.name}.files")
     with one_sentence(path):
@@ -145,8 +145,8 @@ def _tidy(target: Path, journal: Path) -> None:
                 target.with_name(name).unlink()
 
 
-def _fill_in(message: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
-    """The values that lie in the message itself."""
+def filled(message: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Put values, which may have other shapes, into the message itself where they lie in it."""
     for tensor in message.graph.initializer:
         if tensor.name in values and not is_external(tensor):
             _fill(tensor, values[tensor.name])
@@ -155,8 +155,11 @@ def _fill_in(message: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None
             attribute, array = node.attribute[0], values[node.output[0]]
             if attribute.HasField("t"):
                 _fill(attribute.t, array)
+            elif attribute.name == "value_int":
+                attribute.i = int(array)
             else:
-                attribute.floats[:] = array.tolist()
+                listed = attribute.ints if attribute.name == "value_ints" else attribute.floats
+                listed[:] = array.tolist()
 
 
 def _fill(tensor: onnx.TensorProto, array: np.ndarray) -> None:
@@ -166,6 +169,7 @@ def _fill(tensor: onnx.TensorProto, array: np.ndarray) -> None:
     del tensor.external_data[:]
     tensor.ClearField("data_location")
     tensor.raw_data = _encoded(tensor, array).tobytes()
+    tensor.dims[:] = array.shape
 
 
 def _encoded(tensor: onnx.TensorProto, array: np.ndarray) -> np.ndarray:

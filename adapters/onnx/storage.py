@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +48,11 @@ class Stored:
     def outside(self) -> frozenset[str]:
         """The initializers whose values lie in other files."""
         return frozenset(t.name for t in self.message.graph.initializer if is_external(t))
+
+    def bytes_of(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """The bytes of a tensor that lies in another file."""
+        location, offset, length = place(tensor)
+        return self.files[location][offset : offset + length]
 
     @staticmethod
     def of(model: ir.Model) -> Stored:
@@ -119,21 +123,36 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
         if not message.graph.output or not (message.graph.input or message.graph.node):
             raise Refused(f"{path} is not a complete ONNX model: it has no graph with outputs")
         _check_names(message, path)
-        files = opened(message, path)
-        arrays = _take(message, files)
-        message = onnx.ModelProto.FromString(message.SerializeToString())  # gives memory back
-        copy = onnx.ModelProto()
-        copy.CopyFrom(message)
-        _bring_in(copy, files, arrays)
-        model = ir.from_proto(copy)
-        _sort(model, path)
-        _check_counts(model, path)
+        return unpacked(message, opened(message, path), path)
     except Refused:
         raise
     except Exception as error:  # protobuf and onnx_ir raise many kinds
         raise ValueError(
             f"{path} is not a complete ONNX model: it cannot be parsed ({type(error).__name__})"
         ) from error
+
+
+def unpacked(
+    message: onnx.ModelProto, files: dict[str, np.ndarray], path: Path | str
+) -> tuple[ir.Model, Stored]:
+    """A message as a model whose initializers are arrays, and as what is to be written again.
+
+    Parameters
+    ----------
+    message : onnx.ModelProto
+        Its values in ``raw_data`` are taken out.
+    files : dict of str to ndarray of uint8
+        Location of external data to the bytes of that file.
+    path : path or str
+        For what is said of it.
+    """
+    arrays = _take(message, files)
+    message = onnx.ModelProto.FromString(message.SerializeToString())  # gives memory back
+    copy = onnx.ModelProto()
+    copy.CopyFrom(message)
+    _bring_in(copy, files, arrays)
+    model = ir.from_proto(copy)
+    _sort(model, path)
     for name, value in model.graph.initializers.items():
         if name in arrays and value.const_value is not None:
             value.const_value = tensor_like(value.const_value, arrays[name])
@@ -143,7 +162,7 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
     return model, Stored(message, inside, files)
 
 
-def _sort(model: ir.Model, path: Path) -> None:
+def _sort(model: ir.Model, path: Path | str) -> None:
     """Nodes in the order of execution; some converters forget it."""
     try:
         model.graph.sort()
@@ -151,29 +170,6 @@ def _sort(model: ir.Model, path: Path) -> None:
         raise Refused(
             f"{path} is not a complete ONNX model: some of its nodes wait for one another (a cycle)"
         ) from None
-
-
-def _check_counts(model: ir.Model, path: Path) -> None:
-    """Nodes make something, and have what their operators need in their version of ONNX."""
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for body in bodies:
-        versions = body.opset_imports
-        for node in ir.traversal.RecursiveGraphIterator(body):
-            inputs = [value is not None for value in node.inputs]
-            outputs = [bool(value.name) for value in node.outputs]
-            needed = [("output", int(any(outputs)), 1)]
-            version = versions.get(node.domain)
-            if version is not None and onnx.defs.has(node.op_type, node.domain):
-                with suppress(onnx.defs.SchemaError):  # not in this version: nobody knows it
-                    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-                    i, o = schema.min_input, schema.min_output
-                    needed += [("input", sum(inputs[:i]), i), ("output", sum(outputs[:o]), o)]
-            for what, found, least in needed:
-                if found < least:
-                    raise Refused(
-                        f"{path} is not a complete ONNX model: the node {(node.name or '')[:100]!r}"
-                        f" ({node.op_type[:100]}) has {found} of the {least} {what}s it needs"
-                    )
 
 
 def _check_names(message: onnx.ModelProto, path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...graph import ClassMeans, Report
+from ...graph import ClassMeans, GroupReport, Report
 from .html import Page, Panel, neighbor_similarity
 
 
@@ -51,15 +51,24 @@ def report_page(
 
 def report_rows(report: Report) -> tuple[list[str], list[list[object]]]:
     """Header and rows of the groups of a report; columns in which nothing stands are left out."""
+
+    def rejuvenated(line: GroupReport) -> bool:
+        return bool(line.nodes) and line.removed is None
+
     columns: dict[str, list[object]] = {
         "group": [line.group for line in report.groups],
         "channels": [line.channels for line in report.groups],
         "moved": [line.moved or None for line in report.groups],
-        "survive": [line.survivors if line.nodes else None for line in report.groups],
+        "left": [
+            None if line.removed is None else line.channels - line.removed
+            for line in report.groups
+        ],
+        "survive": [line.survivors if rejuvenated(line) else None for line in report.groups],
         "merged": [line.merged if line.nodes else None for line in report.groups],
-        "new": [line.new if line.nodes else None for line in report.groups],
+        "new": [line.new if rejuvenated(line) else None for line in report.groups],
         "occupied nodes": [
-            f"{line.occupied} of {line.nodes}" if line.nodes else None for line in report.groups
+            f"{line.occupied} of {line.nodes}" if rejuvenated(line) else None
+            for line in report.groups
         ],
         "effective rank": [
             line.before and round(line.before.effective_rank, 1) for line in report.groups

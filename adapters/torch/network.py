@@ -13,7 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from ...graph.find.channels import ChannelGroup
+from ...graph.change.removal import Removal
+from ...graph.find.channels import ChannelGroup, Unfit
 from ...graph.find.nodes import Graph
 from ...graph.network import BatchNormalization, Team, Watch
 from .arrays import TorchArrays
@@ -24,6 +25,7 @@ from .gradients import loss_gradients
 from .parametrized import refuse_parametrized
 from .passes import forward, glance, leaves
 from .recorder import to_numpy
+from .removal import carry_out, changes, undo
 from .trace import TracedModel
 
 
@@ -116,6 +118,21 @@ class TorchNetwork:
                 processes.check_same(edit.original(n for n, _ in traced.model.named_parameters()))
             yield edit
             processes.copy_from_first(edit.tensors[name] for name in edit.written)
+
+    @contextlib.contextmanager
+    def without(self, removal: Removal) -> Iterator[None]:
+        changed = changes(self.traced, removal)
+        carry_out(changed)
+        try:
+            yield
+        except (RuntimeError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Unfit(f"the model does not run without its channels: {reason}") from error
+        finally:
+            undo(changed)
+
+    def remove(self, removal: Removal) -> None:
+        carry_out(changes(self.traced, removal))
 
     def check(self, group: ChannelGroup) -> None:
         refuse_parametrized(self.traced.model, group)

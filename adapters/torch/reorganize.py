@@ -17,15 +17,14 @@ import torch
 from torch import nn
 
 from ...graph import arranging, reorganizing
-from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.plan import GroupPlan
-from ...graph.plan.recipe import Recipe
+from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.report import Report
-from .batches import Batches, at_most
+from .batches import Batches, Unpack, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
 from .interrupts import Interruptible
@@ -202,6 +201,73 @@ def reorganize(
         if writer is not None:
             draw_groups(writer, outcome, step)
     return outcome.report
+
+
+def shrink(
+    model: nn.Module | TracedModel,
+    batches: Iterable[Any] | None = None,
+    layers: Layers = "all",
+    recipe: Recipe | None = None,
+    example_inputs: Any = None,
+    *,
+    ratio: float | Mapping[str, float] | None = None,
+    classes: int | Sequence[str | int] | None = None,
+    pseudo_classes: int | None = None,
+    unpack: Unpack | None = None,
+    max_batches: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    device: torch.device | str | None = None,
+    max_change: float | None = None,
+    progress: bool = False,
+) -> Report:
+    """Merge channels that respond alike and remove the places that become free.
+
+    The module itself becomes smaller.  Parameters that lose channels are replaced by new ones:
+    make the optimizer afterwards.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or TracedModel
+        Compiled wrappers are looked through.
+    batches : iterable, optional
+        Yields ``(inputs, labels)``, or inputs alone with ``pseudo_classes``.
+    layers : str or sequence of str
+        Layers, patterns, ``"last"`` or ``"all"``.
+    recipe : Recipe, optional
+        ``Recipe.shrinking()`` by default; free places hold nothing, whatever it says of them.
+    ratio : float or mapping of name to float, optional
+        Share of the channels that stay, in place of the recipe's.
+    example_inputs, classes, pseudo_classes, unpack, max_batches, max_bytes, device, max_change
+        As in :func:`reorganize`.
+    progress : bool
+
+    Returns
+    -------
+    Report
+        With parameters and multiply-adds before and after.  Groups that cannot lose channels are
+        in ``skipped``, with the reason.
+
+    Raises
+    ------
+    ValueError
+        For bad data, an unknown layer, or nothing that can be removed; the model is then as it was.
+    """
+    processes = Processes()
+    if processes.world > 1:
+        raise ValueError("expected one process: shrink the model before it is spread over several")
+    traced, read = _traced(model, batches, example_inputs, unpack, max_batches, progress, device)
+    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
+        return reorganizing.reorganize(
+            TorchNetwork(traced, processes),
+            read,
+            layers,
+            shrinking(recipe, ratio),
+            classes=classes,
+            pseudo_classes=pseudo_classes,
+            max_bytes=max_bytes,
+            max_change=max_change,
+            remove=True,
+        ).report
 
 
 def _traced(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation"]
@@ -38,7 +38,7 @@ Placement = Literal["map", "in_place"]
 BatchNorm = Literal["recalibrate", "merge"]
 Init = Literal["match", "kaiming", "orthogonal", "null_space", "gradient", "keep"]
 NewOutgoing = Literal["zero", "random"]
-OptimizerState = Literal["reset", "merge", "keep"]
+OptimizerState = Literal["merge", "reset", "keep"]
 Scope = Literal["group", "layer"]
 
 # Sokar et al. 2023 use 0.025 for convolutional networks.
@@ -118,11 +118,8 @@ class Recipe:
         gradient of the layer (RigL); or what the place holds (DSD).
     new_outgoing : {"zero", "random"}
         Outgoing weights of new channels; zero does not change the function.
-    optimizer : {"reset", "merge", "keep"}
-        State of the optimizer for the weights that change: begun anew, its count of steps as well,
-        so that Adam corrects the bias of its moments; changed along with the weights; or left.
-        Where data keep changing, beginning anew ended 7 to 11 points ahead
-        (``tutorials/streams``).
+    optimizer : {"merge", "reset", "keep"}
+        State of the optimizer for the weights that change.
     scope : {"group", "layer"}
         All producers of a residual stage, or the last convolution alone.
     every : int
@@ -149,7 +146,7 @@ class Recipe:
     batchnorm: BatchNorm = "recalibrate"
     init: Init = "match"
     new_outgoing: NewOutgoing = "zero"
-    optimizer: OptimizerState = "reset"
+    optimizer: OptimizerState = "merge"
     scope: Scope = "group"
     every: int = 20
     stop: float = 0.75
@@ -230,6 +227,15 @@ class Recipe:
         return cls(**_known(changes))
 
     @classmethod
+    def shrinking(cls, **changes: Any) -> Recipe:
+        """The recipe that keeps the function best where what becomes free is removed.
+
+        >>> Recipe.shrinking(ratio=0.9).merge
+        'medoid'
+        """
+        return cls(**{"method": "kmeans", "merge": "medoid", "ratio": 0.75, **_known(changes)})
+
+    @classmethod
     def paper(cls, **changes: Any) -> Recipe:
         """The recipe as the paper prints it.
 
@@ -244,6 +250,7 @@ class Recipe:
             "batchnorm": "merge",
             "init": "kaiming",
             "new_outgoing": "random",
+            "optimizer": "reset",
             "stop": 1.0,
         }
         return cls(**{**printed, **_known(changes)})
@@ -290,6 +297,26 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Options by name, ready for JSON."""
         return asdict(self)
+
+
+def shrinking(
+    recipe: Recipe | None = None, ratio: Ratio | Mapping[str, Ratio] | None = None
+) -> Recipe:
+    """A recipe whose free places are silent, so that they can be removed.
+
+    Raises
+    ------
+    ValueError
+        The recipe changes single layers of a residual stage.
+    """
+    recipe = recipe or Recipe.shrinking()
+    if recipe.scope != "group":
+        raise ValueError(
+            "expected scope 'group' to remove channels: all layers of a residual stage lose them, "
+            f"got {recipe.scope!r}"
+        )
+    ratio = recipe.ratio if ratio is None else ratio
+    return replace(recipe, ratio=ratio, new_outgoing="zero", init="keep")
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:

@@ -64,10 +64,11 @@ def run(model, reference, batches, counter):
     assert counter() == graphs
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("form", ["wrapper", "in place", "part"])
-def test_nothing_is_compiled_again(network, torch_batches, form):
+def test_nothing_is_compiled_again(network, torch_batches, form, backend):
     reference = copy.deepcopy(network)
-    counting = CompileCounterWithBackend("aot_eager")
+    counting = CompileCounterWithBackend(backend)
     model = network
     if form == "wrapper":
         model = torch.compile(model, backend=counting)

@@ -1,0 +1,183 @@
+"""Channels that are removed: the smaller network is the reorganized one whose free places are
+silent, in both adapters, and what cannot lose channels stays with the reason."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from rejuvenet.adapters.onnx import load
+from rejuvenet.adapters.onnx import reorganize as reorganize_file
+from rejuvenet.adapters.onnx import shrink as shrink_file
+from rejuvenet.adapters.onnx.runner import Runner
+from rejuvenet.adapters.torch import reorganize, shrink
+from rejuvenet.graph import Recipe
+from rejuvenet.graph.measure.verdict import relative_change
+from rejuvenet.graph.plan.recipe import shrinking
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from exactness import outputs, randomize
+from group_networks import Net, built, conv, head, images
+from onnx_exports import export
+from small_networks import NETWORKS, small_network
+
+IMAGE = torch.zeros(2, 1, 8, 8)
+RANDOM = Recipe.shrinking(method="random", ratio=0.5)
+
+
+def gate(m, x):
+    """Squeeze and excitation within a residual block."""
+    a = m.a(x)
+    b = m.b(a)
+    return m.h(a + b * torch.sigmoid(m.e(torch.relu(m.s(b.mean((2, 3), keepdim=True))))))
+
+
+OWN = {
+    "squeeze and excitation": lambda: Net(
+        gate, a=conv(3, 8), b=conv(8, 8), s=nn.Conv2d(8, 4, 1), e=nn.Conv2d(4, 8, 1), h=head(8)
+    ),
+    "layer norm": lambda: nn.Sequential(
+        conv(3, 8), nn.Flatten(2), nn.LayerNorm(64), nn.Linear(64, 16), nn.GELU(),
+        nn.Linear(16, 6), nn.LayerNorm(6), nn.Linear(6, 3), nn.Flatten(), nn.Linear(24, 5),
+    ),
+    "padded shortcut": lambda: Net(
+        lambda m, x: m.h(m.b(a := m.a(x)) + nn.functional.pad(a, (0, 0, 0, 0, 2, 6))),
+        a=conv(3, 8), b=conv(8, 16), h=head(16),
+    ),
+}  # fmt: skip
+NAMES = (
+    *OWN, "ghost", "C2f", "depthwise multiplier", "flattened", "halves and shuffle",
+    "expanded gates", "attention", "unet", "super_resolution", "lstm", "called_twice",
+)  # fmt: skip
+# Why groups lose no channels; all others lose half of them.
+OUTPUT = "reaches an output"
+STAY = {
+    "layer norm": {"averaged over", "order is fixed"},
+    "attention": {"no weight reads", "whole sets", "share an axis", "MultiheadAttention"},
+    "padded shortcut": {"does not run without"},  # Python code says how much is padded
+    "lstm": {"order is fixed"},
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    if name in NETWORKS:
+        model, inputs = small_network(name)
+        return randomize(model).double(), tuple(x.double() for x in inputs)
+    model = randomize(OWN[name]()).double() if name in OWN else built(name)
+    return model, (images(2),)
+
+
+def check_groups(report, name, allowed):
+    assert report.groups
+    assert report.cost.parameters < report.cost_before.parameters
+    for group in report.groups:
+        assert group.removed >= group.channels // 2
+    for reason in report.skipped.values():
+        assert any(part in reason for part in {OUTPUT, *allowed}), reason
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_smaller_module_is_the_silent_one(name):
+    model, inputs = network(name)
+    silent = copy.deepcopy(model)
+    report = shrink(model, recipe=RANDOM, example_inputs=inputs)
+    check_groups(report, name, STAY.get(name, ()))
+    names = [group.group for group in report.groups]
+    reorganize(silent, layers=names, recipe=shrinking(RANDOM), example_inputs=inputs)
+    change = relative_change(outputs(silent, inputs).numpy(), outputs(model, inputs).numpy())
+    assert change < 1e-9
+    assert report.cost.parameters == sum(
+        t.numel() for t in (*model.parameters(), *model.buffers()) if t.dim()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_smaller_file_is_the_silent_one(name, tmp_path):
+    model, inputs = network(name)
+    inputs = tuple(x.float() for x in inputs)
+    path = export(model.float(), inputs, tmp_path / "model.onnx", "script, folded")
+    smaller, report = shrink_file(path, recipe=RANDOM)
+    check_groups(report, name, STAY.get(name, ()))
+    names = [group.group for group in report.groups]
+    silent, _ = reorganize_file(path, layers=names, recipe=shrinking(RANDOM))
+    smaller.save(tmp_path / "smaller.onnx")
+    onnx.checker.check_model(tmp_path / "smaller.onnx", full_check=True)
+    found, feeds = load(tmp_path / "smaller.onnx"), silent.example_inputs
+    for before, after in zip(*(answers(m, feeds) for m in (silent, found)), strict=True):
+        assert relative_change(before, after) < 1e-5
+    before, after = onnx.load(path), onnx.load(tmp_path / "smaller.onnx")
+    assert [n.output for n in before.graph.node] == [n.output for n in after.graph.node]
+
+
+def answers(model, feeds):
+    runner = Runner(model)
+    return runner.compared(runner(feeds))
+
+
+def digits_network():
+    """Two convolutions of which only a shared scale of ones is not drawn."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+    norms = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+    return nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1], nn.ReLU(), head(8)).eval()
+
+
+@pytest.fixture(scope="module")
+def data(torch_digits):
+    images, labels = torch_digits[:2]
+    return [(images[i : i + 64], labels[i : i + 64]) for i in range(0, 256, 64)]
+
+
+def test_from_images_module_and_file_become_the_same(data, tmp_path):
+    model = digits_network()
+    path = export(model, data[0][0][:2], tmp_path / "model.onnx", "script, kept")
+    ratio = {"0": 0.75, "*": 0.5}
+    report = shrink(model, data, ratio=ratio)
+    arrays = [(x.numpy(), y.numpy()) for x, y in data]
+    smaller, of_file = shrink_file(path, arrays, ratio=ratio)
+    assert [group.removed for group in report.groups] == [2, 4]
+    assert [group.removed for group in of_file.groups] == [2, 4]
+    assert model[0].weight.shape == (6, 1, 3, 3)
+    assert (model[3].in_channels, model[3].out_channels) == (6, 4)
+    images = data[0][0][:8]
+    with torch.no_grad():
+        expected = model(images).numpy()
+    found = answers(smaller, {smaller.ir.graph.inputs[0].name: images[:2].numpy()})[0]
+    assert relative_change(expected[:2], found) < 1e-3  # sums in single precision
+    assert report.output_change == pytest.approx(of_file.output_change, rel=0.1)
+
+
+def test_weights_in_another_file_become_smaller_there(data, tmp_path):
+    path = export(digits_network(), data[0][0][:2], tmp_path / "model.onnx", "script, kept")
+    proto = onnx.load(path)
+    onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    smaller, _ = shrink_file(path, recipe=RANDOM)
+    smaller.save(tmp_path / "smaller.onnx")
+    again = load(tmp_path / "smaller.onnx")
+    feeds = again.example_inputs
+    assert relative_change(answers(smaller, feeds)[0], answers(again, feeds)[0]) == 0
+    assert (tmp_path / "smaller.onnx.data").stat().st_size > 0
+
+
+def test_what_fails_leaves_the_module_as_it_was():
+    """A module whose code counts channels: nothing of it is changed, and the reason is said."""
+    model = Net(lambda m, x: m.h(m.a(x).view(len(x), 8, 8, 8)), a=conv(3, 8), h=head(8)).double()
+    before = {name: (t, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    with pytest.raises(ValueError, match="does not run without its channels"):
+        shrink(model, recipe=RANDOM, example_inputs=images(2))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert model.a[0].out_channels == 8
+
+
+def test_single_layers_of_a_stage_lose_nothing():
+    with pytest.raises(ValueError, match="expected scope 'group'"):
+        shrink(digits_network(), recipe=Recipe.shrinking(scope="layer"), example_inputs=IMAGE)
