@@ -395,6 +395,7 @@ def errors_by_size(som, X, shapes=None, ax=None):
         rows, columns = m.grid_.rows, m.grid_.columns
         place = m.grid_.n_nodes, m.quantization_error_
         ax.annotate(f"{rows} x {columns}", place, (2, 4), textcoords="offset points", fontsize=7)
+    ax.margins(0.12)  # for the names
     ax.set_xlabel("nodes")
     ax.set_ylabel("quantization error", color="C0")
     right = ax.twinx()

@@ -1,11 +1,13 @@
 """The tutorial's code runs, in order."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "tutorials" / "sofm.md"
+TUTORIALS = Path(__file__).parents[2] / "tutorials"
+PAGE = TUTORIALS / "sofm.md"
 FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 
 
@@ -34,3 +36,11 @@ def test_tutorial(tmp_path, monkeypatch):
 @pytest.mark.skipif(not FASHION.exists(), reason="Debian's dataset-fashion-mnist is absent")
 def test_tutorial_fashion(tmp_path, monkeypatch):
     assert run({"", "fashion-mnist"}, tmp_path, monkeypatch)["share"] > 0.7
+
+
+def test_gallery():
+    """The page is what its script writes, with all pictures."""
+    gallery = runpy.run_path(str(TUTORIALS / "sofm_gallery.py"))
+    assert gallery["page"]() == gallery["PAGE"].read_text(), "run tutorials/sofm_gallery.py"
+    for name in gallery["SECTIONS"]:
+        assert (gallery["PICTURES"] / f"{name}.png").stat().st_size > 1000
