@@ -205,7 +205,7 @@ def error_of(words: NDArray[np.int64], scale: float = 1.0) -> float:
     0.25
     """
     whole = 0
-    for i in np.flatnonzero(words.any(axis=1)).tolist():
-        low, high = words[i].tolist()
-        whole += (low + (high << HALF)) << WORD * i
+    for i, (low, high) in enumerate(words.tolist()):
+        if low or high:
+            whole += (low + (high << HALF)) << WORD * i
     return whole / (1 << 1074 + math.frexp(scale)[1])  # of integers: rounded once

@@ -64,16 +64,17 @@ class Samples(ABC):
     @cached_property
     def grids(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """:func:`.rounding.grids` of sums (F - 1, D) and of counts (F' - 1, 1)."""
-        digits = 24 if self.weights is None and self.dtype == np.float32 else 53
-        weights = np.ones(1) if self.weights is None else self.weights[self.weights > 0]
+        largest, least = self.range.largest, self.range.least.astype(np.float64)
+        if self.weights is None:  # counts are integers: one fold
+            digits = np.finfo(self.dtype).nmant + 1
+            return grids(largest, least, digits, self.n_rows), np.empty((0, 1))
+        weights = self.weights[self.weights > 0]
         heaviest, lightest = weights.max(keepdims=True), weights.min(keepdims=True)
         with np.errstate(over="ignore", under="ignore"):
-            largest = self.range.largest * heaviest
-            least = np.maximum(self.range.least.astype(np.float64) * lightest, SMALLEST)
+            largest, least = largest * heaviest, np.maximum(least * lightest, SMALLEST)
         return (
-            grids(largest, least, digits, self.n_rows),
-            grids(heaviest, lightest, 1 if self.weights is None else 53, self.n_rows),
-        )
+            grids(largest, least, 53, self.n_rows), grids(heaviest, lightest, 53, self.n_rows)
+        )  # fmt: skip
 
     def some(self) -> tuple[NDArray, NDArray | None]:
         """Evenly spaced samples that stand for all, with their weights."""

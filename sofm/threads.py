@@ -5,9 +5,10 @@ threading layer (forked processes and other libraries' pools are safe), and the 
 They begin with a fit and end with it.  While they work BLAS has nothing to do, so that its threads
 do not spin beside them.
 
-Rows are taken in ranges of about ``STEP`` multiply-adds, some hundredths of a second, each by a
-thread that is free: one that the system has put aside holds up nobody, and after Ctrl-C, or an
-error, all stop at the end of their range.
+Rows are taken in ranges by whichever thread is free, so that one that the system has put aside
+holds up nobody.  A range is half a thread's share of what is left, so that all end at about the
+same time (guided self-scheduling, Polychronopoulos and Kuck 1987).  None is longer than ``STEP``
+multiply-adds, some hundredths of a second: after Ctrl-C, or an error, all stop at its end.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from threadpoolctl import ThreadpoolController
 
 from .kernels.vectors import JIT
 
-STEP = 2e8  # multiply-adds of a range, some 20 ms
-WORTH_THREAD = 2e6  # multiply-adds that a thread should have to do in an epoch
+STEP = 2e8  # multiply-adds of a range at most, some 20 ms
+LEAST = STEP / 64  # and at least, where threads are left over: a call costs 10 to 20 microseconds
+WORTH_THREAD = 1.2e7  # multiply-adds that are worth a thread: to wake it takes some 0.15 ms
 T = TypeVar("T")
 
 
@@ -68,22 +70,29 @@ def _libraries() -> ThreadpoolController:
 
 
 class _Ranges:
-    """Ranges of rows, each given to one thread."""
+    """Ranges of rows, each given to one of ``count`` threads."""
 
-    def __init__(self, n_rows: int, step: int) -> None:
-        self.n_rows, self.step, self.next, self.lock = n_rows, step, 0, Lock()
+    def __init__(self, n_rows: int, work_of_row: float, count: int) -> None:
+        self.n_rows, self.parts, self.next, self.lock = n_rows, 2 * count, 0, Lock()
+        self.most = _rows_of(STEP, work_of_row)
+        self.least = _rows_of(LEAST, work_of_row)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         while True:
             with self.lock:
                 first = self.next
-                self.next = first + self.step
+                rows = max(self.least, min(self.most, (self.n_rows - first) // self.parts))
+                self.next = last = min(first + rows, self.n_rows)
             if first >= self.n_rows:
                 return
-            yield first, min(first + self.step, self.n_rows)
+            yield first, last
 
     def stop(self) -> None:
         self.next = self.n_rows
+
+
+def _rows_of(work: float, work_of_row: float) -> int:
+    return max(1, int(work / max(work_of_row, 1)))
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,13 @@ class Threads:
         memories : list
             Of every thread that took part.
         """
-        step = max(1, int(STEP / max(work_of_row, 1)))
         count = min(self.count, int(n_rows * work_of_row / WORTH_THREAD) + 1)
-        ranges = _Ranges(n_rows, min(step, max(1, -(-n_rows // count))))
+        if self.pool is None or count == 1:
+            mine, rows = memory(), _rows_of(STEP, work_of_row)
+            for first in range(0, n_rows, rows):
+                work(first, min(first + rows, n_rows), mine)
+            return [mine]
+        ranges = _Ranges(n_rows, work_of_row, count)
 
         def take() -> T:
             mine = memory()
@@ -123,8 +136,6 @@ class Threads:
                 work(first, last, mine)
             return mine
 
-        if self.pool is None or count == 1:
-            return [take()]
         others = [self.pool.submit(take) for _ in range(count - 1)]
         try:
             return [take(), *(other.result() for other in others if not other.cancel())]

@@ -54,7 +54,9 @@ def test_imports_point_one_way(path):
     package = path.relative_to(ROOT).parts[0]
     above = {"graph": ["..adapters"], "sofm": ["..adapters", "..graph"]}[package]
     for module in imported_modules(path):
-        assert module.partition(".")[0] not in FRAMEWORKS, f"{path.name} imports {module}"
+        framework = module.partition(".")[0]
+        late = path.name == "onnx_export.py" and framework == "onnx"  # when a map is exported
+        assert late or framework not in FRAMEWORKS, f"{path.name} imports {module}"
         assert not module.startswith("rejuvenet"), f"{path.name} imports {module} absolutely"
         assert not any(module.startswith(place) for place in above), f"imports {module}"
 

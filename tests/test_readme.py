@@ -1,13 +1,13 @@
 """The README's blocks run as printed, beside the files that the demo leaves behind."""
 
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
 import rejuvenet
+from rejuvenet.adapters.command_line.app import app
+from typer.testing import CliRunner
 
 README = (Path(rejuvenet.__file__).parent / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,15 +41,12 @@ def test_shows_every_use():
         assert name in shown
 
 
-def test_commands_run_as_printed(demo_run):
+def test_commands_run_as_printed(demo_run, monkeypatch):
     folder, _ = demo_run
-    scripts = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    monkeypatch.chdir(folder)
     for line in commands():
-        done = subprocess.run(
-            line, shell=True, cwd=folder, capture_output=True, text=True,
-            env={**os.environ, "PATH": scripts},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
         assert done.stdout.strip(), line
     assert (folder / "reorganized.html").read_text().startswith("<!doctype html>")
     assert (folder / "finetuned.onnx").stat().st_size > 10_000

@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
+from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.report import Report
-from .batches import OnnxBatches, Unpack
+from .batches import OnnxBatches
 from .model import OnnxModel, load
 from .network import OnnxNetwork
 

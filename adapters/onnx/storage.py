@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,6 +154,7 @@ def unpacked(
     _bring_in(copy, files, arrays)
     model = ir.from_proto(copy)
     _sort(model, path)
+    _check_counts(model, path)
     for name, value in model.graph.initializers.items():
         if name in arrays and value.const_value is not None:
             value.const_value = tensor_like(value.const_value, arrays[name])
@@ -170,6 +172,29 @@ def _sort(model: ir.Model, path: Path | str) -> None:
         raise Refused(
             f"{path} is not a complete ONNX model: some of its nodes wait for one another (a cycle)"
         ) from None
+
+
+def _check_counts(model: ir.Model, path: Path | str) -> None:
+    """Nodes make something, and have what their operators need in their version of ONNX."""
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
+        versions = body.opset_imports
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            inputs = [value is not None for value in node.inputs]
+            outputs = [bool(value.name) for value in node.outputs]
+            needed = [("output", int(any(outputs)), 1)]
+            version = versions.get(node.domain)
+            if version is not None and onnx.defs.has(node.op_type, node.domain):
+                with suppress(onnx.defs.SchemaError):  # not in this version: nobody knows it
+                    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+                    i, o = schema.min_input, schema.min_output
+                    needed += [("input", sum(inputs[:i]), i), ("output", sum(outputs[:o]), o)]
+            for what, found, least in needed:
+                if found < least:
+                    raise Refused(
+                        f"{path} is not a complete ONNX model: the node {(node.name or '')[:100]!r}"
+                        f" ({node.op_type[:100]}) has {found} of the {least} {what}s it needs"
+                    )
 
 
 def _check_names(message: onnx.ModelProto, path: Path) -> None:

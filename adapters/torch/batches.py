@@ -8,12 +8,10 @@ that a run with a pass in it continues as one without, and every pass sees the s
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -21,22 +19,20 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..same_batches import LOOKED_AT, SameBatches
+from ...graph import batches as calibration
+from ...graph.batches import LOOKED_AT, SameBatches, Unpack, paired
 from .recorder import to_numpy
 from .sample_order import in_canonical_order
 
 log = logging.getLogger("rejuvenet")
 
 Inputs = tuple[Any, ...] | dict[str, Any]
-Unpack = Callable[[Any], tuple[Any, Any]]
-
-KEPT_BYTES = 2**30  # of calibration data, for the passes of one reorganization
 LONG = 100  # batches that an event reads by default, of a loader that knows its length
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
 
-class Batches:
+class Batches(calibration.Batches):
     """Batches on the model's device, as ``(inputs, labels)``.
 
     ``inputs`` is a tuple of positional arguments of the model, or a dict of keyword arguments.
@@ -50,21 +46,10 @@ class Batches:
         memory.
     model : torch.nn.Module
         Gives the device, and the floating type that inputs are cast to.
-    unpack : callable, optional
-        Turns one batch of the source into ``(inputs, labels)``; labels may be None.
-    max_batches : int, optional
-        Read no more than this many.
-    progress : bool
-        Show a progress bar (tqdm).
+    unpack, max_batches, progress
+        As in :class:`rejuvenet.graph.batches.Batches`.
     device : torch.device or str, optional
         Where batches go; the device of the model's first parameter by default.
-
-    Attributes
-    ----------
-    passes : int
-        How many times the data were read.
-    unlabelled : bool
-        Whether a batch without labels was seen.
     """
 
     def __init__(
@@ -76,28 +61,11 @@ class Batches:
         progress: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
-        if isinstance(source, (str, bytes, torch.Tensor, np.ndarray)) or not hasattr(
-            source, "__iter__"
-        ):
-            raise ValueError(
-                "batches must be an iterable that yields (inputs, labels), such as a DataLoader "
-                f"or a list; got {type(source).__name__}"
-            )
-        if max_batches is not None and max_batches < 1:
-            raise ValueError(f"max_batches must be at least 1, got {max_batches}")
-        if isinstance(source, Iterator):
-            source = list(itertools.islice(source, max_batches))
-        self.source = source
-        self.unpack = unpack or unpack_batch
-        self.max_batches = max_batches
-        self.progress = progress
+        super().__init__(source, unpack or unpack_batch, max_batches, progress)
         self._model, self._device = model, device
-        self.passes = 0
-        self._labels: list[np.ndarray] | None = None
         self._kept: list[tuple[Any, Any]] | None = None
         self._limit = 0
         self._same: SameBatches | None = None
-        self.unlabelled = False
 
     @property
     def device(self) -> torch.device:
@@ -110,51 +78,23 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray | None]]:
         return self.read("reading batches")
 
-    def read(self, purpose: str) -> Iterator[tuple[Inputs, np.ndarray | None]]:
-        """Iterate; ``purpose`` stands beside the progress bar.
-
-        Raises
-        ------
-        ValueError
-            If there is no batch, an empty one, or one whose inputs and labels do not pair; where
-            a batch is not what it was in an earlier pass of the same event.
-        """
-        seen = 0
+    def made(self, purpose: str) -> Iterator[tuple[Inputs, np.ndarray | None]]:
         if self._limit and self._kept is None:
             self._kept = self._gathered(purpose)
             self._limit = 0
-        kept = self._kept
+        same = self._same if self._kept is None else None
+        count = 0
         with preserved_randomness(self.source):
-            for batch in self._shown(purpose):
-                inputs, labels = batch if kept is not None else self.unpack(batch)
-                if self._same is not None and kept is None:
-                    self._same.check(seen, _looked_at((inputs, labels)))
+            batches = self.shown(self.source if self._kept is None else self._kept, purpose)
+            for inputs, labels in batches if self._kept is not None else map(self.unpack, batches):
+                if same is not None:
+                    same.check(count, _looked_at((inputs, labels)))
                 inputs = self.prepared(inputs)
-                if self._labels is not None:
-                    labels = self._labels[seen]
-                self.unlabelled |= labels is None
                 labels = None if labels is None else to_numpy(as_numbers(labels))
-                if labels is not None and labels.shape[1:] == (1,):
-                    # A column of class indices; of floating type, it is the weights of one class.
-                    labels = labels if labels.dtype.kind == "f" else labels[:, 0]
-                rows = samples(inputs)
-                if not rows:
-                    raise ValueError(f"batch {seen} holds no sample: leave empty batches out")
-                if labels is not None and (labels.ndim == 0 or len(labels) != rows):
-                    raise ValueError(
-                        f"batch {seen} has {rows} inputs and labels of shape "
-                        f"{labels.shape}; give one label, or one row of class weights, "
-                        "for each input"
-                    )
-                yield inputs, labels
-                seen += 1
-                if seen == self.max_batches:
-                    break
-        if not seen:
-            raise ValueError("batches is empty: give at least one batch of calibration data")
-        self.passes += 1
-        if self._same is not None and kept is None:
-            self._same.end(seen)
+                yield inputs, paired(count, samples(inputs), labels)
+                count += 1
+        if same is not None:
+            same.end(count)
 
     def _gathered(self, purpose: str) -> list[tuple[Any, Any]] | None:
         """All batches, their samples in the order of their content; None if they do not fit.
@@ -165,15 +105,12 @@ class Batches:
         found: list[tuple[Any, Any]] = []
         held = 0.0
         with preserved_randomness(self.source):
-            for batch in self._shown(purpose):
-                inputs, labels = self.unpack(batch)
+            for inputs, labels in map(self.unpack, self.shown(self.source, purpose)):
                 held += _host_bytes((inputs, labels))
                 if held > self._limit:
                     return None
                 # Tensors of worker processes hold a file each, and may be used again.
                 found.append(tree_map_only(torch.Tensor, torch.clone, (inputs, labels)))
-                if len(found) == self.max_batches:
-                    break
         return in_canonical_order(found)
 
     @contextlib.contextmanager
@@ -184,17 +121,11 @@ class Batches:
         """
         self._same = SameBatches()
         if not isinstance(self.source, (list, tuple)):
-            self._limit = KEPT_BYTES
+            self._limit = calibration.KEPT_BYTES
         try:
             yield
         finally:
             self._kept, self._limit, self._same = None, 0, None
-
-    def labelled(self, labels: Sequence[np.ndarray]) -> Batches:
-        """The same batches with other labels, those of one batch after those of the other."""
-        other = copy.copy(self)
-        other._labels, other.unlabelled = list(labels), False
-        return other
 
     def example(self, n: int | None = 2) -> Inputs:
         """The first ``n`` samples of the first batch, or all, to trace a model with."""
@@ -223,17 +154,6 @@ class Batches:
             return {str(name): self._moved(value, dtype) for name, value in inputs.items()}
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         return tuple(self._moved(value, dtype) for value in inputs)
-
-    def _shown(self, purpose: str) -> Iterable[Any]:
-        source = self.source if self._kept is None else self._kept
-        if not self.progress:
-            return source
-        from tqdm.auto import tqdm
-
-        total = len(source) if isinstance(source, Sized) else None
-        if self.max_batches is not None:
-            total = self.max_batches if total is None else min(total, self.max_batches)
-        return tqdm(source, desc=purpose, total=total, leave=False, unit="batch")
 
     def _moved(self, value: Any, dtype: torch.dtype) -> Any:
         if isinstance(value, np.ndarray):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ...graph import collecting
+from ...graph.batches import Unpack
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_means import ClassMeans
 from ...graph.measure.class_sums import MAX_BYTES
-from .batches import Batches, Unpack
+from .batches import Batches
 from .distributed import Processes
 from .network import TorchNetwork
 from .trace import TracedModel

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ...graph import arranging, reorganizing
+from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
 from ...graph.find.channels import ChannelGroup
@@ -24,7 +25,7 @@ from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.report import Report
-from .batches import Batches, Unpack, at_most
+from .batches import Batches, at_most
 from .distributed import Processes
 from .edit import Edit, refuse_sharded
 from .interrupts import Interruptible

@@ -21,6 +21,7 @@ from ..torch.trace import unwrap
 from ..torch.training.schedule import restarts
 
 MADE_LATER = ("model", "optimizer", "loader", "ema")
+BY_STEPS = ("every_steps", "recent", "maturity")  # callbacks are called once an epoch
 
 
 class DeferredReorganizer:
@@ -46,7 +47,8 @@ class DeferredReorganizer:
     """
 
     def __init__(self, loader: Iterable[Any] | None, ema: Any, options: dict[str, Any]) -> None:
-        known = [n for n in inspect.signature(Reorganizer).parameters if n not in MADE_LATER]
+        no_options = (*MADE_LATER, *BY_STEPS)
+        known = [n for n in inspect.signature(Reorganizer).parameters if n not in no_options]
         for name in options:
             if name not in known:
                 raise TypeError(f"expected an option among {', '.join(known)}; got {name!r}")

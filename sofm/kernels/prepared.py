@@ -138,6 +138,16 @@ def packed(weights: NDArray, bias: NDArray) -> NDArray[np.float32]:
     return panels
 
 
+def block_rows(n_nodes: int, n_features: int) -> int:
+    """Samples that are searched together, a multiple of ``TILE_ROWS``.
+
+    Many, because every block has its price, and where panels are left out several rows should go
+    to every panel; but they and their scores should stay in the second-level cache.
+    """
+    fits = BLOCK_BYTES // (4 * (n_nodes + 2 * n_features)) // TILE_ROWS
+    return TILE_ROWS * min(max(fits, 18 // TILE_ROWS), BLOCK_ROWS // TILE_ROWS)
+
+
 class Prepared:
     """A codebook and what a search needs to know of it.
 
@@ -154,6 +164,7 @@ class Prepared:
     def __init__(self, frame: Frame, codebook: NDArray) -> None:
         K, D = codebook.shape
         self.frame, self.codebook = frame, np.empty_like(codebook)
+        self.origin, self.block_rows = frame.centre * frame.scale, block_rows(K, D)
         self.w = np.empty((K, D))
         self.centred = np.zeros((K, -(-D // LANES) * LANES), np.float32)
         self.squares, self.halves = np.empty(K), np.empty(K, np.float32)
@@ -212,22 +223,11 @@ class Prepared:
             self.balls.prepare(self.balls_of_all.extents, q, G)
         self._ready()
 
-    @property
-    def block_rows(self) -> int:
-        """Samples that are searched together, a multiple of ``TILE_ROWS``.
-
-        Many, because every block has its price, and where panels are left out several rows should
-        go to every panel; but they and their scores should stay in the second-level cache.
-        """
-        K, D = self.codebook.shape
-        fits = BLOCK_BYTES // (4 * (K + 2 * D)) // TILE_ROWS
-        return TILE_ROWS * min(max(fits, 18 // TILE_ROWS), BLOCK_ROWS // TILE_ROWS)
-
     def _ready(self) -> None:
         """Gather what a search reads."""
         frame, balls = self.frame, self.balls if self.with_balls else NO_BALLS
         self.nodes = Nodes(
-            self.codebook, frame.centre * frame.scale, frame.scale, self.centred, self.halves,
+            self.codebook, self.origin, frame.scale, self.centred, self.halves,
             self.panels, self.directions, self.q, balls.panels, balls.known, self.bounds,
             self.block_rows,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from onnx_exports import VARIANTS, export, flat, randomize  # noqa: E402
+from onnx_exports import VARIANTS, exports, flat, randomize  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,20 @@ def network():
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
-def path(request, folder):
-    target = folder / f"{request.param.replace(', ', '_')}.onnx"
-    return export(network(), torch.zeros(1, 3, 8, 8), target, request.param)
+@pytest.fixture(scope="module")
+def paths(folder):
+    """The files of the network, by variant."""
+    found = {}
+    for exporter in ("dynamo", "script"):
+        for variant, write in exports(network(), X_TORCH, exporter):
+            found[variant] = folder / f"{variant.replace(', ', '_')}.onnx"
+            write(found[variant])
+    return found
+
+
+@pytest.fixture(params=VARIANTS)
+def path(request, paths):
+    return paths[request.param]
 
 
 def outputs(model, x):
@@ -97,10 +107,10 @@ def test_ir_model_is_taken(path):
 
 
 @pytest.fixture
-def external(folder):
+def external(folder, paths):
     target = folder / "external.onnx"
     if not target.exists():
-        message = onnx.load(export(network(), X_TORCH, folder / "inside.onnx", VARIANTS[3]))
+        message = onnx.load(paths[VARIANTS[3]])
         onnx.save(message, target, save_as_external_data=True, size_threshold=64,
                   location="external.bin")  # fmt: skip
     return target

@@ -155,9 +155,11 @@ NETWORKS = {  # network, shape of its input, convolutions that move of all, leas
 }  # fmt: skip
 
 
-BOTH_WAYS = ("u-net", "super-resolution", "time and LSTM", "called twice")
+BOTH_WAYS = ("super-resolution", "time and LSTM")
+LATER = ("u-net", "called twice")
 CASES = [(name, "script, folded") for name in NETWORKS]
 CASES += [(name, "dynamo, folded") for name in BOTH_WAYS]
+CASES += [pytest.param(name, "dynamo, folded", marks=pytest.mark.nightly) for name in LATER]
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)

@@ -17,23 +17,24 @@ from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from onnx_exports import export, randomize  # noqa: E402
+from onnx_exports import export, exports, randomize  # noqa: E402
 from onnx_proof import differing, prove  # noqa: E402
 from test_onnx_quantized import Network, X  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=["script, kept", "dynamo, folded"])
+def single(request, tmp_path_factory):
+    """The file of a network in float32."""
     torch.manual_seed(0)
-    return randomize(Network())
+    path = tmp_path_factory.mktemp("single") / "m.onnx"
+    return export(randomize(Network()), torch.zeros(1, 3, 12, 12), path, request.param)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("variant", ["script, kept", "dynamo, folded"])
-def test_half_precision(variant, keep, network, tmp_path):
+def test_half_precision(single, keep, tmp_path):
     """The converter writes casts of inputs at the end of the file, behind what reads them."""
-    path = export(network, torch.zeros(1, 3, 12, 12), tmp_path / "m.onnx", variant)
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=keep), path)
+    path = tmp_path / "m.onnx"
+    onnx.save(convert_float_to_float16(onnx.load(single), keep_io_types=keep), path)
     proof = prove(path, X[:1] if keep else X[:1].astype(np.float16))
     assert proof.verdict.moved == proof.verdict.convolutions == 6
     assert list(proof.frozen.values()) == ["reaches an output of the model"]
@@ -69,11 +70,20 @@ def outputs(message, x):
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory):
+    """The files of a network in bfloat16, by variant."""
+    module, paths = randomize(Network(), seed=1).bfloat16(), {}
+    for variant, write in exports(module, torch.zeros(1, 3, 12, 12).bfloat16(), "dynamo"):
+        paths[variant] = tmp_path_factory.mktemp("brain") / "m.onnx"
+        write(paths[variant])
+    return paths
+
+
 @pytest.mark.parametrize("variant", ["dynamo, kept", "dynamo, folded"])
-def test_brain_floats(variant, network, tmp_path):
+def test_brain_floats(variant, brain, tmp_path):
     """onnxruntime has no kernels for them on a CPU: shapes are inferred."""
-    module = randomize(Network(), seed=1).bfloat16()
-    path = export(module, torch.zeros(1, 3, 12, 12).bfloat16(), tmp_path / "m.onnx", variant)
+    path = brain[variant]
     model = load(path)
     moved, report = arrange(model, order="random")
     assert report.output_change is None

@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
-from rejuvenet.adapters.onnx import batches as batches_module  # noqa: E402
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
+from rejuvenet.graph import batches as batches_module  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 

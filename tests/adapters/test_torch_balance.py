@@ -88,8 +88,10 @@ def first_group(model):
     return next(name for name, p in model.named_parameters() if p.ndim > 1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("outgoing", ["least_squares", "sum"])
+@pytest.mark.parametrize(
+    ("name", "outgoing"),
+    [*((name, "least_squares") for name in NETWORKS), ("norm", "sum"), ("residual", "sum")],
+)
 def test_the_function_is_that_without_balance(monkeypatch, name, outgoing):
     make, shape, balanced = NETWORKS[name]
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ class Changing:
 
 @pytest.mark.parametrize("what", ["inputs", "labels", "length"])
 def test_data_that_change_between_passes_are_refused(monkeypatch, what):
-    monkeypatch.setattr(batches_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(batches_module.calibration, "KEPT_BYTES", 0)
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="must be the same in every pass"):

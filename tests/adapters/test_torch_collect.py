@@ -293,7 +293,7 @@ def test_one_reorganization_reads_the_data_once(trained_network, torch_batches):
 
 
 def test_without_room_the_data_are_read_again(trained_network, torch_batches, monkeypatch):
-    from rejuvenet.adapters.torch import batches as module
+    from rejuvenet.graph import batches as module
 
     network = copy.deepcopy(trained_network)
     reorganize(trained_network, torch_batches)

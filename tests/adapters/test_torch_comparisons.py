@@ -29,13 +29,8 @@ def test_dropped_channels_contribute_nothing_and_are_ready_to_learn(
 ):
     """What the network computes right after is what it computes without the dropped channels."""
     recipe = Recipe.comparison(name, ratio=0.75, batchnorm="merge")
-    runs = []
-    for _ in range(2):
-        model = copy.deepcopy(separable)
-        report = reorganize(model, torch_batches, [layer], recipe)
-        runs.append({key: value.numpy().copy() for key, value in model.state_dict().items()})
-    assert all(runs[0][key].tobytes() == runs[1][key].tobytes() for key in runs[0])
-    plan = report.plan.groups[0]
+    model = copy.deepcopy(separable)
+    plan = reorganize(model, torch_batches, [layer], recipe).plan.groups[0]
     assert len(plan.new) == 4
     pruned = copy.deepcopy(separable)
     reader = {"4": pruned[9], "9": pruned[14]}[layer]

@@ -11,6 +11,7 @@ from rejuvenet.adapters.finetune.training import Settings, Training  # noqa: E40
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from rejuvenet.adapters.torch import Reorganizer, collect, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -40,6 +41,22 @@ def test_class_means_are_equal(trained_network, torch_batches, device, labels):
         assert means.counts.tolist() == expected[name].counts.tolist()
 
 
+def test_events_counted_in_steps(trained_network, torch_batches, device):
+    model = trained_network.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    batches = [(x.to(device), y.to(device)) for x, y in torch_batches]
+    reorganizer = Reorganizer(
+        model, optimizer, layers="all", ratio=0.5, every_steps=3, example_inputs=batches[0][0]
+    )
+    for x, y in batches[:3]:
+        train(model, optimizer, x, y)
+        report = reorganizer.step(x, y)
+    assert all(group.new for group in report.groups)
+    assert {kept.inputs.device for kept in reorganizer.steps.kept} == {batches[0][0].device}
+    train(model, optimizer, *batches[0])
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
 def test_sums_are_the_same_every_time(device):
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).to(device)
     traced = trace(model, torch.zeros(1, 1, 9, 9, device=device))
@@ -64,7 +81,8 @@ def test_plans_and_weights_are_equal(duplicated_network, torch_batches, device, 
     x, y = (part.to(device) for part in torch_batches[0])
     train(model, optimizer, x, y)
     steps = {p: state["step"].clone() for p, state in optimizer.state.items()}
-    reorganizer = Reorganizer(model, optimizer, torch_batches, every=1)
+    recipe = Recipe.preserving(ratio="redundant", optimizer="merge")
+    reorganizer = Reorganizer(model, optimizer, torch_batches, every=1, recipe=recipe)
     new = torch.as_tensor(reorganizer.step(0).plan.groups[0].new)
     assert reorganizer.history[0]["sources"] == reference.history[0]["sources"]
     for name, value in expected.state_dict().items():

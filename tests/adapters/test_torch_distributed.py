@@ -238,7 +238,12 @@ def two_on_gpu(_trained, torch_batches, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "world", ["two", "four", pytest.param("two_on_gpu", marks=pytest.mark.gpu)]
+    "world",
+    [
+        "two",
+        pytest.param("four", marks=pytest.mark.nightly),
+        pytest.param("two_on_gpu", marks=pytest.mark.gpu),
+    ],
 )
 def test_all_processes_end_with_the_weights_of_one_that_had_all_data(
     trained_network, torch_batches, request, world

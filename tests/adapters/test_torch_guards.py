@@ -101,8 +101,9 @@ def test_an_event_that_overflows_is_undone():
     average = copy.deepcopy(model)
     before = everything(model, optimizer)
     reorganizer = Reorganizer(
-        model, optimizer, batches, every=1, recipe=Recipe.preserving(outgoing="sum"), ema=average
-    )
+        model, optimizer, batches, every=1, ema=average,
+        recipe=Recipe.preserving(outgoing="sum", optimizer="merge"),
+    )  # fmt: skip
     with pytest.warns(UserWarning, match="nothing was reorganized"):
         assert reorganizer.step(0) is None
     assert all(map(torch.equal, everything(model, optimizer), before))
@@ -152,7 +153,8 @@ class Interrupt:
         sys.settrace(None)
 
 
-def test_an_interrupt_leaves_no_mixture_and_repeats_nothing():
+@pytest.mark.parametrize("step", [31, pytest.param(3, marks=pytest.mark.nightly)])
+def test_an_interrupt_leaves_no_mixture_and_repeats_nothing(step):
     model, batches = small()
     optimizer = trained(model, batches)
     recipe = Recipe.preserving(method="random", optimizer="reset")
@@ -160,7 +162,7 @@ def test_an_interrupt_leaves_no_mixture_and_repeats_nothing():
     twin = copy.deepcopy((model, optimizer))
     start = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     done = None
-    n, step, outcomes = 0, 7, set()
+    n, outcomes = 0, set()
     while True:
         n += step
         model.load_state_dict(start[0])
@@ -196,7 +198,8 @@ class InterruptOfEnds(Interrupt):
         return super().__call__(frame, event, arg) if ends else None
 
 
-def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open():
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.nightly)])
+def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open(stride):
     """Also while the error is kept, as a notebook does."""
     reorganize(*small(), recipe=RANDOM)  # imports what it needs
     model, batches = small()
@@ -225,5 +228,5 @@ def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open():
 
     _, counted = interrupted(0)
     points = -counted.left
-    tried = [*range(1, points - 60, 29), *range(points - 60, points)]
+    tried = [*range(1, points - 60, 29 * stride), *range(points - 60, points, stride)]
     assert {interrupted(n)[0] for n in tried} == {True, False}

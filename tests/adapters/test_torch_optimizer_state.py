@@ -10,7 +10,8 @@ from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
-KMEANS = Recipe.preserving(method="kmeans")
+MERGE = Recipe.preserving(optimizer="merge")
+KMEANS = Recipe.preserving(method="kmeans", optimizer="merge")
 
 
 class Lion(torch.optim.Optimizer):
@@ -103,7 +104,7 @@ def test_momentum_becomes_that_of_the_merged_network(duplicated_network, torch_b
         model,
         torch_batches,
         ["8"],
-        Recipe.preserving(method="kmeans", outgoing=outgoing),
+        Recipe.preserving(method="kmeans", outgoing=outgoing, optimizer="merge"),
         optimizer,
     )
     plan = report.plan.groups[0]
@@ -127,7 +128,7 @@ def test_training_continues_with_every_optimizer(trained_network, torch_batches,
     groups = copy.deepcopy(
         [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     )
-    reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+    reorganize(trained_network, torch_batches, ["8"], MERGE, optimizer)
     assert keys == {p: set(state) for p, state in optimizer.state.items()}
     assert steps == [float(s["step"]) for s in optimizer.state.values() if "step" in s]
     assert groups == [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
@@ -204,7 +205,7 @@ def test_wrapped_optimizers_are_found(trained_network, torch_batches):
     base = torch.optim.SGD(trained_network.parameters(), 1e-3, momentum=0.9)
     train(trained_network, base, torch_batches)
     before = base.state[trained_network[8].weight]["momentum_buffer"].clone()
-    report = reorganize(trained_network, torch_batches, ["8"], optimizer=Sharpness(base))
+    report = reorganize(trained_network, torch_batches, ["8"], MERGE, Sharpness(base))
     after = base.state[trained_network[8].weight]["momentum_buffer"]
     assert not torch.equal(before, after)
     assert not after[torch.as_tensor(report.plan.groups[0].new)].any()
@@ -229,8 +230,8 @@ def test_a_wrapper_that_shares_memory_with_the_weights(trained_network, torch_ba
     for ours, theirs in zip(trained_network.parameters(), expected.parameters(), strict=True):
         momentum = optimizer.base_optimizer.state[ours]["momentum_buffer"]
         plain.state[theirs]["momentum_buffer"] = momentum.clone()
-    reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
-    reorganize(expected, torch_batches, ["8"], optimizer=plain)
+    reorganize(trained_network, torch_batches, ["8"], MERGE, optimizer)
+    reorganize(expected, torch_batches, ["8"], MERGE, plain)
     for ours, theirs in zip(trained_network.parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(
@@ -260,7 +261,7 @@ def test_several_optimizers_change_their_own_part(trained_network, torch_batches
         for optimizer in several:
             optimizer.step()
             optimizer.zero_grad()
-    plan = reorganize(trained_network, torch_batches, ["8"], optimizer=several).plan.groups[0]
+    plan = reorganize(trained_network, torch_batches, ["8"], MERGE, several).plan.groups[0]
     new = torch.as_tensor(plan.new)
     assert not several[0].state[convolution[0]]["momentum_buffer"][new].any()
     assert not several[1].state[trained_network[13].weight]["momentum_buffer"][:, new].any()
@@ -279,7 +280,7 @@ def test_the_scale_of_mixed_precision_stays(trained_network, torch_batches):
         scaler.update()
         if event:
             state = scaler.state_dict()
-            reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+            reorganize(trained_network, torch_batches, ["8"], MERGE, optimizer)
             assert scaler.state_dict() == state
     assert scaler.get_scale() == 256.0
     assert all(torch.isfinite(p).all() for p in trained_network.parameters())
@@ -289,7 +290,7 @@ def test_states_that_cannot_follow_are_named(trained_network, torch_batches, cap
     optimizer = torch.optim.Adafactor(trained_network.parameters(), 1e-2)
     train(trained_network, optimizer, torch_batches)
     with caplog.at_level("INFO", "rejuvenet"):
-        reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer)
+        reorganize(trained_network, torch_batches, ["8"], MERGE, optimizer)
     assert "left as it is: col_var, row_var" in caplog.text
 
 
@@ -311,7 +312,7 @@ def test_real_averages_of_timm(trained_network, torch_batches, kind):
         average.update(trained_network)
     x = torch_batches[0][0]
     before = average.module.eval()(x).detach()
-    report = reorganize(trained_network, torch_batches, ["8"], optimizer=optimizer, ema=average)
+    report = reorganize(trained_network, torch_batches, ["8"], MERGE, optimizer, ema=average)
     new = torch.as_tensor(report.plan.groups[0].new)
     assert len(new) > 0
     assert torch.equal(average.module[8].weight[new], trained_network[8].weight[new])

@@ -1,5 +1,4 @@
 import copy
-import io
 import json
 import types
 
@@ -47,33 +46,6 @@ def test_the_history_holds_plans(duplicated_network, torch_batches):
         for channel in channels:
             assert (channel + 16) % 32 in channels  # with its copy
     assert state["history"][0]["recipe"]["ratio"] == "redundant"
-
-
-def test_training_resumed_from_any_epoch_ends_with_the_same_weights(trained_network, torch_batches):
-    batches = torch_batches[:2]
-    straight = copy.deepcopy(trained_network)
-    optimizer, reorganizer = make(straight, batches, seed=3)
-    files = []
-    for number in range(6):
-        epoch(straight, optimizer, batches, number)
-        reorganizer.step(number)
-        file = io.BytesIO()
-        parts = (straight, optimizer, reorganizer)
-        torch.save([part.state_dict() for part in parts], file)
-        files.append(file)
-    assert len(reorganizer.history) == 3
-    for stopped in (0, 1, 2, 3):
-        files[stopped].seek(0)
-        resumed = copy.deepcopy(trained_network)
-        optimizer, again = make(resumed, batches)
-        saved = torch.load(files[stopped], weights_only=True)
-        for part, state in zip((resumed, optimizer, again), saved, strict=True):
-            part.load_state_dict(state)
-        for number in range(stopped + 1, 6):
-            epoch(resumed, optimizer, batches, number)
-            again.step(number)
-        for name, value in straight.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[name]), (stopped, name)
 
 
 def test_a_pass_over_the_data_does_not_disturb_the_training(trained_network, torch_batches):

@@ -27,24 +27,25 @@ WATCHING = {
     "rprop": lambda p: torch.optim.Rprop(p, 0.0, step_sizes=(0.0, 1e-9)),
 }
 
+MERGE = {"optimizer": "merge"}
 RECIPES = {
-    "preserving": Recipe.preserving(),
-    "sum": Recipe.preserving(outgoing="sum", merge="medoid", method="kmeans"),
-    "mean": Recipe.preserving(outgoing="mean"),
-    "random with refit": Recipe.preserving(method="random"),
-    "paper": Recipe.paper(optimizer="merge"),
-    "reset": Recipe.preserving(optimizer="reset"),
+    "preserving": Recipe.preserving(**MERGE),
+    "sum": Recipe.preserving(outgoing="sum", merge="medoid", method="kmeans", **MERGE),
+    "mean": Recipe.preserving(outgoing="mean", **MERGE),
+    "random with refit": Recipe.preserving(method="random", **MERGE),
+    "paper": Recipe.paper(**MERGE),
+    "reset": Recipe.preserving(),
     "keep": Recipe.preserving(optimizer="keep"),
-    "redo": Recipe.comparison("redo"),
+    "redo": Recipe.comparison("redo", **MERGE),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "activation", "events"),
     [
-        ("preserving", nn.ReLU, 40),
-        ("preserving", nn.GELU, 20),
-        *((name, nn.ReLU, 12) for name in RECIPES if name != "preserving"),
+        ("preserving", nn.ReLU, 12),
+        ("preserving", nn.GELU, 6),
+        *((name, nn.ReLU, 6) for name in RECIPES if name != "preserving"),
         *(pytest.param(n, nn.ReLU, 100, marks=pytest.mark.nightly) for n in RECIPES),
     ],
 )

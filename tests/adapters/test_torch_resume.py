@@ -133,14 +133,14 @@ def assert_same(found, expected):
             assert found[name] == value, name
 
 
+@pytest.mark.nightly
 def test_killed_at_any_moment(digits, straight, tmp_path):
     assert [event["epoch"] for event in straight[0]["parts"][-1]["history"]] == [1, 3, 5]
     torch.save(digits, tmp_path / "digits.pt")
     again = f"import runpy; runpy.run_path({__file__!r}, run_name='child')"
-    # Seeded by the process's number, so that every run of this test kills at other moments.
-    moments = random.Random(os.getpid())
+    moments = random.Random(0)
     saved, kills = tmp_path / "checkpoint.pt", 0
-    for _ in range(2):
+    for _ in range(6):
         before = saved.stat().st_mtime_ns if saved.exists() else 0
         child = subprocess.Popen(
             [sys.executable, "-c", again],
@@ -157,7 +157,7 @@ def test_killed_at_any_moment(digits, straight, tmp_path):
     assert_same(train(*digits, tmp_path), straight[0])
 
 
-@pytest.mark.parametrize("stopped", [1, 2, 4, 6])
+@pytest.mark.parametrize("stopped", [1, 4])  # before the first event, and amid the warm-up
 def test_resumed_from_an_epoch(digits, straight, tmp_path, stopped):
     state, files = straight
     (tmp_path / "checkpoint.pt").write_bytes(files[stopped - 1])
@@ -174,18 +174,10 @@ def test_an_event_leaves_the_order_of_the_data_alone(digits):
 def test_checkpoints_need_nothing_of_this_library(straight, tmp_path):
     state, files = straight
     (tmp_path / "checkpoint.pt").write_bytes(files[-1])
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "checkpoint.pt") == []
     history = state["parts"][-1]
     assert json.loads(json.dumps(history)) == history
-    code = (
-        "import sys, torch; state = torch.load(sys.argv[1], weights_only=True);"
-        "assert not any(name.startswith('rejuvenet') for name in sys.modules);"
-        "print(state['parts'][-1]['last_epoch'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "checkpoint.pt")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == "5"
+    assert history["last_epoch"] == 5
 
 
 if __name__ == "child":

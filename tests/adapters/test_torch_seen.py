@@ -128,8 +128,9 @@ class Encoder(nn.Module):
         return self.h(self.t(torch.relu(self.a(x)))).mean(1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-@pytest.mark.parametrize("traced_with", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("traced_with", "dtype"), [(1, DOUBLE), (2, torch.float32), (5, torch.float32)]
+)
 @pytest.mark.parametrize(
     "model",
     [

@@ -103,20 +103,20 @@ def check_merge(network, data):
 def test_copies_merge_without_a_trace():
     exact = []
 
-    @settings(max_examples=100, derandomize=True, **LENIENT)
+    @settings(max_examples=60, derandomize=True, **LENIENT)
     @given(networks(), st.data())
     def check(network, data):
         exact.append(check_merge(network, data))
 
     check()
-    assert sum(exact) >= 30
+    assert sum(exact) >= 18
 
 
 def test_consumers_that_are_averaged_leave_a_trace():
     """The negative control: the paper's literal rule halves what two copies contribute."""
     changed = []
 
-    @settings(max_examples=40, derandomize=True, **LENIENT)
+    @settings(max_examples=25, derandomize=True, **LENIENT)
     @given(networks(), st.data())
     def check(network, data):
         group, plan, before, _ = merge(network, data.draw)
@@ -128,7 +128,7 @@ def test_consumers_that_are_averaged_leave_a_trace():
             changed.append(np.abs(difference).max() > 1e-6 * np.abs(expected).max())
 
     check()
-    assert len(changed) >= 10
+    assert len(changed) >= 6
     assert np.mean(changed) > 0.5
 
 

@@ -1,6 +1,6 @@
 """Any bytes, and any change to a whole model, give a model or one sentence.
 
-By hand, for longer::
+By hand, for longer, in seconds of processor time::
 
     python tests/reliability/test_load_fuzz.py 3600
 """
@@ -147,6 +147,18 @@ FINDS = [  # by hand, each once an error of another kind
     # An operator without its input.
     hostile.model([hostile.node("Relu", [""], ["z"]), hostile.node("Conv", ["x"], ["w"])])
     .SerializeToString(),
+    # A size of nothing, and a shape for nobody; in a function as well.
+    hostile.model([hostile.node("Size", [], ["q"])]).SerializeToString(),
+    hostile.model([hostile.node("Shape", ["x"], [])]).SerializeToString(),
+    hostile.model(
+        [hostile.node("F", ["x"], ["z"], domain="own")],
+        functions=[helper.make_function(
+            "own", "F", ["p"], ["r"], [hostile.node("Size", [], ["r"])],
+            [helper.make_opsetid("", 17)],
+        )],
+    ).SerializeToString(),
+    # A node that makes nothing, and reads what others read.
+    hostile.model([hostile.node("Own", ["b"], [], domain="own")]).SerializeToString(),
     # An input whose name has a line break and that declares no shape.
     hostile.unshaped("a\nb").SerializeToString(),
 ]  # fmt: skip
@@ -159,7 +171,7 @@ def test_finds(content, tmp_path):
 
 def main(seconds: float) -> None:
     """As many inputs as the time allows; writes ``results/fuzz.json`` and keeps what fails."""
-    until, finds, counts = time.monotonic() + seconds, [], {"inputs": 0, "read": 0}
+    until, finds, counts = time.process_time() + seconds, [], {"inputs": 0, "read": 0}
     kinds: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
 
@@ -167,7 +179,7 @@ def main(seconds: float) -> None:
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(content=ANY)
         def some(content):
-            if time.monotonic() > until:
+            if time.process_time() > until:
                 return
             counts["inputs"] += 1
             try:
@@ -180,7 +192,7 @@ def main(seconds: float) -> None:
                     finds.append({"kind": kind, "error": str(error)[:200], "hex": content.hex()})
                     print(kind, str(error)[:200], flush=True)
 
-        while time.monotonic() < until:
+        while time.process_time() < until:
             some()
     result = {"seconds": seconds, **counts, "finds": finds}
     print({**result, "finds": len(finds)})

@@ -197,7 +197,8 @@ def test_a_forked_process_has_threads_of_its_own(digits):
     assert child.codebook_.tobytes() == whole.codebook_.tobytes()
 
 
-def test_a_thread_is_not_asked_for_less_than_it_is_worth(digits):
+def test_a_thread_is_not_asked_for_less_than_it_is_worth(digits, monkeypatch):
+    monkeypatch.setattr(threads, "WORTH_THREAD", 2e6)
     X = digits[0]
     with threads_for(64, InMemory(X[:100]), 10) as few:
         assert few.count == 1

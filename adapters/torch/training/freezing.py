@@ -11,6 +11,7 @@ they do in training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,3 +63,19 @@ class Frozen:
         for name in self.names:
             tensors[name].requires_grad_(True)
         self.names = []
+
+
+def refuse_freezing(model: nn.Module, layers: Any) -> None:
+    """Raise ValueError where a model or the choice of its layers does not allow it."""
+    if layers == "auto":
+        raise ValueError(
+            "freeze_below needs layers by name: those that layers='auto' chooses differ from "
+            "event to event"
+        )
+    outside: Any = getattr(model, "_orig_mod", model)
+    parallel = isinstance(outside, nn.parallel.DistributedDataParallel)
+    if parallel and not outside.find_unused_parameters:
+        raise ValueError(
+            "freeze_below leaves parameters without gradients, for which DistributedDataParallel "
+            "waits: make it with find_unused_parameters=True"
+        )

@@ -1,5 +1,7 @@
 """Algorithm 1 in anybody's training loop: reorganize every r epochs until a share of it is over.
 
+Or every so many optimizer steps, where data keep changing and there is no end.
+
 Example
 -------
 ::
@@ -8,6 +10,11 @@ Example
     for epoch in range(100):
         train_one_epoch(...)
         reorganizer.step(epoch)      # after the epoch; a Report where something was due
+
+    reorganizer = Reorganizer(model, optimizer, every_steps=400, example_inputs=x[:2])
+    for inputs, labels in stream:
+        train_one_step(...)
+        reorganizer.step(inputs, labels)      # after the step
 """
 
 from __future__ import annotations
@@ -16,12 +23,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.find.channels import ChannelGroup
 from ....graph.measure.class_sums import MAX_BYTES
@@ -29,16 +38,17 @@ from ....graph.plan.plan import GroupPlan
 from ....graph.plan.recipe import Recipe
 from ....graph.plan.selection import ratio_of, select_groups
 from ....graph.report import Report
-from ..batches import Batches, Unpack, at_most
+from ..batches import Batches, at_most
 from ..distributed import Processes
 from ..edit import refuse_sharded
 from ..passes import trace, trace_first
 from ..reorganize import reorganize
 from ..trace import TracedModel, unwrap
-from .freezing import Frozen, weights_before
+from .freezing import Frozen, refuse_freezing, weights_before
 from .sanity import far_from, largest_values
 from .schedule import Every, is_after
 from .state_check import VERSION, check_state
+from .steps import Steps, refuse_beside_steps
 from .warm_up import NewChannels, WarmUp, innermost, new_rows
 
 log = logging.getLogger("rejuvenet")
@@ -49,7 +59,7 @@ Ratio = float | str | Callable[[int], Any]
 
 
 class Reorganizer:
-    """Reorganizes layers of a model while it is trained.
+    """Reorganizes layers of a model while it is trained, by epochs or by optimizer steps.
 
     Parameters
     ----------
@@ -58,8 +68,9 @@ class Reorganizer:
         place.  With several processes all of them call :meth:`step`.
     optimizer : torch.optim.Optimizer, a wrapper of one, a sequence of these, or None
         Its state changes along with the weights.
-    loader : iterable
-        Yields ``(inputs, labels)``; see :func:`collect` for other forms.
+    loader : iterable, optional
+        Yields ``(inputs, labels)``; see :func:`collect` for other forms.  Without it
+        ``every_steps`` and ``example_inputs`` are needed.
     layers : str or sequence of str
         As in :func:`reorganize`; unknown and frozen layers are refused here and now.  With
         ``"auto"`` they are chosen anew at every event (and so are their ratios, where the recipe
@@ -75,7 +86,9 @@ class Reorganizer:
         A recipe, or a function of the epoch that gives one; by default
         ``Recipe.preserving(ratio="redundant")``, which frees what others do as well and nothing
         else.  A fixed share costs accuracy where all channels are in use (measured in
-        ``tutorials/paper``).
+        ``tutorials/paper``).  The optimizer begins anew for the weights that change
+        (``optimizer="reset"``), which is worth ten points where data keep changing (measured in
+        ``tutorials/streams``).
     ema : torch.nn.Module, object with ``.module``, or a sequence of these, optional
         Averaged copies, changed by the same plan.
     freeze_below : bool
@@ -92,6 +105,14 @@ class Reorganizer:
     ratio : float, "redundant", callable or mapping, optional
         In place of the recipe's; a function of the epoch, or a mapping of layer patterns to any
         of these.
+    every_steps : int, optional
+        Optimizer steps between two reorganizations, in place of ``every``: :meth:`step` is then
+        called after every step, with its batch.
+    recent : int
+        With ``every_steps``: so many of the samples seen last are kept and judged by, in at most
+        256 MiB, where they came from (on the GPU, if they were there).
+    maturity : int
+        With ``every_steps``: steps for which new channels are left alone.
     warmup : WarmUp, optional
         How fast new channels learn at first.
     classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, progress
@@ -104,9 +125,9 @@ class Reorganizer:
     Attributes
     ----------
     history : list of dict
-        Epoch, recipe, plan and figures of the last 1,000 events, in plain types.  Of a plan,
-        ``["sources"][group][place]`` lists the channels that came to a place; new channels have
-        none.  These are kept for the last ten events.
+        Epoch or step, recipe, plan and figures of the last 1,000 events, in plain types.  Of a
+        plan, ``["sources"][group][place]`` lists the channels that came to a place; new channels
+        have none.  These are kept for the last ten events.
 
     Raises
     ------
@@ -118,7 +139,7 @@ class Reorganizer:
         self,
         model: nn.Module,
         optimizer: Any,
-        loader: Iterable[Any],
+        loader: Iterable[Any] | None = None,
         layers: str | Sequence[str | ChannelGroup] = "last",
         every: Every | None = None,
         stop: float | None = None,
@@ -130,6 +151,9 @@ class Reorganizer:
         *,
         epochs: int | None = None,
         ratio: Ratio | Mapping[str, Ratio] | None = None,
+        every_steps: int | None = None,
+        recent: int = 512,
+        maturity: int = 100,
         warmup: WarmUp | None = None,
         classes: int | Sequence[str | int] | None = None,
         pseudo_classes: int | None = None,
@@ -143,6 +167,18 @@ class Reorganizer:
     ) -> None:
         self.recipe = recipe if recipe is not None else Recipe.preserving(ratio="redundant")
         self.ratio, self.seed, self.epochs = ratio, seed, epochs
+        self.steps: Steps | None = None
+        if every_steps is not None:
+            refuse_beside_steps(
+                {"loader": loader, "every": every, "stop": stop, "epochs": epochs,
+                 "classes": classes, "unpack": unpack, "max_batches": max_batches}
+            )  # fmt: skip
+            self.steps = Steps(every_steps, recent, maturity)
+        if loader is None and (every_steps is None or example_inputs is None):
+            raise ValueError(
+                "expected a loader, or every_steps and example_inputs (of one batch, to trace the "
+                "model with)"
+            )
         first = self._recipe(0)
         self.every = first.every if every is None else every
         is_after(self.every, 0)  # raises for what is no schedule
@@ -157,7 +193,11 @@ class Reorganizer:
         refuse_sharded(self.model)
         self.optimizer, self.ema, self.layers = optimizer, ema, layers
         max_batches = at_most(loader, max_batches)
-        self.batches = Batches(loader, self.model, unpack, max_batches, progress, device)
+        self._read = partial(
+            Batches, model=self.model, unpack=unpack, max_batches=max_batches, progress=progress,
+            device=device,
+        )  # fmt: skip
+        self.batches = None if loader is None else self._read(loader)
         self.process_group, self.writer = process_group, writer
         self._options: dict[str, Any] = {
             "classes": classes, "pseudo_classes": pseudo_classes, "max_bytes": max_bytes
@@ -167,7 +207,7 @@ class Reorganizer:
             innermost(optimizer)  # raises where there is no hook
         self.traced: TracedModel = (
             trace_first(self.model, self.batches)
-            if example_inputs is None
+            if self.batches is not None and example_inputs is None
             else trace(self.model, example_inputs)
         )
         self._turns: list[str] = []
@@ -177,7 +217,7 @@ class Reorganizer:
                 ratio_of(choice.group, first.ratio)  # raises where a mapping leaves it out
             self._turns = [choice.layer or choice.group.name for choice in chosen]
         if freeze_below:
-            _check_freezing(model, layers)
+            refuse_freezing(model, layers)
         self.freeze_below = freeze_below
         self.last_epoch = -1
         self.history: list[dict[str, Any]] = []
@@ -195,8 +235,15 @@ class Reorganizer:
             return False
         return self.epochs is None or (done < self.epochs and done <= self.stop * self.epochs)
 
-    def step(self, epoch: int) -> Report | None:
-        """Reorganize where it is due; call it once after every epoch.
+    def step(self, done: Any, labels: Any = None) -> Report | None:
+        """Reorganize where it is due; call it after every epoch, or after every optimizer step.
+
+        Parameters
+        ----------
+        done : int; with ``every_steps`` tensor, tuple or dict
+            The epoch that is over (the first one is 0); or the inputs of the step.
+        labels : array-like, optional
+            Of the inputs.
 
         Returns
         -------
@@ -210,22 +257,35 @@ class Reorganizer:
             Where values would not have been finite, so that the event was undone; where weights
             or moments have left the range that they had before the first event a thousandfold.
         """
-        report = None
-        if self.due(epoch):
-            begun = self.traced.edit
-            try:
-                report = self._reorganize(epoch)
-            except NotFinite as error:
-                self.last_epoch = epoch
-                warnings.warn(f"epoch {epoch}: nothing was reorganized: {error}", stacklevel=2)
-            except BaseException:
-                # An interrupt after the change: the event has been, and is not repeated.
-                if self.traced.edit is not begun and self.traced.edit.closed:
-                    self.last_epoch = epoch
-                raise
-        if self.epochs is not None and epoch + 1 >= self.epochs:
+        if self.steps is not None:
+            return self._event(self.steps.count) if self.steps.add(done, labels) else None
+        report = self._event(done) if self.due(done) else None
+        if self.epochs is not None and done + 1 >= self.epochs:
             self.release()
         return report
+
+    def _event(self, number: int) -> Report | None:
+        """One event, after an epoch or so many steps; None where it was undone."""
+        begun, what = self.traced.edit, f"{self._counted} {number}"
+        try:
+            return self._reorganize(number, what)
+        except NotFinite as error:
+            self._passed(number)
+            warnings.warn(f"{what}: nothing was reorganized: {error}", stacklevel=3)
+            return None
+        except BaseException:
+            # An interrupt after the change: the event has been, and is not repeated.
+            if self.traced.edit is not begun and self.traced.edit.closed:
+                self._passed(number)
+            raise
+
+    @property
+    def _counted(self) -> str:
+        return "epoch" if self.steps is None else "step"
+
+    def _passed(self, number: int) -> None:
+        if self.steps is None:
+            self.last_epoch = number
 
     def release(self) -> None:
         """End of the training: what was frozen is trained again, and no update is scaled.
@@ -238,7 +298,10 @@ class Reorganizer:
             self._new_channels = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, in plain types (``weights_only=True`` loads it, JSON too)."""
+        """What a checkpoint needs, in plain types (``weights_only=True`` loads it, JSON too).
+
+        With ``every_steps`` also the batches kept, as tensors.
+        """
         new = self._new_channels
         return {
             "version": VERSION,
@@ -247,6 +310,7 @@ class Reorganizer:
             "history": list(self.history),
             "frozen": list(self._frozen.names),
             "new_channels": None if new is None or new.warm else new.state_dict(),
+            "steps": None if self.steps is None else self.steps.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -258,6 +322,11 @@ class Reorganizer:
             For a state that is damaged, or of another model; nothing has changed then.
         """
         check_state(state, self.traced.tensors)
+        if (state.get("steps") is None) != (self.steps is None):
+            raise ValueError(
+                f"expected the state of a Reorganizer that counts {self._counted}s, got one that "
+                f"counts {'steps' if self.steps is None else 'epochs'}"
+            )
         new = None
         if self.warmup is not None and (state["new_channels"] or {}).get("rows"):
             new = NewChannels(
@@ -267,6 +336,8 @@ class Reorganizer:
         self._new_channels = new
         self.last_epoch, self.seed = state["last_epoch"], state["seed"]
         self.history = list(state["history"])
+        if self.steps is not None:
+            self.steps.load_state_dict(state["steps"])
         self._frozen.freeze(self.traced.tensors, state["frozen"])
 
     def _recipe(self, epoch: int) -> Recipe:
@@ -282,52 +353,61 @@ class Reorganizer:
             return replace(recipe, ratio={name: at(ratio) for name, ratio in self.ratio.items()})
         return replace(recipe, ratio=at(self.ratio))
 
-    def _reorganize(self, epoch: int) -> Report:
-        recipe = self._recipe(epoch)
+    def _reorganize(self, number: int, what: str) -> Report:
+        recipe = self._recipe(number)
         layers: str | Sequence[str | ChannelGroup] = self.layers
         if self.freeze_below:
             layers = [self._turns[min(len(self.history), len(self._turns) - 1)]]
         along = (self.traced.tensors, self.optimizer, self.ema)
         self._first = {**largest_values(*along), **self._first}
-        report = reorganize(
-            self.traced,
-            self.batches,
-            layers,
-            replace(recipe, seed=(1_000_003 * self.seed + 7919 * recipe.seed + epoch) % 2**32),
-            self.optimizer,
-            self.ema,
-            process_group=self.process_group,
-            writer=self.writer,
-            step=epoch,
-            **self._options,
-        )
+        processes = Processes(self.process_group)
+        options, batches = dict(self._options), self.batches
+        if self.steps is not None:
+            batches = self._read(self.steps.batches(processes.gather))
+            options["protected"] = self.steps.protected()
+        with warnings.catch_warnings():
+            if self.steps is not None:  # in a long training that is no news
+                warnings.filterwarnings("ignore", "nothing was")
+            report = reorganize(
+                self.traced,
+                batches,
+                layers,
+                replace(recipe, seed=(1_000_003 * self.seed + 7919 * recipe.seed + number) % 2**32),
+                self.optimizer,
+                self.ema,
+                process_group=self.process_group,
+                writer=self.writer,
+                step=number,
+                **options,
+            )
+        assert report.plan is not None
         if self.freeze_below:
             group = self.traced.group(layers[0])  # type: ignore[arg-type]
             before = weights_before(self.traced.graph, group)
             self._frozen.freeze(self.traced.tensors, before)
-        assert report.plan is not None
+        if self.steps is not None:
+            self.steps.born(report.plan.groups)
         if self.warmup is not None:
             if self._new_channels is not None:
                 self._new_channels.remove()
             self._new_channels = NewChannels(
                 self.warmup, self.optimizer, self.traced.tensors, new_rows(report.plan.groups)
             )
-        self.last_epoch = epoch
+        self._passed(number)
         if far := far_from(self._first, largest_values(*along)):
             warnings.warn(
-                f"epoch {epoch}: far from what they were before the first event: "
+                f"{what}: far from what they were before the first event: "
                 f"{'; '.join(far)}; lower the learning rate, or reorganize less often",
-                stacklevel=3,
+                stacklevel=4,
             )
         sources = {plan.group: _sources(plan) for plan in report.plan.groups}
-        self.history.append(
-            {"epoch": epoch, "recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
-        )
+        event = {"recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
+        self.history.append({self._counted: number, **event})
         del self.history[:-EVENTS]
         for event in self.history[:-RECENT]:
             event["sources"] = {}
-        if Processes(self.process_group).first:
-            log.info("epoch %d: %s", epoch, str(report).replace("\n", "; "))
+        if processes.first:
+            log.info("%s: %s", what, str(report).replace("\n", "; "))
         return report
 
 
@@ -335,18 +415,3 @@ def _sources(plan: GroupPlan) -> list[list[int]]:
     """The channels that come to every place."""
     assert plan.A is not None
     return [np.flatnonzero(weights).tolist() for weights in plan.A]
-
-
-def _check_freezing(model: nn.Module, layers: Any) -> None:
-    if layers == "auto":
-        raise ValueError(
-            "freeze_below needs layers by name: those that layers='auto' chooses differ from "
-            "event to event"
-        )
-    outside: Any = getattr(model, "_orig_mod", model)
-    parallel = isinstance(outside, nn.parallel.DistributedDataParallel)
-    if parallel and not outside.find_unused_parameters:
-        raise ValueError(
-            "freeze_below leaves parameters without gradients, for which DistributedDataParallel "
-            "waits: make it with find_unused_parameters=True"
-        )

@@ -43,21 +43,51 @@ def check_state(state: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     last = state["last_epoch"]
     _expect(_is_count(last) or (type(last) is int and last == -1), "last_epoch", "an epoch", last)
     _expect(_is_count(state["seed"]), "seed", "a number from 0", state["seed"])
-    _check_history(state["history"], last)
+    steps = state.get("steps")
+    if steps is not None:
+        _check_steps(steps)
+        last = steps["count"]
+    _check_history(state["history"], "epoch" if steps is None else "step", last)
     _check_frozen(state["frozen"], tensors)
     if state["new_channels"] is not None:
         _check_new_channels(state["new_channels"], tensors)
 
 
-def _check_history(history: Any, last: int) -> None:
+def _check_steps(steps: Any) -> None:
+    given = isinstance(steps, Mapping) and steps.keys() == {"count", "young", "kept"}
+    _expect(given, "steps", "count, young and kept", steps)
+    _expect(_is_count(steps["count"]), "count", "a number of steps", steps["count"])
+    _expect(isinstance(steps["young"], Mapping), "young", "groups by name", steps["young"])
+    for name, pairs in steps["young"].items():
+        _expect(isinstance(name, str) and isinstance(pairs, list), "young", "pairs", pairs)
+        for pair in pairs:
+            counts = isinstance(pair, (list, tuple)) and len(pair) == 2
+            counts = counts and all(_is_count(number) for number in pair)
+            _expect(counts and pair[1] <= steps["count"], "young", "places and steps", pair)
+    _expect(isinstance(steps["kept"], list), "kept", "a list of batches", steps["kept"])
+    for batch in steps["kept"]:
+        pair = isinstance(batch, (list, tuple)) and len(batch) == 2
+        _expect(pair and _has_samples(batch[0]), "kept", "(inputs, labels)", type(batch))
+        labels = batch[1] is None or isinstance(batch[1], torch.Tensor)
+        _expect(labels, "kept", "labels as tensors", type(batch[1]))
+
+
+def _has_samples(inputs: Any) -> bool:
+    """Whether inputs are a tensor, or a tuple or dict with one, of at least one axis."""
+    parts = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    parts = parts if isinstance(parts, (list, tuple)) else [parts]
+    return any(isinstance(part, torch.Tensor) and part.ndim > 0 for part in parts)
+
+
+def _check_history(history: Any, counted: str, last: int) -> None:
     _expect(isinstance(history, list), "history", "a list of events", history)
     before = -1
     for event in history:
         _expect(isinstance(event, Mapping), "history", "events by name", event)
-        epoch = event.get("epoch")
-        _expect(_is_count(epoch) and before < epoch <= last, "history", "rising epochs", epoch)
-        _expect(_is_plain(event), "history", "plain types, no NaN", f"the event of epoch {epoch}")
-        before = epoch
+        at = event.get(counted)
+        _expect(_is_count(at) and before < at <= last, "history", f"rising {counted}s", at)
+        _expect(_is_plain(event), "history", "plain types, no NaN", f"the event of {counted} {at}")
+        before = at
 
 
 def _check_frozen(frozen: Any, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -63,7 +63,7 @@ def test_resumed_from_any_checkpoint_the_weights_are_the_same(task, tmp_path, as
     straight = make(task, tmp_path, callback, save_strategy="steps", save_steps=2)
     straight.train()
     assert [event["epoch"] for event in callback.reorganizer.history] == [1, 3]
-    for step in (6, 8, 10):  # in the middle of an epoch, at its end, in the middle of the next
+    for step in (6, 8):  # in the middle of an epoch, and at its end
         again = reorganizing(task)
         resumed = make(task, tmp_path / "again", again)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
