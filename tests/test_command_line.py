@@ -192,6 +192,27 @@ def test_finetune_writes_a_trained_file(place, source):
     assert (place / "tuned.onnx").read_bytes() != (place / "original.onnx").read_bytes()
 
 
+def test_rejuvenate_is_judged_beside_plain_training(place):
+    pytest.importorskip("onnx2fx")
+    done = call(
+        "rejuvenate", "original.onnx", "--data", "digits_train.npz", "--test", "digits_test.npz",
+        "--augment", "none", "--epochs", 1, "-o", "better.onnx", "--html", "better.html", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["evaluated"] == 540
+    assert list(result["accuracy"]) == [
+        "original", "reorganized", "plain fine-tuning", "rejuvenated",
+    ]  # fmt: skip
+    assert result["accuracy"]["rejuvenated"] > 0.9
+    assert "lain fine-tuning" in result["verdict"]
+    (group,) = result["report"]["groups"]
+    assert group["group"] == "conv4.weight"
+    assert "the deepest one was taken" in result["note"]
+    assert result["verdict"] in (place / "better.html").read_text()
+    assert (place / "better.plain.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -230,6 +251,7 @@ def test_wrong_usage_is_status_2(place, words, said):
         ("reorganize -o weights.bin --overwrite", "-o would overwrite weights.bin"),
         ("finetune -o original.onnx --module m.py:f", "it is the model to read"),
         ("finetune -o m.py --module m.py:f", "part of what is to be read"),
+        ("rejuvenate -o o.onnx --html o.plain.onnx", "cannot write o.plain.onnx twice"),
         ("finetune -o digits_test.npz --module m.py:f --test digits_test.npz", "to be read"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The commands: ``inspect``, ``reorganize``, ``shrink``, ``finetune``, ``compare``, ``demo``."""
+"""The commands of ``rejuvenet``."""

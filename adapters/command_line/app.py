@@ -1,4 +1,4 @@
-"""The commands: ``inspect``, ``reorganize``, ``shrink``, ``finetune``, ``compare``, ``demo``.
+"""The commands of ``rejuvenet``.
 
 Frameworks are imported inside the commands, so that ``rejuvenet --help`` needs none of them.
 """
@@ -445,6 +445,100 @@ def finetune(
     terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
     terminal.say_plainly(result.verdict)
     terminal.say_plainly(f"Wrote {output}")
+
+
+@app.command()
+@guarded
+def rejuvenate(
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Images to evaluate on; by default a fifth of --data is set apart."
+        ),
+    ] = None,
+    layers: Layers = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the channels that survive at most.")
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(help="Fine-tune the model plainly as well, into OUTPUT.plain.onnx."),
+    ] = True,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate; 0.001 by default.")
+    ] = None,
+    augment: Annotated[
+        Literal["shift+flip", "shift", "flip", "none"],
+        typer.Option(help="What is done to pictures at random; no flip for digits or text."),
+    ] = "shift+flip",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew although there is a checkpoint.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cuda or cpu; cuda by default where there is one.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """The whole method: choose layers, reorganize them, train, and evaluate beside plain training.
+
+    The original, the rejuvenated file and a plainly fine-tuned one are compared on images that
+    nothing was trained on or chosen by.
+    """
+    plain = output.with_name(output.stem + ".plain.onnx") if control else None
+    outputs = {"-o": output, "--html": html, "--control": plain}
+    check_outputs(outputs, model, data, test, overwrite=overwrite)
+    from ...graph import Recipe
+    from ..finetune.rejuvenating import rejuvenate_file
+    from ..finetune.training import Settings
+
+    settings = Settings(epochs, lr, augment=augment, seed=seed, device=device)
+    try:
+        recipe = Recipe.preserving(seed=seed, **({} if ratio is None else {"ratio": ratio}))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    asked = layers or ["auto"]
+    result = rejuvenate_file(
+        model,
+        output,
+        open_batches(model, data, size, mean, std, batch_size, input_shape),
+        open_batches(model, test, size, mean, std, batch_size, input_shape) if test else None,
+        layers=asked[0] if len(asked) == 1 else asked,
+        recipe=recipe,
+        settings=settings,
+        control=plain,
+        restart=restart,
+        on_epoch=lambda what, epoch: terminal.say_aside(
+            f"{what}, epoch {epoch.number} of {epochs}: {epoch}"
+        ),
+        progress=progress("batches", as_json),
+    )
+    if html is not None:
+        from ..report.rejuvenation import rejuvenation_page
+
+        write_text(html, rejuvenation_page(f"{model} to {output}", result))
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **result.to_dict()})
+        return
+    if result.note:
+        terminal.say_plainly(result.note)
+    _print_report(result.report)
+    rows = [(name, percent(share)) for name, share in result.accuracy.items()]
+    title = f"Accuracy on {result.evaluated} images set apart"
+    terminal.out.print(Listing(title, ["file", "accuracy"], rows))
+    for line in (result.verdict, *(f"Wrote {path}" for path in (output, plain, html) if path)):
+        terminal.say_plainly(line)
 
 
 @app.command()

@@ -142,7 +142,8 @@ def finetune_file(
     if restart:
         checkpoint.remove()
     kept = checkpoint.load()
-    measured = {"held-out": held} if held else {"training": training}
+    # The files are scored by the names of the classes, which stand for outputs.
+    measured = {"held-out" if held else "training": replace(held or training, labels=None)}
     measured |= {"test": test} if test else {}
     before = {name: score(str(model), part) for name, part in measured.items()}
     trained = Training(

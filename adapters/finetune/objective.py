@@ -119,8 +119,8 @@ class Objective:
         self, outputs: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]
     ) -> torch.Tensor:
         if self.classes is None or self.taught is None:
-            pairs = [(a.float(), b.float()) for a, b in zip(outputs, teacher, strict=True)
-                     if a.is_floating_point() and a.requires_grad]  # fmt: skip
+            pairs = [(a.float().flatten(), b.float().flatten())
+                     for a, b in zip(outputs, teacher, strict=True) if a.is_floating_point()]
             parts = [(a - b).square().mean() / b.square().mean().clamp_min(LEAST) for a, b in pairs]
             return torch.stack(parts).mean()
         mine, theirs = outputs[self.classes.output], teacher[self.taught.output]

@@ -96,7 +96,8 @@ class TrainableGraph(nn.Module):
         full = [torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) for x in inputs]
         groups = zip(*(x.split(self.samples) for x in full), strict=True)
         parts = [_outputs(self.graph(*group)) for group in groups]
-        return tuple(torch.cat(values)[:n] for values in zip(*parts, strict=True))
+        joined = [torch.cat(values) for values in zip(*parts, strict=True)]
+        return tuple(values[:n] for values in joined) if short else tuple(joined)
 
     def train(self, mode: bool = True) -> TrainableGraph:
         """Normalize by the batch, unless a batch is too small for that."""

@@ -93,19 +93,16 @@ class Runner:
         return found[self.classes or self.outputs[0]].astype(np.float32)
 
 
-def accuracy(outputs: np.ndarray, labels: np.ndarray | None) -> float | None:
-    """Share of the rows of ``outputs`` ``(n, outputs)`` that are greatest at their label.
-
-    >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
-    0.5
-    """
-    return None if labels is None else float((outputs.argmax(axis=1) == labels).mean())
-
-
-def score(model: str, batches: Batches) -> float | None:
-    """Accuracy of an ONNX file; None where the labels cannot be matched to its outputs."""
+def hits(model: str, batches: Batches) -> np.ndarray | None:
+    """Whether an ONNX file names the class of each image; None where labels are no outputs."""
     runner = Runner(model)
     parts = [(runner.scores(images), labels) for images, labels in batches]
     outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     indices = output_indices(batches.data.classes, outputs.shape[1])
-    return accuracy(outputs, None if indices is None else indices[labels])
+    return None if indices is None else outputs.argmax(axis=1) == indices[labels]
+
+
+def score(model: str, batches: Batches) -> float | None:
+    """Accuracy of an ONNX file; None where the labels cannot be matched to its outputs."""
+    found = hits(model, batches)
+    return None if found is None else float(found.mean())

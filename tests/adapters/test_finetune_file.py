@@ -1,13 +1,18 @@
 """An ONNX file is trained without its source; all but the values of its weights stays."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx2fx")
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from rejuvenet.adapters.finetune import trainable  # noqa: E402
 from rejuvenet.adapters.finetune.augmentation import augmented  # noqa: E402
@@ -15,75 +20,7 @@ from rejuvenet.adapters.finetune.finetuning import finetune_file  # noqa: E402
 from rejuvenet.adapters.finetune.training import Settings  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from rejuvenet.adapters.images.image_model import Runner  # noqa: E402
-
-RNG = np.random.default_rng(0)
-WEIGHTS = {
-    "conv/w.1": RNG.normal(size=(4, 1, 3, 3)).astype("f4"),
-    "conv_w/1": RNG.normal(size=(4, 4, 1, 1)).astype("f4"),  # spelled as the first in Python
-    "bn.scale": RNG.uniform(0.5, 1.5, 4).astype("f4"),
-    "bn.shift": RNG.normal(size=4).astype("f4"),
-    "bn.mean": RNG.normal(size=4).astype("f4"),
-    "bn.var": RNG.uniform(0.5, 1.5, 4).astype("f4"),
-    "last": RNG.normal(size=(4, 3)).astype("f4"),
-    "last.bias": RNG.normal(size=3).astype("f4"),
-    "pixels": np.full(1, 0.5, "f4"),
-    "flat": np.array([0, 4], np.int64),
-}
-SETTINGS = Settings(epochs=3, lr=0.02, augment="none", smoothing=0.0)
-
-
-def model(path, *, end=None, batch="n", kind="f4", shared=False, constants=False, shape=(0, 4)):
-    """Pictures of 1 x 6 x 6, two convolutions with BatchNorm between, three classes."""
-    weights = {k: v.astype(kind) if v.dtype == "f4" else v for k, v in WEIGHTS.items()}
-    weights["flat"] = np.array(shape, np.int64)
-    second = "conv_w/1"
-    node = helper.make_node
-    nodes = [
-        node("Sub", ["x", "pixels"], ["centred"]),
-        node("Conv", ["centred", "conv/w.1"], ["h1"], name="first"),
-        node("BatchNormalization", ["h1", *(f"bn.{s}" for s in ("scale", "shift", "mean", "var"))],
-             ["h2"]),
-        node("Conv", ["h2", second], ["h3"]),
-        node("Relu", ["h3"], ["h4"]),
-        *([node("Conv", ["h4", second], ["h5"])] if shared else []),
-        node("GlobalAveragePool", ["h5" if shared else "h4"], ["h6"]),
-        node("Reshape", ["h6", "flat"], ["h7"]),
-        node("MatMul", ["h7", "last"], ["h8"]),
-        node("Add", ["h8", "last.bias"], ["h9" if end else "y"]),
-        *([node(end, ["h9"], ["y"])] if end else []),
-    ]  # fmt: skip
-    given = [numpy_helper.from_array(v, k) for k, v in weights.items()]
-    if constants:
-        nodes = [node("Constant", [], [t.name], value=t, name=f"c{t.name}") for t in given] + nodes
-        given = []
-    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("x", number, [batch, 1, 6, 6])],
-        [helper.make_tensor_value_info("y", number, [batch, 3])], given,
-    )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    made.metadata_props.add(key="made by", value="hand")
-    onnx.save(made, path)
-    return path
-
-
-def data(n=48, labels=True, batch_size=16):
-    """Three classes by the column that is bright."""
-    rng = np.random.default_rng(1)
-    y = np.arange(n) % 3
-    x = rng.normal(size=(n, 1, 6, 6)).astype("f4")
-    x[np.arange(n), :, :, 2 * y] += 2
-    made = ArrayFile.of(x, y)
-    made.labelled = labels
-    return Batches(made, batch_size)
-
-
-def arrays(path):
-    """All arrays of a file by name, those in ``Constant`` nodes too."""
-    graph = onnx.load(path).graph
-    held = {t.name: t for t in graph.initializer}
-    held |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
-    return {name: numpy_helper.to_array(tensor) for name, tensor in held.items()}
+from trained_file import SETTINGS, WEIGHTS, arrays, data, model  # noqa: E402
 
 
 def skeleton(path):
@@ -207,6 +144,17 @@ def test_the_best_epoch_is_kept_and_the_rest_left_out(tmp_path):
     assert "the model as it was, whose weights are kept" in result.verdict
     old, new = arrays(given), arrays(output)
     assert all(np.array_equal(old[name], new[name]) for name in old)
+
+
+def test_classes_are_outputs_by_their_number(tmp_path):
+    given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    some = data()
+    some.data.classes = [2, 0, 1]
+    settings = Settings(15, lr=0.02, augment="none")
+    result = finetune_file(given, output, some, settings=settings, held_out=0.25)
+    assert result.after["held-out"] > 0.7
+    named = Runner(str(output)).scores(some.data.x).argmax(axis=1)
+    assert (named == np.array([2, 0, 1])[some.data.labels]).mean() > 0.7
 
 
 def test_frozen_weights_stay(tmp_path):

@@ -33,6 +33,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -206,7 +207,7 @@ def sweep(packages: list[str]) -> None:
             fetched = fetch(package, folder / "package")
             for inside, path in files_in(fetched, folder / "files"):
                 began = time.perf_counter()
-                row = {"package": package, "file": inside, **in_a_process(path)}
+                row = {"package": package, "file": inside, **in_a_process(path, check)}
                 row["seconds"] = round(time.perf_counter() - began, 1)
                 row["outcome"] = outcome(row)
                 with open(RESULTS, "a") as file:
@@ -214,11 +215,11 @@ def sweep(packages: list[str]) -> None:
                 print(package, inside, row["outcome"], row.get("crash", ""), flush=True)
 
 
-def in_a_process(path: Path) -> dict:
+def in_a_process(path: Path, check: Callable[[Path], dict]) -> dict:
     """The record of one file, whatever becomes of the process."""
     context = multiprocessing.get_context("fork")  # what is imported here is there
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(path, theirs))
+    process = context.Process(target=_send, args=(path, check, theirs))
     process.start()
     theirs.close()
     try:
@@ -233,7 +234,9 @@ def in_a_process(path: Path) -> dict:
         process.join()
 
 
-def _send(path: Path, to: multiprocessing.connection.Connection) -> None:
+def _send(
+    path: Path, check: Callable[[Path], dict], to: multiprocessing.connection.Connection
+) -> None:
     try:
         to.send(check(path))
     except Exception as error:

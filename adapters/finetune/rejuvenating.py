@@ -1,0 +1,236 @@
+"""The whole method on an ONNX file: look, choose, reorganize, fine-tune, and evaluate.
+
+What it gives is measured against the obvious alternative, plain fine-tuning of the same file for as
+many epochs, on images that neither training nor the choice of an epoch has seen.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...graph.measure.class_means import ClassMeans
+from ...graph.plan.recipe import Recipe
+from ...graph.report import Report
+from ..images.image_data import Batches, output_labels
+from ..images.image_model import Runner, hits
+from ..onnx.collect import described
+from ..onnx.model import load
+from ..onnx.reorganize import reorganized
+from .finetuning import Result, finetune_file, split
+from .training import Epoch, Settings
+
+EVALUATED = 0.2  # of the images, where none are given to evaluate on
+
+
+@dataclass
+class Comparison:
+    """Two files on the same images.
+
+    Attributes
+    ----------
+    difference : float
+        Accuracy of the first less that of the second.
+    error : float
+        Standard error of the difference, from the images that only one of them gets right.
+    """
+
+    difference: float
+    error: float
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> Comparison:
+        """From what each file gets right.
+
+        >>> Comparison.of(np.array([1, 1, 1, 0]) > 0, np.array([1, 0, 1, 0]) > 0).difference
+        0.25
+        """
+        gap = first.astype(float) - second.astype(float)
+        return cls(float(gap.mean()), float(gap.std() / sqrt(len(gap))))
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is more than two standard errors."""
+        return abs(self.difference) > 2 * self.error
+
+    def __str__(self) -> str:
+        points, error = 100 * self.difference, 100 * self.error
+        return f"{points:+.2f} points, with a standard error of {error:.2f}"
+
+
+@dataclass
+class Rejuvenation:
+    """What the method came to.
+
+    Attributes
+    ----------
+    accuracy : dict of str to float
+        On images for evaluation: ``"original"``, ``"reorganized"`` before any training,
+        ``"rejuvenated"`` and, unless it was left out, ``"plain fine-tuning"``.
+    evaluated : int
+        How many images that are.
+    gain : Comparison
+        Of the rejuvenated file over the original.
+    against_plain : Comparison or None
+        Of the rejuvenated file over plain fine-tuning.
+    report : Report
+        What was reorganized.
+    note : str
+        How the layers were chosen, where that is not what was asked for.
+    trained : dict of str to Result
+        Both trainings.
+    means : list of dict
+        Class-representative activations before, after reorganization, after training.
+    """
+
+    accuracy: dict[str, float]
+    evaluated: int
+    gain: Comparison
+    against_plain: Comparison | None
+    report: Report
+    note: str
+    trained: dict[str, Result]
+    means: list[Mapping[str, ClassMeans]] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """What was gained, in a sentence or two."""
+        over = "better" if self.gain.difference > 0 else "worse"
+        said = f"The rejuvenated file is {over} than the original ({self.gain})."
+        if not self.gain.clear:
+            said = f"The rejuvenated file does as well as the original ({self.gain})."
+        if self.against_plain is None:
+            return f"{said} Plain fine-tuning was not tried."
+        if not self.against_plain.clear:
+            return f"{said} Plain fine-tuning does as well ({self.against_plain})."
+        if self.against_plain.difference > 0:
+            return f"{said} It is better than plain fine-tuning ({self.against_plain})."
+        return f"{said} Plain fine-tuning is better ({self.against_plain}): use its file."
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain Python."""
+        return {
+            "accuracy": self.accuracy,
+            "evaluated": self.evaluated,
+            "gain": vars(self.gain),
+            "against_plain": self.against_plain and vars(self.against_plain),
+            "verdict": self.verdict,
+            "note": self.note,
+            "report": self.report.to_dict(),
+            "trained": {name: result.to_dict() for name, result in self.trained.items()},
+        }
+
+
+def rejuvenate_file(
+    model: str | Path,
+    output: str | Path,
+    data: Batches,
+    test: Batches | None = None,
+    *,
+    layers: str | Sequence[str] = "auto",
+    recipe: Recipe | None = None,
+    settings: Settings | None = None,
+    control: str | Path | None = None,
+    restart: bool = False,
+    on_epoch: Callable[[str, Epoch], Any] = lambda what, epoch: None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Rejuvenation:
+    """Rejuvenate the ONNX file ``model`` and write it to ``output``.
+
+    Parameters
+    ----------
+    model, output : path-like
+    data : Batches
+        Labelled images: looked at and trained on.
+    test : Batches, optional
+        Images to evaluate on; a fifth of every class of ``data`` by default.
+    layers : str or sequence of str
+        As for :func:`rejuvenet.adapters.onnx.reorganize`; ``"auto"`` takes the deepest group where
+        none leaves much of its capacity unused.
+    recipe : Recipe, optional
+        ``Recipe.preserving()`` by default.
+    settings : Settings
+        Of both trainings.
+    control : path-like, optional
+        Where to write the plainly fine-tuned file; without it, there is none.
+    restart, progress
+        As for :func:`.finetuning.finetune_file`.
+    on_epoch : callable
+        Told which training it is, and the epoch.
+
+    Raises
+    ------
+    ValueError
+        One sentence: no labels, a layer that cannot move, a file that cannot be trained.
+    """
+    settings = settings or Settings()
+    recipe = recipe or Recipe.preserving(seed=settings.seed)
+    loaded = load(model)
+    if test is None:
+        data, test = split(data, EVALUATED, settings.seed, None)
+    if test is None:
+        raise ValueError("Too few images to hold some out: give images to evaluate on.")
+    _check_labels(model, data)
+    changed, outcome, note = loaded, None, ""
+    if layers == "auto":
+        changed, outcome = reorganized(loaded, data, "auto", recipe)
+        if not any(line.new for line in outcome.report.groups):
+            note = "No group leaves much of its capacity unused; the deepest one was taken."
+            layers, outcome = "last", None
+    if outcome is None:
+        changed, outcome = reorganized(loaded, data, layers, recipe)
+    how: dict[str, Any] = {"settings": settings, "restart": restart, "progress": progress}
+    results, right = {}, {"original": _hits(model, test)}
+    with tempfile.TemporaryDirectory() as folder:
+        between = Path(folder) / "reorganized.onnx"
+        changed.save(between)
+        right["reorganized"] = _hits(between, test)
+        for name, source, target in (
+            ("plain fine-tuning", model, control),
+            ("rejuvenated", between, output),
+        ):
+            if target is None:
+                continue
+
+            def told(epoch: Epoch, name: str = name) -> None:
+                on_epoch(name, epoch)
+
+            results[name] = finetune_file(source, target, data, on_epoch=told, **how)
+            right[name] = _hits(target, test)
+    groups = [loaded.group(line.group) for line in outcome.report.groups]
+    final = described(load(output), data, groups)[0]
+    return Rejuvenation(
+        {name: float(found.mean()) for name, found in right.items()},
+        len(right["original"]),
+        Comparison.of(right["rejuvenated"], right["original"]),
+        Comparison.of(right["rejuvenated"], right["plain fine-tuning"]) if control else None,
+        outcome.report,
+        note,
+        results,
+        [outcome.before, outcome.after, final],
+    )
+
+
+def _check_labels(model: str | Path, data: Batches) -> None:
+    """Refuse at once what could not be evaluated."""
+    if not data.labelled:
+        raise ValueError("Rejuvenation is judged by accuracy: give images with labels.")
+    outputs = Runner(str(model)).scores(next(iter(data))[0]).shape[1]
+    if output_labels(data.data, outputs) is None:
+        raise ValueError(
+            f"The {len(data.data.classes)} classes of the images are not the model's {outputs} "
+            "outputs; name the folders after the outputs (0, 1, ...)."
+        )
+
+
+def _hits(model: str | Path, test: Batches) -> np.ndarray:
+    found = hits(str(model), test)
+    if found is None:
+        raise ValueError("The classes of the images to evaluate on are not the model's outputs.")
+    return found

@@ -1,0 +1,78 @@
+"""The whole method on a file, and what is said of it beside plain fine-tuning."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx2fx")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rejuvenet.adapters.finetune import rejuvenating
+from rejuvenet.adapters.finetune.rejuvenating import (
+    Comparison,
+    Rejuvenation,
+    rejuvenate_file,
+)
+from rejuvenet.adapters.finetune.training import Settings
+from rejuvenet.graph import Report
+from trained_file import data, model
+
+
+def test_nothing_is_trained_on_what_is_evaluated(tmp_path, monkeypatch):
+    trained, judged = [], []
+
+    def finetune(*files, real=rejuvenating.finetune_file, **how):
+        trained.append(set(files[2].rows))
+        return real(*files, **how)
+
+    def hits(file, test, real=rejuvenating._hits):
+        judged.append(set(test.rows))
+        return real(file, test)
+
+    monkeypatch.setattr(rejuvenating, "finetune_file", finetune)
+    monkeypatch.setattr(rejuvenating, "_hits", hits)
+    given, images = model(tmp_path / "in.onnx"), data(120)
+    settings = Settings(3, lr=0.02, augment="none")
+    result = rejuvenate_file(
+        given, tmp_path / "out.onnx", images, settings=settings, layers="last",
+        control=tmp_path / "plain.onnx",
+    )  # fmt: skip
+    assert result.evaluated == 24
+    assert judged == [judged[0]] * 4
+    assert trained == [set(range(120)) - judged[0]] * 2
+    lengths = {len(r.trained.epochs) for r in result.trained.values()}
+    assert lengths == {4}
+    assert result.report.groups[0].new > 0
+    alone = rejuvenate_file(
+        given, tmp_path / "alone.onnx", images, settings=settings, layers="last"
+    )
+    assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+    assert alone.verdict.endswith("Plain fine-tuning was not tried.")
+    images.data.labelled = False
+    with pytest.raises(ValueError, match="give images with labels"):
+        rejuvenate_file(given, tmp_path / "no.onnx", images)
+
+
+@pytest.mark.parametrize(
+    ("gain", "plain", "said"),
+    [
+        ((0.05, 0.01), (0.04, 0.01), ["is better than the original", "better than plain fine-"]),
+        ((0.05, 0.01), (0.01, 0.01), ["is better than the original", "does as well"]),
+        ((0.05, 0.01), (-0.04, 0.01), ["is better than the original", "is better", "use its file"]),
+        ((-0.05, 0.01), (0.0, 0.0), ["is worse than the original", "does as well"]),
+        ((0.01, 0.02), (0.0, 0.0), ["does as well as the original"]),
+    ],
+)
+def test_the_verdict_is_honest(gain, plain, said):
+    result = Rejuvenation({}, 100, Comparison(*gain), Comparison(*plain), Report(), "", {})
+    assert all(part in result.verdict for part in said)
+
+
+def test_the_error_is_of_images_that_only_one_gets_right():
+    first, second = np.ones(100, bool), np.arange(100) >= 4
+    found = Comparison.of(first, second)
+    assert found.difference == pytest.approx(0.04)
+    assert found.error == pytest.approx(np.sqrt(0.04 * 0.96 / 100))
+    assert not Comparison.of(second, second).clear
