@@ -59,31 +59,24 @@ class Runner:
 
         An output that has no axis of images is one row.
         """
+        from ..onnx.runner import filled, run
+
         step = self.input.batch or len(images)
         parts: list[list[np.ndarray]] = []
-        for start in range(0, len(images), step):
-            part = images[start : start + step].astype(self.input.dtype)
-            kept = len(part)
-            if kept < step:
-                part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
+        for rows, kept in filled(len(images), step):
+            feeds = {self.input.name: images[rows].astype(self.input.dtype)}
             began = time.perf_counter()
-            try:
-                made = self.session.run(self.outputs, {self.input.name: part})
-            except Exception as error:  # onnxruntime has a dozen error types of its own
-                reason = " ".join(str(error).split())[:300]
-                raise ValueError(
-                    f"The model cannot run on images {part.shape}: {reason}"
-                ) from error
+            made = run(self.session, self.outputs, feeds)
             self.seconds += time.perf_counter() - began
             parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
         found = {}
         for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
             flat = [a.reshape(len(a), -1) for a in arrays]
-            rows = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
-            joined = np.concatenate(flat) if rows else np.concatenate(flat, axis=None)[None]
+            whole = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
+            joined = np.concatenate(flat) if whole else np.concatenate(flat, axis=None)[None]
             found[name] = joined
             scores = arrays[0].dtype.kind == "f" and arrays[0].shape[1:2] == joined.shape[1:]
-            if self.classes is None and rows and scores and joined.shape[1] > 1:
+            if self.classes is None and whole and scores and joined.shape[1] > 1:
                 self.classes = name
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,7 @@ class Runner:
         n, fixed = len(feeds[first]), self.fixed[first]
         batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
-        for start in range(0, n, fixed):
-            fill = np.minimum(np.arange(start, start + fixed), n - 1)
+        for fill, count in filled(n, fixed):
             values = self._run({k: x[fill] if k in batched else x for k, x in feeds.items()})
             for name, value in values.items():
                 if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.samples:
@@ -77,7 +76,7 @@ class Runner:
                         f"shape {np.shape(value)} has no axis of samples in front: give batches of "
                         f"{fixed}"
                     )
-                kept = np.arange(min(fixed, n - start) * rows)
+                kept = np.arange(count * rows)
                 parts[name].append(np.take(value, kept, axis))
         return {
             name: np.concatenate(values, self.samples.get(name, 0))
@@ -85,18 +84,33 @@ class Runner:
         }
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
-        except Exception as error:  # onnxruntime has a dozen error types of its own
-            shapes = {name: values.shape for name, values in feeds.items()}
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"the model cannot run on inputs {shapes}: {reason}") from error
+        return dict(zip(self.names, run(self.session, self.names, feeds), strict=True))
 
     def compared(self, values: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The floating-point outputs of a run; where there are none, those of other numbers."""
         found = [x for name in self.outputs if isinstance(x := values[name], np.ndarray)]
         floats = [x for x in found if x.dtype.kind == "f"]
         return [x.astype(np.float64) for x in floats or [x for x in found if x.dtype.kind in "iub"]]
+
+
+def run(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
+    """The values of some outputs; raises ValueError where onnxruntime fails."""
+    try:
+        return session.run(names, feeds)
+    except Exception as error:  # onnxruntime has a dozen error types of its own
+        shapes = {name: values.shape for name, values in feeds.items()}
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the model cannot run on inputs {shapes}: {reason}") from error
+
+
+def filled(n: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of ``n`` in batches of a size, and how many count: the last one fills the last batch.
+
+    >>> [(rows.tolist(), count) for rows, count in filled(5, 3)]
+    [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    """
+    for start in range(0, n, size):
+        yield np.minimum(np.arange(start, start + size), n - 1), min(size, n - start)
 
 
 def _is_fixed(dimension: Any) -> bool:
