@@ -1,9 +1,9 @@
-# `make demo` and `make test` make their own environment in .venv; nothing else is needed.
+# All targets make their own environment in .venv; nothing else is needed.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m rejuvenet demo --output $(DEMO)
@@ -15,6 +15,10 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	VENV=$(VENV) bash .ci/types
 
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m sphinx -q -E -W --keep-going -j auto -c docs . build/docs
+	@echo "open build/docs/index.html"
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -23,4 +27,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist rejuvenet.egg-info $(DEMO)
+	rm -rf $(VENV) build dist rejuvenet.egg-info docs/api docs/command_line.md docs/modules.rst $(DEMO)

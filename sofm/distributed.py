@@ -77,20 +77,20 @@ def block_imputed(block, som, dtype) -> NDArray:
 
 
 def lazy_imputed(som, X):
-    """:meth:`.estimator.SOFM.impute` of a dask array, as a lazy dask array."""
+    """:meth:`.SOFM.impute` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
     dtype = np.float32 if X.dtype == np.float32 else np.float64
     return X.map_blocks(block_imputed, som, dtype, dtype=dtype, meta=np.empty((0, 0), dtype))
 
 
 def lazy_labels(som, X):
-    """:meth:`.estimator.SOFM.predict` of a dask array, as a lazy dask array."""
+    """:meth:`.SOFM.predict` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
     return X.map_blocks(block_labels, som, drop_axis=1, dtype=np.int32, meta=np.empty(0, np.int32))
 
 
 def lazy_distances(som, X):
-    """:meth:`.estimator.SOFM.transform` of a dask array, as a lazy dask array."""
+    """:meth:`.SOFM.transform` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
     K, dtype = len(som.codebook_), np.float32 if X.dtype == np.float32 else np.float64
     return X.map_blocks(

@@ -81,7 +81,7 @@ class SOFM(Inference):
         learned counts half as much.  None forgets nothing.
     random_state : int, RandomState or None, default=None
     n_jobs : int or None, default=None
-        Threads, as scikit-learn counts them: None is 1 unless :func:`joblib.parallel_config` says
+        Threads, as scikit-learn counts them: None is 1 unless ``joblib.parallel_config`` says
         otherwise, -1 all processors that the process may use.
     verbose : int, default=0
         Whether to show a progress bar with the error of the epoch.

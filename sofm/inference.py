@@ -25,7 +25,7 @@ from .threads import threads_for
 
 
 class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """The methods of :class:`.estimator.SOFM` that leave it as it is."""
+    """The methods of :class:`.SOFM` that leave it as it is."""
 
     def predict(self, X):
         """Best matching unit of every sample (eq. 5).

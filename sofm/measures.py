@@ -8,8 +8,8 @@ r"""How well a map's nodes stand for the samples; of its order see :mod:`.order`
 :func:`hit_histogram`        samples per node
 ===========================  ======================================================================
 
-All take a fitted :class:`.estimator.SOFM` and samples in every form that it takes; distances are
-those of :meth:`.estimator.SOFM.transform`.  A weight of 2 is a sample that occurs twice.
+All take a fitted :class:`.SOFM` and samples in every form that it takes; distances are
+those of :meth:`.SOFM.transform`.  A weight of 2 is a sample that occurs twice.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@ r"""Neighbourhoods (eq. 7), their decay, and the update of the batch rule (eq. 8
 ``h(d, sigma)`` says how much a node at distance ``d`` on the map learns from a sample that another
 node wins:
 
-========================  ==========================================  =============================
-``"gaussian"``            ``exp(-d^2 / (2 sigma^2))``                 Kohonen 1982
-``"exponential"``         ``exp(-d / sigma)``                         eq. 7 as printed
-``"bubble"``              ``1 if d <= sigma else 0``                  Kohonen 2001, section 3.1
-``"epanechnikov"``        ``max(0, 1 - (d / sigma)^2)``               SOM Toolbox (Vesanto 2000)
-``"cut_gaussian"``        the Gaussian where ``d <= sigma``, else 0   SOM Toolbox (Vesanto 2000)
-``"mexican_hat"``         ``(1 - d^2/sigma^2) exp(-d^2/(2 sigma^2))`` Kohonen 1982; online rule only
-========================  ==========================================  =============================
+==================  ===========================================  ===================================
+``"gaussian"``      ``exp(-d^2 / (2 sigma^2))``                  Kohonen 1982
+``"exponential"``   ``exp(-d / sigma)``                          eq. 7 as printed
+``"bubble"``        ``1 if d <= sigma else 0``                   Kohonen 2001, section 3.1
+``"epanechnikov"``  ``max(0, 1 - (d / sigma)^2)``                SOM Toolbox (Vesanto 2000)
+``"cut_gaussian"``  the Gaussian where ``d <= sigma``, else 0    SOM Toolbox (Vesanto 2000)
+``"mexican_hat"``   ``(1 - d^2/sigma^2) exp(-d^2/(2 sigma^2))``  Kohonen 1982; online rule only
+==================  ===========================================  ===================================
 
 With ``S_b`` and ``n_b`` the sum and the number of the samples that node ``b`` wins and
 ``H[k, b] = h(|v_k - v_b|)``, the weighted means of eq. 8 are

@@ -1,6 +1,6 @@
 """What can be asked of a map's nodes: labels, groups of nodes, samples near a node.
 
-Samples ``X`` come in every form that :class:`.estimator.SOFM` takes.
+Samples ``X`` come in every form that :class:`.SOFM` takes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def activation_map(som, x) -> NDArray:
     Returns
     -------
     distances : array of shape (rows, columns)
-        A row of :meth:`.estimator.SOFM.transform`.
+        A row of :meth:`.SOFM.transform`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 r"""A fitted map as an ONNX file: nodes, distances, classes and numbers wherever ONNX runs.
 
-The graph computes :meth:`.estimator.SOFM.predict` and :meth:`.estimator.SOFM.transform`.  Samples
+The graph computes :meth:`.SOFM.predict` and :meth:`.SOFM.transform`.  Samples
 ``x`` and nodes ``w`` are centred on the codebook's mean, so that an offset of the data costs no
 digits, and
 
@@ -188,7 +188,7 @@ def to_onnx(model, *, dtype=np.float32, opset: int = 18):
 
     Notes
     -----
-    A winner can differ from :meth:`.estimator.SOFM.predict`, which searches in float64, where two
+    A winner can differ from :meth:`.SOFM.predict`, which searches in float64, where two
     nodes are equally near to the last digits of ``dtype``.  Nothing is checked: a row of zeros with
     the metric cosine gives NaN.
 

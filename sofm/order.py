@@ -9,8 +9,8 @@ r"""How well a map keeps the order of the data: of its nodes as a codebook see :
                                other way round; Venna & Kaski 2001
 =============================  ====================================================================
 
-All take a fitted :class:`.estimator.SOFM` and samples in every form that it takes; distances are
-those of :meth:`.estimator.SOFM.transform`.
+All take a fitted :class:`.SOFM` and samples in every form that it takes; distances are
+those of :meth:`.SOFM.transform`.
 """
 
 from __future__ import annotations

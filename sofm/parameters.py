@@ -1,4 +1,4 @@
-"""The parameters of :class:`.estimator.SOFM`, checked once, when training begins."""
+"""The parameters of :class:`.SOFM`, checked once, when training begins."""
 
 from __future__ import annotations
 

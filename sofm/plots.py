@@ -85,7 +85,7 @@ def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = 
 
 
 def u_matrix(som, ax=None, **style):
-    """Mean distance of every node to those that touch it; see :func:`.nodes.u_matrix`.
+    """Mean distance of every node to those that touch it; see :func:`rejuvenet.sofm.u_matrix`.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def hits(som, X=None, ax=None, **style):
     ----------
     som : SOFM
         Fitted.
-    X : as for :func:`.measures.hit_histogram`, optional
+    X : as for :func:`rejuvenet.sofm.hit_histogram`, optional
     ax : matplotlib Axes, optional
         A new figure's unless given.
     **style
@@ -236,7 +236,7 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
     ----------
     som : SOFM
         Fitted.
-    X, y : as for :func:`.nodes.label_map`
+    X, y : as for :func:`rejuvenet.sofm.label_map`
     ax : matplotlib Axes, optional
         A new figure's unless given.
     cmap : str or Colormap
@@ -271,7 +271,7 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
 
 
 def activation(som, x, ax=None, **style):
-    """Distances of one sample to all nodes, the nearest marked; see :func:`.nodes.activation_map`.
+    """Distances of one sample to all nodes, the nearest marked; see :func:`.activation_map`.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def sample_names(som, X, names, ax=None, *, most: int = 4, fontsize=6, **style):
     ----------
     som : SOFM
         Fitted.
-    X : as for :func:`.measures.hit_histogram`
+    X : as for :func:`rejuvenet.sofm.hit_histogram`
     names : sequence of length N
     ax : matplotlib Axes, optional
         A new figure's unless given.
@@ -365,7 +365,7 @@ def errors_by_size(som, X, shapes=None, ax=None):
         Whose parameters all maps have; it need not be fitted, and is as it was.
     X : array, CSR matrix, dask array or blocks, of shape (N, D)
     shapes : sequence of int or (int, int), optional
-        A quarter to four times the nodes of :func:`.size.suggest_shape` unless given.
+        A quarter to four times the nodes of :func:`rejuvenet.sofm.suggest_shape` unless given.
     ax : matplotlib Axes, optional
         A new figure's unless given.
 

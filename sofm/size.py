@@ -14,7 +14,7 @@ def suggest_shape(X, sample_weight=None, *, missing="error") -> tuple[int, int]:
 
     About ``5 sqrt(N)`` nodes, with sides in the proportion of the standard deviations along the
     first two principal components (the first two singular values of the centred samples).  It is
-    a place to begin: see :func:`.plots.errors_by_size`.
+    a place to begin: see :func:`rejuvenet.sofm.plots.errors_by_size`.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def suggest_shape(X, sample_weight=None, *, missing="error") -> tuple[int, int]:
     sample_weight : array of shape (N,), optional
         A weight of 2 is a sample that occurs twice.
     missing : {"error", "ignore"}, default="error"
-        What NaN means, as for :class:`.estimator.SOFM`.
+        What NaN means, as for :class:`SOFM`.
 
     Returns
     -------

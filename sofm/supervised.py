@@ -178,7 +178,7 @@ class SOMClassifier(ClassifierMixin, _Supervised):
     Parameters
     ----------
     som : SOFM or None, default=None
-        The map, which is cloned; None is one of :func:`.size.suggest_shape`.
+        The map, which is cloned; None is one of :func:`suggest_shape`.
     sigma : float, default=0.5
         Width of the neighbourhood over which class counts are smoothed, in nodes.
     target_weight : float, default=0.5
@@ -200,7 +200,7 @@ class SOMClassifier(ClassifierMixin, _Supervised):
 
     Notes
     -----
-    ``X`` comes in every form that :class:`.estimator.SOFM` takes; answers are arrays.
+    ``X`` comes in every form that :class:`SOFM` takes; answers are arrays.
 
     Examples
     --------
@@ -308,7 +308,7 @@ class SOMRegressor(RegressorMixin, _Supervised):
     Parameters
     ----------
     som : SOFM or None, default=None
-        The map, which is cloned; None is one of :func:`.size.suggest_shape`.
+        The map, which is cloned; None is one of :func:`suggest_shape`.
     sigma : float, default=0.5
         Width of the neighbourhood over which means are taken, in nodes.
     target_weight : float, default=0.5
@@ -327,7 +327,7 @@ class SOMRegressor(RegressorMixin, _Supervised):
 
     Notes
     -----
-    ``X`` comes in every form that :class:`.estimator.SOFM` takes; answers are arrays.
+    ``X`` comes in every form that :class:`SOFM` takes; answers are arrays.
 
     Examples
     --------

@@ -254,7 +254,7 @@ class OnnxModel:
         outputs : tuple of str
             Intermediate tensors to return as well.
         adapting : mapping of tensor name to its shape
-            As for :func:`.own_statistics.adapt`.
+            What normalizations read that take the statistics of the batch instead of their own.
         """
         if "structure" not in self.__dict__:
             try:
@@ -365,7 +365,7 @@ def load(
     max_bytes : int, optional
         What the model may make out of constants and shapes; a file that asks for more is refused
         when it is first looked at.  By default the environment variable ``REJUVENET_MAX_BYTES``,
-        else 512 MiB (:mod:`.budget`).
+        else 512 MiB.
 
     Returns
     -------

@@ -42,8 +42,10 @@ def collect(
     ----------
     traced : TracedModel
     batches : iterable
-        Yields ``(inputs, labels)``; see :class:`~rejuvenet.adapters.torch.batches.Batches` for
-        other forms.  Labels are class indices of shape (n,) or (n, 1), class weights of shape
+        Yields ``(inputs, labels)``; ``inputs`` alone (a tensor or an array); or a mapping with a
+        key such as ``"labels"``, the rest of which is the model's keyword arguments (or, where it
+        is one tensor, its positional one).  An iterator, which can be read once only, is kept in
+        memory.  Labels are class indices of shape (n,) or (n, 1), class weights of shape
         (n, C) (soft or several labels a sample), or None: then all samples are one class.
     groups : sequence of ChannelGroup or str, or "all"
         The groups, or names that ``traced.group`` resolves.

@@ -38,6 +38,10 @@ class TracedModel:
     graph : rejuvenet.graph.Graph
     example_inputs : tuple
         Inputs of the recorded pass.
+    weights : dict of str to ndarray
+        Values of every weight of the graph, copied; half precision is widened to float32.
+    groups : list of ChannelGroup
+        In the order of execution.
     caches : mapping
         Where modules kept tensors that they made in the pass, and what stood there before.
     calls : mapping
@@ -80,7 +84,18 @@ class TracedModel:
         return find_groups(self.graph)
 
     def group(self, name: str) -> ChannelGroup:
-        """The channel group that a layer makes; see :func:`find_group`."""
+        """The channel group that a layer makes.
+
+        Parameters
+        ----------
+        name : str
+            Of the group, of a weight, of the layer (module), or a pattern.
+
+        Raises
+        ------
+        ValueError
+            No such group; near matches are named.
+        """
         return find_group(self.groups, name)
 
 

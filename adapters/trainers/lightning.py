@@ -46,7 +46,7 @@ class ReorganizerCallback(Callback):
     loader : iterable, optional
         Calibration data; the trainer's training data by default.
     ema : object, optional
-        As in :class:`Reorganizer`; the average of Lightning's ``WeightAveraging`` callback by
+        As in :class:`.Reorganizer`; the average of Lightning's ``WeightAveraging`` callback by
         default.
     module : str
         Path of the network inside the LightningModule, such as ``"backbone"``; the

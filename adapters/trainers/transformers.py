@@ -37,7 +37,7 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
     loader : iterable, optional
         Calibration data; the trainer's training data by default.
     ema : object, optional
-        As in :class:`Reorganizer`.
+        As in :class:`.Reorganizer`.
     module : str
         Path of the network inside the model, such as ``"backbone"``; the model by default.
     prefix : str

@@ -8,7 +8,7 @@ consumers ``B``).  Gradients go the other way: with ``y = V x``::
 
 so that an average of gradients is changed by the same plan with ``A`` and ``B`` exchanged, and
 equals, after channels that respond alike have merged, what the merged network would have gathered
-itself.  ``B`` is here what came to a place (:attr:`GroupPlan.shares`), never the coefficients of a
+itself.  ``B`` is here what came to a place (``GroupPlan.shares``), never the coefficients of a
 refit: those are large where channels are nearly collinear, and would grow in squares.
 
 A squared gradient is proportional to what the gradient was multiplied with: at a producer to
@@ -26,7 +26,7 @@ becomes of their squares.
 
 New channels start at zero, except for sizes of steps, of which they get the survivors' mean.  That
 Adam corrects its bias by the steps of the whole tensor makes their first steps too large (see
-:mod:`rejuvenet.adapters.torch.training.warm_up`).  Starting with the survivors' mean squares, or a
+:class:`rejuvenet.adapters.torch.WarmUp`).  Starting with the survivors' mean squares, or a
 tenth of them, prevents that and costs more than it gains: on forty tasks of permuted digits online
 accuracy fell from 90 % to 80 % and 88 %.
 """

@@ -3,7 +3,7 @@
     Q[c] = (1 / N_c) * sum of the tap over the samples of class c
 
 ``Q`` has shape ``(C, o, h, w)``: classes, channels of the group in its own order, and the extent
-of the tap.  How a network's are summed while its batches stream by: :mod:`.class_sums`.
+of the tap.  How a network's are summed while its batches stream by: ``class_sums.py``.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class GroupPlan:
     reason : str
         Why nothing is rejuvenated; empty where something is, and for ``arrange``.
     filters : dict of str to ndarray, shape (len(new), rows of a channel, ...)
-        Incoming weights of new channels that the plan prescribes, by :func:`filter_name`; the
+        Incoming weights of new channels that the plan prescribes, by weight; the
         others are drawn as ``init`` says.
     """
 

@@ -78,7 +78,8 @@ class Reorganizer:
     every : int, collection of int, callable or scheduler, optional
         Epochs between two reorganizations (``r`` of Algorithm 1; ``recipe.every`` by default);
         the epochs after which one is due, counted from 0; a function of the epoch; or a schedule
-        of the learning rate, where it restarts (:func:`.schedule.is_after`).
+        of the learning rate, where it restarts (PyTorch's ``CosineAnnealingWarmRestarts``, also as
+        a part of ``SequentialLR``, or timm's ``CosineLRScheduler``, counted in epochs).
     stop : float, optional
         Share of the training after which none takes place; it needs ``epochs``.  By default
         ``recipe.stop`` for a number of epochs, and none for other forms of ``every``.
