@@ -143,7 +143,10 @@ class _Paths:
             named = {self.weights.get(name) for name in input_names(node)}
             reads = scaled & set(input_names(node)) or named & (self.found | self.consumers)
             of_weights = isinstance(node, (Reshape, Transpose)) and all(named)
-            if reads and not of_weights and id(node) not in self.passed:
+            # A depthwise kernel that takes the scale must not read it as well.
+            twice = isinstance(node, Contraction) and bool(scaled & set(input_names(node)))
+            known = id(node) in self.passed and not (twice and node.groups > 1)
+            if reads and not of_weights and not known:
                 raise _Unknown
         return tuple(m for m in self.members if m.kind != "consumer" and m.weight in self.found)
 

@@ -38,6 +38,19 @@ class ReadTwice(nn.Module):
         return self.b(torch.relu(x)) + self.c(torch.tanh(x))
 
 
+class DepthwiseResidual(nn.Module):
+    """A depthwise kernel reads channels, and makes channels that are added to them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+        self.between = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(torch.relu(x + self.between(x))).mean((2, 3))
+
+
 class Divided(nn.Module):
     """Channels divided by a weight: a scale would act the other way round."""
 
@@ -74,6 +87,7 @@ NETWORKS = {
         True,
     ),
     "residual": (Residual, IMAGES, True),
+    "depthwise residual": (DepthwiseResidual, IMAGES, False),
     "tanh": (lambda: dense(nn.Tanh()), VECTORS, False),
     "gelu": (lambda: dense(nn.GELU()), VECTORS, False),
     "relu6": (lambda: dense(nn.ReLU6()), VECTORS, False),
