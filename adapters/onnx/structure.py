@@ -44,7 +44,19 @@ class Unsupported(Exception):
 
 
 class Call:
-    """One node of the model, as the rules of the table see it."""
+    """One node of the model, as a rule gets it.
+
+    Attributes
+    ----------
+    op : str
+        Type of its operator.
+    opset : int
+        Version of the standard operators that the model is written in.
+    graph : Graph
+        What the rule adds to, by :meth:`emit` or with a composite operator.
+    node : onnx_ir.Node
+        The node itself.
+    """
 
     def __init__(self, model: Structure, node: ir.Node):
         self.model = model

@@ -79,6 +79,16 @@ def arrange(
         For a layer that is unknown or cannot move, an order that is no permutation within the
         exchangeable sets, or outputs that changed by more than the network's own noise; the
         model is then as it was.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import arrange
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> report = arrange(net, torch.randn(2, 3, 8, 8), order="random")
+    >>> report.groups[0].group, report.verdict.within
+    ('0.weight', True)
     """
     traced, read = _traced(model, batches, example_inputs)
 

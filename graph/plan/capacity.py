@@ -80,6 +80,24 @@ def capacity(
     activity : ndarray, shape (o,), optional
         Mean absolute activations (:attr:`ClassMeans.activity`); from ``Q`` by default.
     seed : int
+
+    Returns
+    -------
+    Capacity
+
+    Raises
+    ------
+    ValueError
+        ``Q`` has another number of axes, or there is no node.
+
+    Examples
+    --------
+    Eight channels, of which four are copies:
+
+    >>> Q = np.random.default_rng(0).random((3, 4, 2, 2))
+    >>> found = capacity(np.concatenate([Q, Q], axis=1))
+    >>> found.channels, found.occupied, found.dormant
+    (8, 4, 0.0)
     """
     if Q.ndim != 4:
         raise ValueError(f"expected Q of shape (classes, channels, h, w), got {Q.shape}")

@@ -19,7 +19,17 @@ from ....graph.find.nodes import Shape
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in a call: its name in the graph, its layout, and its value where it is constant."""
+    """A tensor in a call of an operator, as a rule gets it.
+
+    Attributes
+    ----------
+    name : str
+        Of the tensor in the graph.
+    shape, strides : tuple of int
+        In elements.
+    constant : ndarray or None
+        Its numbers, where it is a small constant of integers or truth values.
+    """
 
     name: str
     shape: Shape
