@@ -379,6 +379,29 @@ def load(
         It is no ONNX model, it is truncated, a file that holds its weights is missing or does
         not lie beneath the model's folder, or ``input_shapes`` gives a shape that an input does
         not take.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import TensorProto, helper, numpy_helper
+    >>> from rejuvenet.adapters.onnx import arrange, load
+    >>> def weight(name, *shape):
+    ...     return numpy_helper.from_array(np.random.rand(*shape).astype("float32"), name)
+    >>> graph = helper.make_graph(
+    ...     [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+    ...      helper.make_node("MatMul", ["r", "b"], ["y"])], "example",
+    ...     [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+    ...     [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+    ...     [weight("a", 4, 8), weight("b", 8, 2)])
+    >>> opsets = [helper.make_opsetid("", 17)]
+    >>> model = load(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8)))
+    >>> for group in model.groups:
+    ...     print(group.name, group.channels, group.frozen)
+    a 8 None
+    b 2 reaches an output of the model
+    >>> changed, report = arrange(model, order="random")
+    >>> bool((changed.weights["a"] == model.weights["a"]).all()), report.verdict.within
+    (False, True)
     """
     how: dict[str, Any] = {"batch": batch, "input_shapes": input_shapes, "max_bytes": max_bytes}
     if isinstance(source, ir.Model):

@@ -81,6 +81,17 @@ def collect(
     ValueError
         For a class without samples (named), activations that are not finite (group and channel
         named), inputs and labels that do not pair, or a group that no activations describe.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import collect, trace
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> batches = [(torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))]
+    >>> means = collect(trace(net, batches[0][0]), batches, ["0"])["0.weight"]
+    >>> means.Q.shape, means.counts.tolist()  # classes, channels, height and width
+    ((3, 8, 6, 6), [2.0, 2.0, 2.0])
     """
     processes = Processes(process_group)
     with processes.together():

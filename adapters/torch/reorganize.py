@@ -176,6 +176,19 @@ def reorganize(
         For bad data, an unknown layer or one that cannot move, a named layer whose weights are
         parametrized, or values that would not be finite; the model, the optimizer and the
         averaged copies are then as they were.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import reorganize
+    >>> from rejuvenet.graph import Recipe
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+    ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    >>> batches = [(torch.randn(32, 3, 8, 8), torch.arange(32) % 2) for _ in range(4)]
+    >>> report = reorganize(net, batches, layers="last", recipe=Recipe.preserving(ratio=0.5))
+    >>> report.groups[0].group, report.groups[0].survivors, report.groups[0].new
+    ('0.weight', 4, 4)
     """
     processes = Processes(process_group)
     with processes.together():

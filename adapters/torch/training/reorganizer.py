@@ -134,6 +134,25 @@ class Reorganizer:
     ------
     ValueError
         For wrong settings or layers, and a model whose parameters are spread over processes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import Reorganizer
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 2))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> loader = [(torch.randn(32, 3, 8, 8), torch.arange(32) % 2) for _ in range(2)]
+    >>> reorganizer = Reorganizer(net, optimizer, loader, every=2, ratio=0.5, epochs=4)
+    >>> for epoch in range(4):
+    ...     for images, labels in loader:
+    ...         optimizer.zero_grad()
+    ...         torch.nn.functional.cross_entropy(net(images), labels).backward()
+    ...         optimizer.step()
+    ...     report = reorganizer.step(epoch)
+    ...     if report:
+    ...         print(epoch, report.groups[0].new, "new channels")
+    1 4 new channels
     """
 
     def __init__(
