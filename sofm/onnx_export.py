@@ -1,15 +1,16 @@
 r"""A fitted map as an ONNX file: nodes, distances, classes and numbers wherever ONNX runs.
 
 The graph computes :meth:`.SOFM.predict` and :meth:`.SOFM.transform`.  Samples
-``x`` and nodes ``w`` are centred on the codebook's mean, so that an offset of the data costs no
-digits, and
+``x`` and nodes ``w`` are centred on about the codebook's mean, so that an offset of the data costs
+no digits, and
 
 .. math::  |x - w|^2 = |x|^2 + (|w|^2 - 2 x.w) ,
 
-of which the bracket, one matrix product, decides which node is nearest.  Where values are missing
-(NaN), only features that a sample has are compared.  Distances without means (:mod:`.metrics`) are
-taken difference by difference, which needs N times K times D numbers of memory: pass few samples at
-a time.
+of which the bracket, one matrix product, decides which node is nearest.  The distance to that node
+is then taken difference by difference, for where it is small a product has no digits of it.  Where
+values are missing (NaN), only features that a sample has are compared.  Metrics without means
+(:mod:`.metrics`) take all distances so, which needs N times K times D numbers of memory: pass few
+samples at a time.
 
 ``onnx`` is imported when a map is exported, ``skl2onnx`` where a pipeline is.
 """
@@ -85,7 +86,10 @@ def nearest(steps: Steps, som: SOFM, x: str, dtype) -> tuple[str, str]:
     if som.metric != "euclidean":
         length = steps("Sqrt", steps("MatMul", steps("Mul", x, x), ones))
         x = steps("Div", x, length)
-    centre = W.mean(axis=0).astype(dtype)
+    mean = W.mean(axis=0)
+    # A centre of few digits is subtracted without rounding.
+    coarse = np.ldexp(0.25, np.frexp(np.abs(W - mean).max())[1])
+    centre = (mean - np.fmod(mean, coarse)).astype(dtype)
     w = W - centre.astype(np.float64)
     x = steps("Sub", x, centre)
     squares_w: Any = (w * w).sum(axis=1).astype(dtype)
@@ -96,11 +100,17 @@ def nearest(steps: Steps, som: SOFM, x: str, dtype) -> tuple[str, str]:
         squares_w = steps("MatMul", there, (w * w).T.astype(dtype))
     scores = steps("Add", steps("MatMul", x, (-2 * w).T.astype(dtype)), squares_w)
     squares = steps("Add", scores, steps("MatMul", steps("Mul", x, x), ones))
+    labels = steps("ArgMin", scores, axis=1, keepdims=0)
+    apart = steps("Sub", x, steps("Gather", w.astype(dtype), labels))
+    if som.missing == "ignore":
+        apart = steps("Mul", apart, there)
+    least = steps("MatMul", steps("Mul", apart, apart), ones)
+    place = steps("Unsqueeze", labels, np.array([1], np.int64))
+    squares = steps("ScatterElements", steps("Relu", squares), place, least, axis=1)
     if som.missing == "ignore":
         part = steps("Div", np.full((), D, dtype), steps("MatMul", there, ones))
         squares = steps("Mul", squares, part)
-    labels = steps("ArgMin", scores, axis=1, keepdims=0)
-    return labels, steps("Sqrt", steps("Relu", squares))
+    return labels, steps("Sqrt", squares)
 
 
 def differences(steps: Steps, som: SOFM, x: str, dtype) -> str:
@@ -194,7 +204,10 @@ def to_onnx(model, *, dtype=np.float32, opset: int = 18):
 
     Examples
     --------
-    See the tutorial, ``tutorials/sofm.md``.
+    >>> from rejuvenet.sofm import SOFM, to_onnx
+    >>> som = SOFM(shape=2).fit([[0.0], [0.1], [0.9], [1.0]])
+    >>> [output.name for output in to_onnx(som).graph.output]
+    ['label', 'distances']
     """
     dtype = np.dtype(dtype).type
     if dtype not in (np.float32, np.float64):
@@ -252,7 +265,8 @@ def register_onnx_converters() -> None:
 
     Examples
     --------
-    See the tutorial, ``tutorials/sofm.md``.
+    >>> from rejuvenet.sofm import register_onnx_converters
+    >>> register_onnx_converters()
     """
     from skl2onnx import update_registered_converter
 

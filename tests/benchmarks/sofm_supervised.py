@@ -8,10 +8,10 @@ samples); features are standardized, digits for the end of sigma are not.  All m
 shape, that of ``suggest_shape``.  Seconds are processor time.
 
 *predict*: accuracy or R2 of five-fold cross-validation, shuffled.  SOFM with the default options,
-and without targets in the map (``target_weight=0``); susi with 10,000 iterations of each kind, as
-in its examples; MiniSom as in its example of a classification: the most frequent class (for
-regression: the mean) of the winner's samples, and of all samples where it won none, with its
-default options, "pca" and 20 epochs; five nearest neighbours.
+and without targets in the map (``target_weight=0``), with two ends of sigma; susi with 10,000
+iterations of each kind, as in its examples; MiniSom as in its example of a classification: the most
+frequent class (for regression: the mean) of the winner's samples, and of all samples where it won
+none, with its default options, "pca" and 20 epochs; five nearest neighbours.
 
 *impute*: root mean square error of values removed at random, in standard deviations of the column.
 SOFM by default and with a wider end of sigma; IntraSOM by default (hexagonal torus, of the same
@@ -98,6 +98,9 @@ def predictors(shape, classes: bool) -> dict:
     found = {
         "SOFM here": ours(SOFM(shape)),
         "SOFM here, target_weight=0": ours(SOFM(shape), target_weight=0.0),
+        "SOFM here, target_weight=0, sigma=(None, 0.3)": ours(
+            SOFM(shape, sigma=(None, 0.3)), target_weight=0.0
+        ),
         "5 nearest neighbours": (KNeighborsClassifier if classes else KNeighborsRegressor)(),
     }
     if installed("susi"):

@@ -33,6 +33,17 @@ def test_nodes_and_distances(metric, opset, dtype, atol, digits):
     np.testing.assert_allclose(found["distances"], som.transform(X), atol=atol)
 
 
+def test_samples_on_their_nodes(digits):
+    """Where a product would leave no digits of the distance."""
+    X = digits[0][:20] + 1000
+    som = SOFM((4, 5), n_epochs=1).fit(X)
+    som.codebook_ = X
+    found = run(to_onnx(som), X)
+    np.testing.assert_array_equal(found["label"], np.arange(20))
+    assert np.diag(found["distances"]).tolist() == [0.0] * 20
+    np.testing.assert_allclose(found["distances"], som.transform(X), rtol=1e-6)
+
+
 def test_places_on_the_globe():
     X = np.random.default_rng(0).uniform(-1.5, 1.5, (200, 2)).astype("f4")
     som = SOFM((3, 3), metric="haversine", n_epochs=3).fit(X)
