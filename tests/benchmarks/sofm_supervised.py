@@ -228,7 +228,7 @@ def show(rows: list[dict]) -> None:
 
     def scored(mine, name):
         found = [r for r in mine if r["data"] == name]
-        return f"{np.mean(found[0]['scores']):.3f} ({found[0]['seconds']:.1f} s)" if found else ""
+        return f"{np.mean(found[0]['scores']):.3f} ({found[0]['seconds']:.2f} s)" if found else ""
 
     print(table(of["predict"], list(dict.fromkeys(r["data"] for r in of["predict"])), scored))
 
