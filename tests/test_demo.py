@@ -78,3 +78,14 @@ def test_page_shows_three_states(demo_run):
     for title in ("Before", "Reorganized", "Rejuvenated"):
         assert f"<b>{title}</b>" in page
     assert page.count('class="pixels"') == 4  # three states and the close-up
+
+
+def test_the_stream_is_shown_and_events_take_place(demo_run):
+    folder, result = demo_run
+    plain, reorganized = result["stream"].values()
+    assert len(plain) == len(reorganized) == 8
+    assert plain[:2] == reorganized[:2]  # the first event follows the second task
+    assert plain[2:] != reorganized[2:]
+    assert min(plain + reorganized) > 0.5
+    page = (folder / "demo" / "report.html").read_text()
+    assert page.count("<polyline") == 2

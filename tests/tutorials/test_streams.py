@@ -156,11 +156,11 @@ def test_continual_backprop_spares_young_units_and_takes_the_least_useful(study)
         model[9].weight[:, 9] = 1e-3
     for _ in range(3):
         model(x)
-        arm.after_step()
+        arm.after_step(x, None)
     assert model[7].bias[9] == 2  # all are young
     model(x)
     before = model(x)
-    arm.after_step()  # 1 of 100 is due
+    arm.after_step(x, None)  # 1 of 100 is due
     assert model[7].bias[9] == 0
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-5)
 
@@ -174,7 +174,7 @@ def test_self_normalized_resets_know_what_silence_is_usual(study):
         model(x)
         layer.output = torch.ones(8, 100)
         layer.output[:, 0], layer.output[:, 1] = always, seldom
-        arm.after_step()
+        arm.after_step(x, None)
 
     for number in range(61):
         step(1.0, float(number % 4 == 0))

@@ -2,7 +2,7 @@
 
 ====================  ============================================================================
 ``before_step``       after the gradients are there, before the optimizer uses them
-``after_step``        after the optimizer's step
+``after_step``        after the optimizer's step, given its batch
 ``event``             at the end of a task, where ``occasion`` says so (see :func:`study.occasions`)
 ====================  ============================================================================
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from rejuvenet.adapters.torch import reorganize
+from rejuvenet.adapters.torch import Reorganizer, reorganize
 from rejuvenet.graph import Recipe
 from torch import nn
 
@@ -67,7 +67,7 @@ class Arm:
 
     def before_step(self) -> None: ...
 
-    def after_step(self) -> None: ...
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None: ...
 
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
         """What happens at the end of a task, given images of it; returns the freed units."""
@@ -126,7 +126,7 @@ class ShrinkPerturb(Arm):
         ]  # fmt: skip
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         for p, fresh, bound in self.fresh:
             fresh.uniform_(-bound, bound, generator=self.generator)
             p.mul_(1 - self.shrink).add_(fresh, alpha=self.noise)
@@ -207,7 +207,7 @@ class ContinualBackprop(Arm):
         self.due = [0.0] * len(self.layers)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         for i, layer in enumerate(self.layers):
             activity, outgoing = layer.activity(), layer.outgoing()
             self.age[i] += 1
@@ -253,7 +253,7 @@ class SelfNormalizedResets(Arm):
         self.reached = [torch.zeros(layer.n, self.longest + 1) for layer in self.layers]
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         for i, layer in enumerate(self.layers):
             silent, rows, reached = self.silent[i], self.rows[i], self.reached[i]
             silent.add_(1).mul_(layer.activity() <= 0).clamp_(max=self.longest)
@@ -284,6 +284,30 @@ class Reorganized(Arm):
                 optimizer=self.optimizer,
             )  # fmt: skip
         return sum(group["new"] for group in report.to_dict()["groups"])
+
+
+@dataclass
+class Stepwise(Arm):
+    """Ours without being told where a task ends: a ``Reorganizer`` counted in optimizer steps.
+
+    It judges by the batches seen last.  500 steps are no multiple of a task, so that events fall
+    at all its times, in easy tasks as well.
+    """
+
+    ratio: float | str = 0.8
+    every: int = 500
+
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        self.seed, self.reorganizer = seed, None
+
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        if self.reorganizer is None:
+            self.reorganizer = Reorganizer(
+                self.model, self.optimizer, layers="all", ratio=self.ratio, every_steps=self.every,
+                seed=self.seed, example_inputs=x[:2],
+            )  # fmt: skip
+        self.reorganizer.step(x, y)
 
 
 # --- units ----------------------------------------------------------------------------------
@@ -416,6 +440,7 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
         'ours, `method="kmeans"`, 0.5, `optimizer="reset"`', Reorganized,
         {"recipe": replace(HALF, method="kmeans", **RESET)},
     ),
+    "ours-0.8-steps": ("ours, 0.8, every 500 steps, not told of tasks", Stepwise, {}),
 }  # fmt: skip
 
 

@@ -146,13 +146,14 @@ def learn(
     x, y = task.train
     right = torch.zeros((), dtype=torch.long)
     for batch in rows:
-        scores, labels = model(x[batch]), y[batch]
+        inputs, labels = x[batch], y[batch]
+        scores = model(inputs)
         right += (scores.argmax(1) == labels).sum()
         optimizer.zero_grad()
         F.cross_entropy(scores, labels).backward()
         arm.before_step()
         optimizer.step()
-        arm.after_step()
+        arm.after_step(inputs, labels)
     return round(int(right) / sum(map(len, rows)), 5)
 
 
