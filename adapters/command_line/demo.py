@@ -256,7 +256,7 @@ def _late(stream: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str]]:
 def _show_stream(page: Page, stream: Mapping[str, Sequence[float]]) -> None:
     tasks = len(next(iter(stream.values())))
     n = min(TOGETHER, tasks // 2)
-    smooth = {name: np.convolve(o, np.ones(n) / n, "valid") for name, o in stream.items()}
+    smooth = {name: np.convolve(o, np.ones(n) / n, "valid").tolist() for name, o in stream.items()}
     page.add(
         "Data that keep changing",
         "Every task shuffles the pixels of the digits anew. Shown is the accuracy on every batch "

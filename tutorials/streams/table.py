@@ -31,33 +31,6 @@ SHOWN = (
     "ours-0.8-reset", "ours-redundant-reset",
 )  # fmt: skip
 
-CONCLUSIONS = (
-    '- On the smaller 5+1 stream reorganizing with `optimizer="reset"` ends ahead of everything '
-    "else, L2-Init and a full reset included: by the map, by k-means, at 0.5, at 0.8, and where "
-    "only what is redundant is freed. With L2-Init, self-normalized resets and a full reset level "
-    "with each other, these arms are the only ones ahead of starting anew. (They are "
-    "told where a hard task ends, as a full reset is told where a task ends; L2-Init is not.)",
-    '- The optimizer decides: with its state merged along (`optimizer="merge"`, the default of '
-    "a recipe) the same events end seven to eleven points lower. A new optimizer alone is worth "
-    "next to nothing, so it is the two together.",
-    "- Which units go decides what an event costs. Freeing half by the map or by k-means costs a "
-    "few points of the task that was just learned, half at random with the same refit 15 to 16; "
-    'freeing what is redundant (`ratio="redundant"`) costs nothing at once and is within two '
-    "points of the best.",
-    "- Calling ReDo and ours after the easy tasks, as published for ReDo, leaves nothing to "
-    "measure at once: one class in a row makes the network forget the task before it.",
-    "- Permuted Fashion-MNIST at this length fades by two points only; 500 tasks, as published, "
-    "are too long for this machine. One seed: a look, no result.",
-    "- Limits: few seeds (an interval is given from three on), a small network, 16 x 16 images, "
-    "half of the published steps. At that length the published rate of 1e-4 is too small for "
-    "plain training and for LayerNorm, and so may be the published replacement rate of "
-    "continual backprop and the shrinkage of shrink and perturb (`cbp-fast` and "
-    '`shrink-perturb-fast` are there, but have not run). The arms with `optimizer="reset"` other '
-    "than 0.5 were added after that one had been seen to help on seeds 0 and 1; the seeds from 2 "
-    "on had not been seen by then. No arm, ours included, was tuned.",
-)
-
-
 def read(folder: Path) -> Runs:
     """Runs by stream and arm, and by seed."""
     runs: Runs = defaultdict(dict)
@@ -130,6 +103,67 @@ def table(runs: Runs, stream: str) -> list[str]:
             f"| {test(found)} | {event_columns(found)} | {seconds:.0f} |"
         )
     return rows
+
+
+def conclusions(runs: Runs) -> list[str]:
+    """What the runs of the smaller 5+1 stream say, in words."""
+
+    def ahead(arm: str, other: str) -> str:
+        d = paired(runs, "5+1", arm, other)
+        return f"{with_interval(d)} points ({len(d)} seed{'s' * (len(d) != 1)})"
+
+    def lost(arm: str) -> str:
+        return f"{-np.mean([cost(run) for run in runs['5+1', arm].values()]) + 0.0:.1f}"
+
+    found = [
+        "**Confirmed: reorganizing keeps the network able to learn.** Freeing a fifth of every "
+        'layer after each hard task (`ratio=0.8`, `optimizer="reset"`) ends '
+        f"{ahead('ours-0.8-reset', 'plain')} ahead of plain training, "
+        f"{ahead('ours-0.8-reset', 'l2-init')} ahead of L2-Init and "
+        f"{ahead('ours-0.8-reset', 'reset')} ahead of starting anew after every task. Freeing "
+        f"only what is redundant ends {ahead('ours-redundant-reset', 'plain')} ahead of plain "
+        f"training; its difference to 0.8 is {ahead('ours-redundant-reset', 'ours-0.8-reset')}.",
+        "**Confirmed: which units go decides what an event costs.** Of the accuracy on the task "
+        f"that was just learned, freeing a fifth by the map costs {lost('ours-0.8-reset')} points "
+        f"at once, half by the map {lost('ours-0.5-reset')}, half by k-means "
+        f"{lost('ours-kmeans-reset')}, half at random with the same refit "
+        f"{lost('ours-random-reset')}, what is redundant {lost('ours-redundant-reset')}, a full "
+        f"reset {lost('reset')}. In the end halves at random differ from halves by the map by "
+        f"{ahead('ours-random-reset', 'ours-0.5-reset')}.",
+        "**Confirmed: the optimizer decides.** Beginning anew with the state of what changed is "
+        f"{ahead('ours-0.5-reset', 'ours-0.5')} ahead of merging it along at 0.5, and "
+        f"{ahead('ours-redundant-reset', 'ours-redundant')} where only what is redundant is freed. "
+        f"A new optimizer alone is {ahead('optimizer-reset', 'plain')} from plain training, so it "
+        'is the two together. `optimizer="reset"` is therefore the default.',
+    ]
+    if runs["5+1", "ours-0.8-steps"]:
+        found.append(
+            "**Nobody has to say where a task ends.** A `Reorganizer` that counts 500 steps, and "
+            "judges by the 512 images seen last, ends "
+            f"{ahead('ours-0.8-steps', 'plain')} from plain training and "
+            f"{ahead('ours-0.8-steps', 'ours-0.8-reset')} from the same share at the ends of tasks."
+        )
+    found += [
+        "**Not confirmed.** Permuted Fashion-MNIST at this length hardly fades, and one seed is a "
+        "look, no result; 500 tasks, as published, are too long for this machine. The "
+        "class-incremental stream, where nothing changes but what is added, has no runs here: that "
+        "merging helps there is not shown. Neither has 5+1 in its published length (`5+1-full`), "
+        "nor random labels.",
+        "ReDo, and ours in one row, are called after the easy tasks, as published for ReDo. That "
+        "leaves nothing to measure at once: one class in a row makes the network forget the task "
+        "before it.",
+        "Runs of ours by the map at 0.5, and at 0.8 with the state merged, are from before `ratio` "
+        "meant what it says (commit 5f6861b), and freed more than asked for: see the column.",
+        "Limits: fewer than ten seeds (an interval is given from three on), a small network, "
+        "images of 16 x 16, half of the published steps. At that length the published rate of "
+        "1e-4 is too small for plain training and for LayerNorm, and so may be the published "
+        "replacement rate of continual backprop and the shrinkage of shrink and perturb "
+        "(`cbp-fast` and `shrink-perturb-fast` are there, but have not run). The arms with "
+        '`optimizer="reset"` other than 0.5 were added after that one had been seen to help on '
+        "seeds 0 and 1; the seeds from 2 on had not been seen by then. No arm, ours included, was "
+        "tuned. Ours and a full reset are told where a task ends, L2-Init is not.",
+    ]
+    return [f"- {text}" for text in found]
 
 
 def every_run(runs: Runs, stream: str) -> list[str]:
@@ -224,8 +258,8 @@ def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
             f"{settings['last']} {'hard tasks' if STREAMS[name].alternates else 'tasks'}.",
             "\n".join(table(runs, name)),
         ]
-    if CONCLUSIONS:
-        lines += ["## What it says", "\n".join(CONCLUSIONS)]
+    if runs["5+1", "plain"]:
+        lines += ["## What it says", "\n".join(conclusions(runs))]
     lines.append("## Every run: final online accuracy, %")
     for name in names:
         lines += [f"`{name}`", "\n".join(every_run(runs, name))]
