@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+# Processes that share the tests, a file each at a time; one thread of linear algebra in each.
+WORKERS ?= 2
 
 .PHONY: demo test lint docs install clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/python -m rejuvenet demo --output $(DEMO)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -q $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

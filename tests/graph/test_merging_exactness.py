@@ -133,7 +133,7 @@ def test_consumers_that_are_averaged_leave_a_trace():
 
 
 @pytest.mark.nightly
-@settings(max_examples=2000, **LENIENT)
+@settings(max_examples=2000, derandomize=True, **LENIENT)
 @given(networks(length=12), st.data())
 def test_copies_of_many_networks_merge_without_a_trace(network, data):
     check_merge(network, data)

@@ -188,7 +188,7 @@ def test_fits_at_the_same_time(digits):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:This process .*multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own(digits):
     X = digits[0]
     whole = SOFM((10, 10), n_epochs=3, n_jobs=2).fit(X)
