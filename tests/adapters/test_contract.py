@@ -214,7 +214,7 @@ def test_a_failure_leaves_all_as_it_was(made, batches, layers, said):
 
 def test_what_makes_an_output_stays(made):
     network = made()
-    with pytest.raises(ValueError, match="cannot be reorganized: .*output"):
+    with pytest.raises(ValueError, match=r"cannot be reorganized: .*output"):
         network.reorganize(BATCHES, [network.output], HALF())
 
 
