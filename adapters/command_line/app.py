@@ -429,6 +429,7 @@ def finetune(
         teacher=teacher,
         held_out=held_out,
         freeze=freeze or [],
+        input_shapes=parse_input_shapes(input_shape),
         restart=restart,
         on_epoch=lambda epoch: terminal.say_aside(
             f"epoch {epoch.number} of {epochs}: {epoch}" if epoch.number else f"before: {epoch}"

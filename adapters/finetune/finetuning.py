@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def finetune_file(
     teacher: str | Path | None = None,
     held_out: float = HELD_OUT,
     freeze: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     restart: bool = False,
     seconds: float = 60.0,
     on_epoch: Callable[[Epoch], Any] = lambda epoch: None,
@@ -98,6 +99,8 @@ def finetune_file(
         Share of the images, of every class, that are not trained on and choose the best epoch.
     freeze : sequence of str
         Names of weights, or patterns, that stay as they are; not with ``source``.
+    input_shapes : dict, optional
+        Of the file's inputs, as :func:`rejuvenet.adapters.onnx.load` takes them.
     restart : bool
         Begin anew although there is a checkpoint.
     seconds : float
@@ -113,7 +116,7 @@ def finetune_file(
         ``output`` cannot be written; nothing is then written.
     """
     settings = settings or Settings()
-    loaded = load(model)
+    loaded = load(model, input_shapes=input_shapes)
     images, _ = next(iter(train))
     runner = Runner(str(model), loaded)
     scores = runner.scores(images)
