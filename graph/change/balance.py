@@ -144,8 +144,9 @@ class _Paths:
             reads = scaled & set(input_names(node)) or named & (self.found | self.consumers)
             of_weights = isinstance(node, (Reshape, Transpose)) and all(named)
             # A depthwise kernel that takes the scale must not read it as well.
-            twice = isinstance(node, Contraction) and bool(scaled & set(input_names(node)))
-            known = id(node) in self.passed and not (twice and node.groups > 1)
+            depthwise = isinstance(node, Contraction) and node.groups > 1
+            twice = depthwise and scaled & set(input_names(node))
+            known = id(node) in self.passed and not twice
             if reads and not of_weights and not known:
                 raise _Unknown
         return tuple(m for m in self.members if m.kind != "consumer" and m.weight in self.found)
