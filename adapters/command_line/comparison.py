@@ -151,7 +151,8 @@ def compare(
             sums[name].add(a[name], b[other])
         chosen = runners[0].classes
         other = partner.get(chosen or "")
-        ranks.add(labels, *((a[chosen], b[other]) if chosen and other else (None, None)))
+        ranked = (a[chosen], b[other]) if chosen and other else (None, None)
+        ranks.add(len(images), labels, *ranked)
     outputs = {name: found.difference() for name, found in sums.items()}
     if all(found.max_difference is None for found in outputs.values()):
         sizes = [{n: x.shape[1] for n, x in found.items()} for found in (a, b)]
@@ -189,13 +190,15 @@ class _Ranks:
         self.right: tuple[int, int] | None = (0, 0)
         self.compared = True
 
-    def add(self, labels: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> None:
-        self.images += len(labels)
+    def add(
+        self, n: int, labels: np.ndarray | None, a: np.ndarray | None, b: np.ndarray | None
+    ) -> None:
+        self.images += n
         if a is None or b is None or a.shape != b.shape:
             self.compared, self.right = False, None
             return
         indices = output_indices(self.known, a.shape[1])
-        if self.right is not None and indices is not None:
+        if self.right is not None and indices is not None and labels is not None:
             found = [int((x.argmax(axis=1) == indices[labels]).sum()) for x in (a, b)]
             self.right = self.right[0] + found[0], self.right[1] + found[1]
         else:

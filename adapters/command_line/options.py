@@ -20,7 +20,8 @@ Model = Annotated[
 _DATA = typer.Option(
     "--data",
     exists=True,
-    help="A folder with one sub-folder per class, or an .npz file with x and y.",
+    help="Images: a folder with one sub-folder per class, or of pictures alone; a .csv or .parquet "
+    "table of path and label; .tar shards; or an .npz file with x and y.",
 )
 DataPath = Annotated[Path, _DATA]
 OptionalData = Annotated[Path | None, _DATA]

@@ -296,7 +296,9 @@ class Training:
                 last = time.monotonic()
         return losses
 
-    def _step(self, images: np.ndarray, labels: np.ndarray, seed: tuple[int, int, int]) -> float:
+    def _step(
+        self, images: np.ndarray, labels: np.ndarray | None, seed: tuple[int, int, int]
+    ) -> float:
         given = self.settings
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**62)))  # dropout of a module
@@ -313,7 +315,7 @@ class Training:
         with self.narrow:
             outputs = self._outputs(images)
         targets = None
-        if self.labelled:
+        if self.labelled and labels is not None:
             targets = self._targets(outputs, labels, given.smoothing)
             targets = share * targets + (1 - share) * targets[torch.from_numpy(other)]
         loss = self.objective(outputs, targets, taught)
@@ -345,11 +347,12 @@ class Training:
             if self.teacher is not None:
                 taught = [torch.from_numpy(x).to(self.device) for x in self.teacher(images)]
             outputs = self._outputs(images)
-            targets = self._targets(outputs, labels, 0.0) if self.labelled else None
+            named = labels if self.labelled else None
+            targets = None if named is None else self._targets(outputs, named, 0.0)
             total += len(images) * self.objective(outputs, targets, taught).item()
-            if self.labelled and self.objective.classes is not None:
-                named = outputs[self.objective.classes.output].flatten(1).argmax(1).cpu().numpy()
-                right += int((named == labels).sum())
+            if named is not None and self.objective.classes is not None:
+                scores = outputs[self.objective.classes.output].flatten(1)
+                right += int((scores.argmax(1).cpu().numpy() == named).sum())
             count += len(images)
         share = right / count if self.labelled else None
         return replace(epoch, held_out_loss=total / count, held_out_accuracy=share)

@@ -8,7 +8,7 @@ are resized, and keep their fractions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,15 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_picture(
-    path: Path, channels: int | None, height: int | None, width: int | None
+    path: Path | IO[bytes], channels: int | None, height: int | None, width: int | None
 ) -> np.ndarray:
-    """One picture as float32 from 0 to 255, shape ``(channels, height, width)``.
+    """One picture from 0 to 255, shape ``(channels, height, width)``.
+
+    It is uint8; float32 where levels have fractions.
 
     Parameters
     ----------
-    path : Path
+    path : Path or file
     channels : {1, 3, 4} or None
         Three where it is None.
     height, width : int or None
@@ -53,10 +55,10 @@ def read_picture(
             picture = picture.convert(_MODES[channels])
     if height is not None and width is not None and picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    image = np.asarray(picture, np.float32)
+    image = np.asarray(picture)
     if image.ndim == 3:
         return np.moveaxis(image, -1, 0)
-    image = np.repeat(image.clip(0, 255)[None], channels, axis=0)
+    image = np.repeat(image.clip(0, 255)[None], channels, axis=0)  # in float32 or uint8
     image[3:] = 255
     return image
 

@@ -1,8 +1,9 @@
 """Labelled images for calibration, fine-tuning and comparison, read batch by batch.
 
-Two sources: a folder with one sub-folder per class, and an ``.npz`` file with ``x`` and ``y``.
-Both give ``(images, labels)`` batches: images as the model takes them, and int64 labels that count
-the classes from 0.  Every problem is a ``ValueError`` of one sentence.
+Two kinds of sources: pictures in any of the places of :mod:`.listings`, and an ``.npz`` file with
+``x`` and ``y``.  Both give ``(images, labels)`` batches: images as the model takes them, and int64
+labels that count the classes from 0, or None where there are none.  Every problem is a
+``ValueError`` of one sentence.
 
 Where the model takes floats, pictures and arrays of 8 and 16 bits (uint8, uint16) are scaled to
 [0, 1]; arrays of any other type enter as they are.  Where it takes integers, images enter as 0 to
@@ -20,9 +21,9 @@ from typing import Protocol
 import numpy as np
 
 from .array_file import ArrayFile
-from .picture_folder import FolderOfClasses
+from .listings import TABLES, pictures_in
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray | None]
 Shape = Sequence[int | None]
 
 
@@ -62,7 +63,7 @@ class LabelledImages(Protocol):
 
 
 def read_data(path: str | os.PathLike[str]) -> LabelledImages:
-    """Open a folder with one sub-folder per class, or an ``.npz`` file with ``x`` and ``y``.
+    """Open a folder, a table or shards of pictures, or an ``.npz`` file with ``x`` and ``y``.
 
     Raises
     ------
@@ -79,10 +80,10 @@ def read_data(path: str | os.PathLike[str]) -> LabelledImages:
     ([3, 5], array([0, 1, 0, 1]))
     """
     path = Path(path)
-    if path.is_dir():
-        return FolderOfClasses.open(path)
     if not path.exists():
         raise ValueError(f"There is no file or folder {path}.")
+    if path.is_dir() or path.suffix.lower() in (*TABLES, ".tar"):
+        return pictures_in(path)
     return ArrayFile.open(path)
 
 
@@ -90,7 +91,8 @@ def read_data(path: str | os.PathLike[str]) -> LabelledImages:
 class Batches:
     """Batches of labelled images, read anew each time that they are iterated over.
 
-    Yields ``(images, labels)``: ``(n, channels, height, width)`` and int64 ``(n,)``.
+    Yields ``(images, labels)``: ``(n, channels, height, width)`` and int64 ``(n,)``, or None where
+    the data have no labels.
 
     Parameters
     ----------
@@ -151,9 +153,9 @@ class Batches:
         return self._rows
 
     @property
-    def classes(self) -> list:
-        """Names of the classes, whether a batch holds them or not."""
-        return self.data.classes
+    def classes(self) -> list | None:
+        """Names of the classes, whether a batch holds them or not; None without labels."""
+        return self.data.classes if self.labelled else None
 
     def __len__(self) -> int:
         return -(-len(self._rows) // self.batch_size)
@@ -178,7 +180,7 @@ class Batches:
                 images = normalize(images, self.mean, self.std)
             if self.channels_last and images.ndim == 4:
                 images = np.ascontiguousarray(np.moveaxis(images, 1, 3))
-            yield images, labels[rows]
+            yield images, labels[rows] if self.labelled else None
         self.data.check()
 
 
@@ -226,6 +228,8 @@ def output_indices(classes: Sequence, outputs: int) -> np.ndarray | None:
     Class names that are whole numbers (``0``, ``281``) are indices themselves; else there must
     be as many classes as outputs, which then stand in the order of the sorted class names.
     """
+    if not len(classes):
+        return None
     try:
         indices = np.array([int(name) for name in classes])
     except ValueError:

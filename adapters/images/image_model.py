@@ -88,8 +88,10 @@ class Runner:
 
 def hits(model: str, batches: Batches) -> np.ndarray | None:
     """Whether an ONNX file names the class of each image; None where labels are no outputs."""
+    if not batches.labelled:
+        return None
     runner = Runner(model)
-    parts = [(runner.scores(images), labels) for images, labels in batches]
+    parts = [(runner.scores(images), labels) for images, labels in batches if labels is not None]
     outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     indices = output_indices(batches.data.classes, outputs.shape[1])
     return None if indices is None else outputs.argmax(axis=1) == indices[labels]

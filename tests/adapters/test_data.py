@@ -1,5 +1,8 @@
 """Labelled images: what is read, and one sentence for what cannot be."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 from rejuvenet.adapters.images.image_data import (
@@ -72,12 +75,105 @@ def test_numbered_folders_are_sorted_as_numbers(tmp_path):
     assert output_labels(data, 10) is None
 
 
-def test_folder_without_classes_and_class_without_pictures(tmp_path):
+def test_folder_of_nothing_and_class_without_pictures(tmp_path):
     with pytest.raises(ValueError, match="one sub-folder per class"):
         read_data(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="Class 'empty' has no picture"):
         read_data(tmp_path)
+
+
+SHADES = {"a.png": 0, "b.png": 102, "c.png": 255}
+
+
+def flat(folder):
+    Image = pytest.importorskip("PIL.Image")
+    folder.mkdir()
+    for name, level in SHADES.items():
+        Image.new("L", (4, 4), level).save(folder / name)
+    return folder
+
+
+def table(folder, rows, name="metadata.csv"):
+    (folder / name).write_text("\n".join(rows) + "\n")
+    return folder / name
+
+
+def parquet(folder, rows):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.DataFrame(rows).to_parquet(folder / "part.parquet")
+    return folder / "part.parquet"
+
+
+def shard(folder, labels, path="part-0.tar"):
+    with tarfile.open(folder / path, "w") as archive:
+        for name, label in zip(SHADES, labels, strict=True):
+            archive.add(folder / name, f"train/{name}")
+            if label is not None:
+                entry = tarfile.TarInfo(f"train/{name[0]}.cls")
+                entry.size = len(label)
+                archive.addfile(entry, io.BytesIO(label.encode()))
+    return folder / path
+
+
+def held(folder):
+    return [{"bytes": (folder / name).read_bytes(), "path": name} for name in SHADES]
+
+
+@pytest.mark.parametrize(
+    ("make", "labels"),
+    [
+        (lambda f: f, None),
+        (lambda f: table(f, ["path", *SHADES], "list.csv"), None),
+        (lambda f: table(f, ["label,path", "10,a.png", "9,b.png", "9,c.png"], "list.csv"),
+         [1, 0, 0]),
+        (lambda f: table(f, ["file_name,label", "a.png,x", "b.png,y", "c.png,x"]).parent,
+         [0, 1, 0]),
+        (lambda f: parquet(f, {"path": list(SHADES), "label": [7, 7, 3]}), [1, 1, 0]),
+        (lambda f: parquet(f, {"image": held(f), "label": [0, 1, 1]}).parent, [0, 1, 1]),
+        (lambda f: shard(f, ["2", "0", "2"]), [1, 0, 1]),
+        (lambda f: shard(f, [None] * 3).parent, None),
+    ],
+    ids=["flat", "paths", "csv", "metadata", "parquet", "bytes", "shard", "shards"],
+)  # fmt: skip
+def test_pictures_and_labels_wherever_they_lie(tmp_path, make, labels):
+    data = read_data(make(flat(tmp_path / "flat")))
+    ((images, given),) = Batches(data, shape=(1, 4, 4))
+    assert np.allclose(images[:, 0, 0, 0], [0, 0.4, 1])
+    assert data.labelled == (labels is not None)
+    assert (None if given is None else given.tolist()) == labels
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["name,label", "a.png,1"], "Expected a column path"),
+        (["path,label", "a.png,1", "b.png,"], "b.png has no label, and others have"),
+        (["path"], "There is no picture in"),
+    ],
+)
+def test_tables_that_say_too_little(tmp_path, rows, said):
+    with pytest.raises(ValueError, match=said):
+        read_data(table(flat(tmp_path / "flat"), rows, "list.csv"))
+
+
+def test_pictures_are_decoded_once_as_far_as_memory_goes(tmp_path, monkeypatch):
+    from rejuvenet.adapters.images import pictures
+
+    decoded, read = [], pictures.read_picture
+    monkeypatch.setattr(
+        pictures, "read_picture", lambda file, *size: (decoded.append(file), read(file, *size))[1]
+    )
+    monkeypatch.setattr(pictures, "KEPT_BYTES", 2 * 16)
+    data = read_data(flat(tmp_path / "flat"))
+    first, again = (read_all_images(data) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert len(decoded) == 3 + 1
+
+
+def read_all_images(data):
+    return np.concatenate([images for images, _ in Batches(data, 2, (1, 4, 4))])
 
 
 @pytest.mark.parametrize(

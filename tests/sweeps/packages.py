@@ -215,7 +215,7 @@ def sweep(packages: list[str]) -> None:
                 print(package, inside, row["outcome"], row.get("crash", ""), flush=True)
 
 
-def in_a_process(path: Path, check: Callable[[Path], dict]) -> dict:
+def in_a_process(path: Path, check: Callable[[Path], dict], limit: float = LIMIT) -> dict:
     """The record of one file, whatever becomes of the process."""
     context = multiprocessing.get_context("fork")  # what is imported here is there
     ours, theirs = context.Pipe(duplex=False)
@@ -223,8 +223,8 @@ def in_a_process(path: Path, check: Callable[[Path], dict]) -> dict:
     process.start()
     theirs.close()
     try:
-        if not ours.poll(LIMIT):
-            return {"crash": f"not done after {LIMIT} s", "inspect": ""}
+        if not ours.poll(limit):
+            return {"crash": f"not done after {limit} s", "inspect": ""}
         return ours.recv()
     except EOFError:
         process.join()

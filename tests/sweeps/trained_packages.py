@@ -31,7 +31,8 @@ RESULTS = Path(__file__).parent / "results" / "trained_packages.jsonl"
 BEGIN = "<!-- written by trained_packages.py: begin -->\n"
 END = "<!-- written by trained_packages.py: end -->\n"
 SAMPLES, BATCH, EPOCHS = 8, 4, 3
-RATES = (3e-4, 3e-5)  # the second where the first is too high
+LIMIT = 1800  # seconds for a file
+RATES = (3e-4, 3e-5, 1e-6)  # the next where one is too high
 LARGE = 2**18  # values of an input from which two samples must do
 
 
@@ -168,6 +169,8 @@ def outcome(row: dict) -> str:
 
 def sweep(names: list[str]) -> None:
     """Fetch and train; each record is written at once."""
+    import rejuvenet.adapters.finetune.finetuning  # noqa: F401 (once for all files)
+
     kept = [row for row in records() if row["package"] not in names]
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in kept))
     for package in names:
@@ -178,7 +181,7 @@ def sweep(names: list[str]) -> None:
             fetched = fetch(package, folder / "package")
             for inside, path in files_in(fetched, folder / "files"):
                 began = time.perf_counter()
-                row = {"package": package, "file": inside, **in_a_process(path, check)}
+                row = {"package": package, "file": inside, **in_a_process(path, check, LIMIT)}
                 row["seconds"] = round(time.perf_counter() - began, 1)
                 row["outcome"] = outcome(row)
                 with open(RESULTS, "a") as file:
