@@ -28,6 +28,7 @@ from .options import (
     OptionalData,
     Output,
     Overwrite,
+    Preprocess,
     PseudoClasses,
     Seed,
     Size,
@@ -74,6 +75,7 @@ def inspect(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with a picture of the groups here.")
@@ -93,7 +95,7 @@ def inspect(
     if data is not None:
         from .capacity_figures import capacity_figures
 
-        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
         figures = capacity_figures(
             loaded, batches, shows_progress(as_json), progress("capacity", as_json)
         )
@@ -172,6 +174,7 @@ def reorganize(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
@@ -190,7 +193,7 @@ def reorganize(
     loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
     batches = None
     if data is not None:
-        batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
     wanted = names[0] if len(names) == 1 else names
     shown = shows_progress(as_json)
     pictures: list[Any] = []
@@ -257,6 +260,7 @@ def shrink(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
@@ -266,7 +270,7 @@ def shrink(
 
     recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
     loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
-    batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
     names = layers or ["all"]
     changed, report = onnx_adapter.shrink(
         loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
@@ -389,6 +393,7 @@ def finetune(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
@@ -415,10 +420,10 @@ def finetune(
         seed=seed,
         device=device,
     )
-    batches = open_batches(model, data, size, mean, std, batch_size, input_shape)
+    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
     tested = None
     if test is not None:
-        tested = open_batches(model, test, size, mean, std, batch_size, input_shape)
+        tested = open_batches(model, test, size, mean, std, preprocess, batch_size, input_shape)
     result = finetune_file(
         model,
         output,
@@ -489,6 +494,7 @@ def rejuvenate(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
@@ -510,11 +516,16 @@ def rejuvenate(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     asked = layers or ["auto"]
+    batches, tested = (
+        path and open_batches(model, path, size, mean, std, preprocess, batch_size, input_shape)
+        for path in (data, test)
+    )
+    assert batches is not None
     result = rejuvenate_file(
         model,
         output,
-        open_batches(model, data, size, mean, std, batch_size, input_shape),
-        open_batches(model, test, size, mean, std, batch_size, input_shape) if test else None,
+        batches,
+        tested,
         layers=asked[0] if len(asked) == 1 else asked,
         recipe=recipe,
         settings=settings,
@@ -552,13 +563,14 @@ def compare(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
     """Run two ONNX files on the same images; compare outputs, weights and running time."""
     from . import comparison
 
-    batches = open_batches(first, data, size, mean, std, batch_size, input_shape)
+    batches = open_batches(first, data, size, mean, std, preprocess, batch_size, input_shape)
     result = comparison.compare(str(first), str(second), batches, progress("images", as_json))
     if as_json:
         print_json({"first": str(first), "second": str(second), **result.to_dict()})

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ...files import check_writable
@@ -59,6 +60,15 @@ Mean = Annotated[
     ),
 ]
 Std = Annotated[str | None, typer.Option(help="Standard deviation to divide by, as --mean.")]
+Preprocess = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="JSON or YAML file of size, mean, std and channels (rgb or bgr), or the "
+        "preprocessor_config.json of a model; options go before it.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 MaxChange = Annotated[
@@ -77,7 +87,7 @@ MaxBatches = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
-READING = ("size", "mean", "std", "batch_size")  # what is said about --data
+READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
 
 
 def check_outputs(
@@ -195,24 +205,41 @@ def open_batches(
     size: str | None,
     mean: str | None,
     std: str | None,
+    preprocess: Path | None,
     batch_size: int,
     input_shape: list[str] | None = None,
 ) -> Batches:
     """Batches of the images under ``data`` as the model takes them; says what is not usual."""
     from ..images.model_input import ImageInput, image_shape
+    from ..images.preprocessing import Preprocessing
 
     given = next(iter(parse_input_shapes(input_shape).values()), None)
     if given and size is not None:
         raise typer.BadParameter("give --size or --input-shape, which says the size as well")
     taken = ImageInput.of(model, given and given[1:])
-    shape = image_shape(taken.shape, parse_size(size))
+    asked = parse_size(size)
     means, spreads = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
+    known = Preprocessing(asked and asked[1:], means, spreads)
+    if preprocess is not None:
+        known = known.over(Preprocessing.from_file(preprocess))
+    read = read_data(data)
+    said = Preprocessing.of_model(model)
+    in_levels = not isinstance(read, ArrayFile) or read.x.dtype in (np.uint8, np.uint16)
+    if taken.levels or not in_levels:  # what enters as it is stored is not scaled
+        said = Preprocessing(bgr=said.bgr)
+    if known.over(said) != known:
+        known = known.over(said)
+        say_aside(f"By the model's metadata: {known}.")
+    free = len(taken.shape) == 3 and None in taken.shape[1:]
+    shape = image_shape(
+        taken.shape, asked or ((None, *known.size) if free and known.size else None)
+    )
+    means, spreads = known.mean, known.std
     if taken.levels and (means or spreads):
         raise typer.BadParameter(
             f"the model takes {taken.dtype}, to which images enter as 0 to 255; leave out --mean "
             "and --std"
         )
-    read = read_data(data)
     if len(shape) == 3 and (taken.levels or taken.channels_last):
         say_aside(f"The model takes {taken}{': 0 to 255' if taken.holds_levels else ''}.")
     scaled = taken.levels or (spreads and max(spreads) > 2)
@@ -230,6 +257,7 @@ def open_batches(
         spreads,
         dtype=taken.dtype,
         channels_last=taken.channels_last,
+        bgr=bool(known.bgr),
     )
 
 

@@ -319,6 +319,8 @@ class Training:
             targets = self._targets(outputs, labels, given.smoothing)
             targets = share * targets + (1 - share) * targets[torch.from_numpy(other)]
         loss = self.objective(outputs, targets, taught)
+        if not loss.requires_grad:
+            raise ValueError("The model cannot be trained: no weight of it changes the outputs.")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -113,6 +113,8 @@ class Batches:
         Of an integer type: images are given in it, from 0 to 255.  Else they are float32.
     channels_last : bool
         Yields ``(n, height, width, channels)``.
+    bgr : bool
+        Blue comes first: the three channels are turned round, before ``mean`` and ``std``.
 
     Raises
     ------
@@ -136,6 +138,7 @@ class Batches:
     labels: np.ndarray | None = None
     dtype: np.dtype | None = None
     channels_last: bool = False
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -174,6 +177,8 @@ class Batches:
                     f"Image {rows[~finite][0]} (counted from 0) holds NaN or infinity; "
                     "remove or mend it."
                 )
+            if self.bgr and images.ndim == 4 and images.shape[1] == 3:
+                images = images[:, ::-1]
             if levels is not None:
                 images = in_type(images, levels)
             else:

@@ -114,6 +114,58 @@ def test_arrays_enter_a_model_of_integers_from_0_to_255(dtype):
     assert "cannot hold values" in call("inspect", model, "--data", "data.npz").stderr
 
 
+SEEN = {"mean": [0.5], "std": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "expected"),
+    [
+        ("p.json", json.dumps(SEEN), [], [(1.0, 0.0, 0.0), (0.5, 0.25)]),
+        ("p.yaml", "mean: 0.5\nstd: [0.25]\nchannels: bgr", [], [(0.0, 0.0, 1.0), (0.5, 0.25)]),
+        ("p.json", json.dumps(SEEN), ["--std", "0.5"], [(1.0, 0.0, 0.0), (0.0, 0.5)]),
+        ("preprocessor_config.json",
+         json.dumps({"image_mean": [127.5] * 3, "image_std": [51.0] * 3, "do_rescale": False}), [],
+         [(1.0, 0.0, 0.0), (0.5, 0.2)]),
+        ("", "Image.NominalPixelRange=Normalized_1_1", [], [(1.0, 0.0, 0.0), (0.5, 0.5)]),
+        ("", "Image.BitmapPixelFormat=Bgr8", [], [(0.0, 0.0, 1.0), (0.0, 1.0)]),
+        ("p.json", "[]", [], "Expected size, mean, std, channels"),
+        ("p.json", '{"scale": 2}', [], "expected size, mean, std, channels, got scale"),
+        ("p.json", "{", [], "Cannot read p.json as JSON or YAML"),
+    ],
+)  # fmt: skip
+def test_preprocessing_by_a_file_or_the_model(place, monkeypatch, name, text, options, expected):
+    from rejuvenet.adapters.command_line import app as commands
+
+    model = brightness("m.onnx", TensorProto.FLOAT, ("n", 3, 6, 6), None, 0.5)
+    for k in range(2):
+        (place / "red" / str(k)).mkdir(parents=True)
+        Image.new("RGB", (6, 6), (255, 0, 0)).save(place / "red" / str(k) / "a.png")
+    words = ["inspect", model, "--data", "red", *options, "--json"]
+    if name:
+        (place / name).write_text(text)
+        words += ["--preprocess", name]
+    else:
+        message = onnx.load(model)
+        key, _, value = text.partition("=")
+        message.metadata_props.add(key=key, value=value)
+        onnx.save(message, model)
+    seen = []
+    opened = commands.open_batches
+    monkeypatch.setattr(
+        commands, "open_batches", lambda *given: (seen.append(opened(*given)), seen[0])[1]
+    )
+    done = call(*words)
+    if isinstance(expected, str):
+        assert done.exit_code == 1
+        assert expected in done.stderr
+        return
+    assert done.exit_code == 0, done.output
+    color, (mean, std) = expected
+    images, _ = next(iter(seen[0]))
+    np.testing.assert_allclose(images[0, :, 0, 0], (np.array(color) - mean) / std, atol=1e-5)
+    assert ("By the model's metadata" in done.stderr) == (not name)
+
+
 def test_levels_are_not_normalized():
     done = call("inspect", brightness("m.onnx"), "--data", shades(), "--mean", "0.5")
     assert done.exit_code == 2
