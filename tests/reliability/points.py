@@ -53,7 +53,7 @@ def at_line(n: int, act: Callable[[], None], files: tuple[str, ...]) -> Callable
     return trace
 
 
-def lines(job: Callable[[], Any], files: tuple[str, ...]) -> int:
+def lines(job: Callable[[], Any], files: tuple[str, ...], seconds: float = 60.0) -> int:
     """Number of lines that a job runs in ``files``."""
 
     def count():
@@ -65,15 +65,18 @@ def lines(job: Callable[[], Any], files: tuple[str, ...]) -> int:
             sys.settrace(None)
         return sys.maxsize - trace.left[0]
 
-    outcome = in_child(count)
+    outcome = in_child(count, seconds=seconds)
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
 
 
-def killed_at(n: int, job: Callable[[], Any], files: tuple[str, ...]) -> Outcome:
+def killed_at(
+    n: int, job: Callable[[], Any], files: tuple[str, ...], seconds: float = 60.0
+) -> Outcome:
     """The job in a child that is killed at its ``n``-th line."""
-    return in_child(job, at_line(n, lambda: os.kill(os.getpid(), signal.SIGKILL), files))
+    kill = at_line(n, lambda: os.kill(os.getpid(), signal.SIGKILL), files)
+    return in_child(job, kill, seconds)
 
 
 def faulted_at(
