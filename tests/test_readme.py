@@ -35,6 +35,7 @@ def test_shows_every_use():
         "compare",
         "shrink",
         "finetune",
+        "rejuvenate",
     ]
     shown = "".join(blocks("python"))
     for name in ("rejuvenet.adapters import onnx", "rejuvenet.sofm", "rejuvenet.adapters.torch"):

@@ -107,7 +107,7 @@ def register_operator(
     >>> load(onnx_ir.from_proto(file)).group("a").frozen
     'the operator ai.onnx.ml.Normalizer is not understood'
     >>> def rule(call):
-    ...     call.emit(*composites.normalized(call.graph, call.data(0), (1,), call.output()))
+    ...     composites.normalized(call.graph, call.data(0), (1,), call.output())
     >>> with register_operator("ai.onnx.ml", "Normalizer", rule):
     ...     group = load(onnx_ir.from_proto(file)).group("a")
     >>> print(group.frozen, [member.weight for member in group.members])
