@@ -84,7 +84,7 @@ def accumulate_csr(
 
         # What rounding leaves open.
         gamma = (n_features + indptr[i + 1] - indptr[i] + 8) * 2.0**-52
-        margin = gamma * (longest / 2 + np.sqrt(square * longest))
+        margin = gamma * (longest / 2 + np.sqrt(square) * np.sqrt(longest))
         if present < n_features:
             margin *= 2
         limit = scores[best if wanted == 1 else second] + 2 * margin
@@ -180,16 +180,16 @@ class SparseRows(ByFeature):
         X = canonical(X)
         self.X, self.weights, self.missing = X, weights, missing
         self.dtype, self.n_features = X.dtype, X.shape[1]
-        unseen = np.isnan(X.data)
-        bad = ~np.isfinite(X.data) & ~(missing & unseen)
-        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-        if bad.any():
+        bad = np.flatnonzero(np.isinf(X.data) if missing else ~np.isfinite(X.data))
+        if len(bad):
+            row = int(np.searchsorted(X.indptr, bad[0], side="right")) - 1
             raise ValueError(
-                f"expected finite values, got NaN or infinity (inf) in row {rows[np.argmax(bad)]} "
-                "of X: remove it"
+                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
             )
         if missing:
             self.counts_width = 1 + self.n_features
+            unseen = np.isnan(X.data)
+            rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
             self.unseen = np.bincount(rows[unseen], minlength=X.shape[0])
             if (self.unseen == self.n_features).any():
                 row = int(np.argmax(self.unseen == self.n_features))
@@ -241,8 +241,10 @@ class SparseRows(ByFeature):
         for first in range(0, self.n_rows, step):
             rows = slice(first, first + step)
             x = self.X[rows].astype(np.float64) * scale
-            data, lost = x.data, np.isnan(x.data)
-            x.data = np.where(lost, 0, data)
+            data = x.data
+            if self.missing:
+                lost = np.isnan(data)
+                x.data = np.where(lost, 0, data)
             both = row_norms(x, squared=True)[:, None] + squares_w
             squares = both - 2 * (x @ w.T)
             if self.missing:
