@@ -85,17 +85,18 @@ class Batches:
         other._labels = list(labels)
         return other
 
-    def shown(self, batches: Iterable[Any], purpose: str) -> Iterator[Any]:
-        """As many as are to be read, beside a progress bar."""
-        read = itertools.islice(batches, self.max_batches)
+    def shown(self, purpose: str, kept: Sequence[Any] | None = None) -> Iterator[Any]:
+        """Batches beside a progress bar: ``kept``, or as many of the source as are to be read."""
+        batches = itertools.islice(self.source, self.max_batches) if kept is None else iter(kept)
         if not self.progress:
-            return read
+            return batches
         from tqdm.auto import tqdm
 
-        total = len(batches) if isinstance(batches, Sized) else None
-        if self.max_batches is not None:
+        known = self.source if kept is None else kept
+        total = len(known) if isinstance(known, Sized) else None
+        if kept is None and self.max_batches is not None:
             total = self.max_batches if total is None else min(total, self.max_batches)
-        return iter(tqdm(read, desc=purpose, total=total, leave=False, unit="batch"))
+        return iter(tqdm(batches, desc=purpose, total=total, leave=False, unit="batch"))
 
 
 def paired(number: int, samples: int, labels: np.ndarray | None) -> np.ndarray | None:

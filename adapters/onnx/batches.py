@@ -44,11 +44,11 @@ class OnnxBatches(calibration.Batches):
 
     def made(self, purpose: str) -> Iterator[tuple[Inputs, np.ndarray | None]]:
         if self._kept is not None:
-            yield from self._kept
+            yield from self.shown(purpose, self._kept)
             return
         keeping: list[tuple[Inputs, np.ndarray | None]] = []
         held = count = 0
-        for number, batch in enumerate(self.shown(self.source, purpose)):
+        for number, batch in enumerate(self.shown(purpose)):
             for inputs, labels in self._parts(number, batch):
                 self._same.check(count, (*inputs.values(), labels))
                 held += sum(value.nbytes for value in inputs.values())

@@ -85,7 +85,7 @@ class Batches(calibration.Batches):
         same = self._same if self._kept is None else None
         count = 0
         with preserved_randomness(self.source):
-            batches = self.shown(self.source if self._kept is None else self._kept, purpose)
+            batches = self.shown(purpose, self._kept)
             for inputs, labels in batches if self._kept is not None else map(self.unpack, batches):
                 if same is not None:
                     same.check(count, _looked_at((inputs, labels)))
@@ -105,7 +105,7 @@ class Batches(calibration.Batches):
         found: list[tuple[Any, Any]] = []
         held = 0.0
         with preserved_randomness(self.source):
-            for inputs, labels in map(self.unpack, self.shown(self.source, purpose)):
+            for inputs, labels in map(self.unpack, self.shown(purpose)):
                 held += _host_bytes((inputs, labels))
                 if held > self._limit:
                     return None

@@ -123,27 +123,38 @@ def parametrized(graph: Graph, axis: int, parameters: Parameters, output: str) -
 
 
 def multiplied(graph: Graph, a: str, b: str, output: str) -> None:
-    """``numpy.matmul(a, b)``; batch axes of length one that broadcast are dropped first."""
-    a, a_axes = _operand(graph, a, ("m", "k"), "m")
-    b, b_axes = _operand(graph, b, ("k", "n"), "n")
-    ends = [name for name, axes in (("m", a_axes), ("n", b_axes)) if name in axes]
-    batch = len(graph.shapes[output]) - len(ends)
-    out = (*(f"b{batch - j}" for j in range(batch)), *ends)
+    """``numpy.matmul(a, b)``; batch axes of length one that broadcast are dropped first.
+
+    A batch of one sample is a batch:
+
+    >>> graph = Graph(shapes={"a": (1, 3, 4), "b": (1, 4, 5), "y": (1, 3, 5)})
+    >>> multiplied(graph, "a", "b", "y")
+    >>> graph.nodes[-1].a_axes, graph.nodes[-1].out_axes
+    (('b1', 'm', 'k'), ('b1', 'm', 'n'))
+    """
+    shape = graph.shapes[output]
+    ends = sum(len(graph.shapes[x]) > 1 for x in (a, b))
+    batch = shape[: len(shape) - ends]
+    a, a_axes = _operand(graph, a, ("m", "k"), "m", batch)
+    b, b_axes = _operand(graph, b, ("k", "n"), "n", batch)
+    free = [name for name in ("m", "n") if name in (*a_axes, *b_axes)]
+    out = (*(f"b{len(batch) - j}" for j in range(len(batch))), *free)
     graph.nodes.append(Contraction((a, b), output, a_axes, b_axes, out))
 
 
 def _operand(
-    graph: Graph, x: str, names: tuple[str, str], free: str
+    graph: Graph, x: str, names: tuple[str, str], free: str, batch: Shape
 ) -> tuple[str, tuple[str, ...]]:
     """An operand and the names of its axes, ``b1`` being the last batch axis."""
     shape = graph.shapes[x]
     if len(shape) == 1:
         return x, tuple(name for name in names if name != free)
-    batch = len(shape) - 2
-    keep = [j for j in range(batch) if shape[j] != 1]
-    if len(keep) < batch:
+    own = len(shape) - 2
+    sizes = batch[len(batch) - own :]
+    keep = [j for j in range(own) if shape[j] == sizes[j]]
+    if len(keep) < own:
         x = viewed(graph, x, [*(shape[j] for j in keep), *shape[-2:]])
-    return x, (*(f"b{batch - j}" for j in keep), *names)
+    return x, (*(f"b{own - j}" for j in keep), *names)
 
 
 def gated(graph: Graph, x: str, axis: int, output: str) -> None:
