@@ -530,6 +530,7 @@ def rejuvenate(
         recipe=recipe,
         settings=settings,
         control=plain,
+        input_shapes=parse_input_shapes(input_shape),
         restart=restart,
         on_epoch=lambda what, epoch: terminal.say_aside(
             f"{what}, epoch {epoch.number} of {epochs}: {epoch}"

@@ -21,6 +21,7 @@ from ...graph.report import Report
 from ..images.image_data import Batches, output_labels
 from ..images.image_model import Runner, hits
 from ..onnx.collect import described
+from ..onnx.example_inputs import Shapes
 from ..onnx.model import load
 from ..onnx.reorganize import reorganized
 from .finetuning import Result, finetune_file, split
@@ -137,6 +138,7 @@ def rejuvenate_file(
     recipe: Recipe | None = None,
     settings: Settings | None = None,
     control: str | Path | None = None,
+    input_shapes: Shapes | None = None,
     restart: bool = False,
     on_epoch: Callable[[str, Epoch], Any] = lambda what, epoch: None,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -159,7 +161,7 @@ def rejuvenate_file(
         Of both trainings.
     control : path-like, optional
         Where to write the plainly fine-tuned file; without it, there is none.
-    restart, progress
+    input_shapes, restart, progress
         As for :func:`.finetuning.finetune_file`.
     on_epoch : callable
         Told which training it is, and the epoch.
@@ -171,7 +173,7 @@ def rejuvenate_file(
     """
     settings = settings or Settings()
     recipe = recipe or Recipe.preserving(seed=settings.seed)
-    loaded = load(model)
+    loaded = load(model, input_shapes=input_shapes)
     if test is None:
         data, test = split(data, EVALUATED, settings.seed, None)
     if test is None:
@@ -185,7 +187,10 @@ def rejuvenate_file(
             layers, outcome = "last", None
     if outcome is None:
         changed, outcome = reorganized(loaded, data, layers, recipe)
-    how: dict[str, Any] = {"settings": settings, "restart": restart, "progress": progress}
+    how: dict[str, Any] = {
+        "settings": settings, "input_shapes": input_shapes, "restart": restart,
+        "progress": progress,
+    }  # fmt: skip
     results, right = {}, {"original": _hits(model, test)}
     with tempfile.TemporaryDirectory() as folder:
         between = Path(folder) / "reorganized.onnx"
@@ -204,7 +209,7 @@ def rejuvenate_file(
             results[name] = finetune_file(source, target, data, on_epoch=told, **how)
             right[name] = _hits(target, test)
     groups = [loaded.group(line.group) for line in outcome.report.groups]
-    final = described(load(output), data, groups)[0]
+    final = described(load(output, input_shapes=input_shapes), data, groups)[0]
     return Rejuvenation(
         {name: float(found.mean()) for name, found in right.items()},
         len(right["original"]),
