@@ -95,7 +95,7 @@ def check(path: Path) -> dict[str, object]:
             if row["loss"][1] < before:
                 break
     except ValueError as error:
-        return {**row, "refused": str(error)}
+        return {**row, "refused": str(error).replace(str(path), path.name)}
     row["changed"], row["same"] = compared(message, onnx.load(output))
     row["checked"] = [passes(file) for file in (path, output)]
     return row
