@@ -282,7 +282,9 @@ class _Run:
 
     def _plan(self, group: ChannelGroup, layer: str | None, options: Mapping[str, Any]) -> None:
         weights = self.edit.original([m.weight for m in group.members])
-        means = self.before.get(group.name)
+        means, sums = self.before.get(group.name), self._sums.get(group.name)
+        if sums is not None and self.recipe.method == "subset":
+            options = {**options, "gram": sums.fitted.X}
         try:
             self.network.check(group)
             plan = reorganize_plan(group, weights, self.recipe, means, layer, **options)

@@ -241,9 +241,12 @@ def shrink(
         ),
     ] = None,
     method: Annotated[
-        Literal["kmeans", "sofm", "l1", "l2", "random", "activity"],
-        typer.Option(help="What decides which channels stay."),
-    ] = "kmeans",
+        Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity"],
+        typer.Option(
+            help="What decides which channels stay: those from which the others are told best; or "
+            "one of each cluster; or a score."
+        ),
+    ] = "subset",
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -264,7 +267,7 @@ def shrink(
     batch_size: BatchSize = 64,
     as_json: Json = False,
 ) -> None:
-    """Make a model smaller: merge channels that respond alike and remove what becomes free."""
+    """Make a model smaller: keep the channels from which the others are told best."""
     check_outputs({"-o": output}, model, data, overwrite=overwrite)
     from .. import onnx as onnx_adapter
 

@@ -147,7 +147,7 @@ def shrink(
     max_bytes: int = MAX_BYTES,
     max_change: float | None = None,
 ) -> tuple[OnnxModel, Report]:
-    """Merge channels that respond alike and remove the places that become free.
+    """Keep the channels from which the others are told best, and remove the others.
 
     Parameters
     ----------

@@ -244,7 +244,7 @@ def shrink(
     max_change: float | None = None,
     progress: bool = False,
 ) -> Report:
-    """Merge channels that respond alike and remove the places that become free.
+    """Keep the channels from which the others are told best, and remove the others.
 
     The module itself becomes smaller.  Parameters that lose channels are replaced by new ones:
     make the optimizer afterwards.

@@ -13,6 +13,7 @@ from .importance import importance
 from .mapping import ChannelMapping, averages, map_channels, one_node_each, shares
 from .recipe import Recipe
 from .redundancy import dormant_channels, map_redundant
+from .subset import read_by, subset
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def parts(
     Q: np.ndarray | None,
     activity: np.ndarray | None,
     starts: Sequence[int] = (),
+    gram: np.ndarray | None = None,
 ) -> Iterator[Part]:
     """One part for every exchangeable set of a group.
 
@@ -62,10 +64,14 @@ def parts(
         Mean absolute activations, needed by ``"activity"`` and ``"redundant"``.
     starts : sequence of int
         Where in ``Q`` other tensors of the group begin (:attr:`ClassMeans.starts`).
+    gram : ndarray of float64, shape (o, o), optional
+        Second moments of the channels, needed by ``"subset"``.
     """
     ratio, maps = recipe.ratio, recipe.method in ("sofm", "kmeans")
     assert not isinstance(ratio, Mapping)
-    score = None if maps else importance(group, weights, recipe, activity)
+    chooses = recipe.method == "subset"
+    read = read_by(group, weights) if chooses else None
+    score = None if maps or chooses else importance(group, weights, recipe, activity)
     dormant = None if activity is None else dormant_channels(activity, recipe.dormant)
     left = group.channels if recipe.max_new is None else recipe.max_new
     for number, indices in enumerate(group.exchangeable):
@@ -89,6 +95,13 @@ def parts(
                 if recipe.max_new is not None:
                     found = separated(found, least, activity[S])
                 part = _merged(S, found, recipe)
+        elif chooses:
+            assert gram is not None
+            assert read is not None
+            assert ratio != "redundant"
+            K = max(1, round(ratio * len(S)), least)
+            block = np.ix_(S, S)
+            part = _kept(S, np.sort(subset(gram[block], read[block]).order[:K]))
         else:
             assert score is not None
             if ratio == "redundant":

@@ -163,6 +163,7 @@ def reorganize_plan(
     means: ClassMeans | None = None,
     layer: str | None = None,
     gradients: Mapping[str, np.ndarray] | None = None,
+    gram: np.ndarray | None = None,
 ) -> GroupPlan:
     """Merge the channels of a group and name those to re-initialize.
 
@@ -182,6 +183,8 @@ def reorganize_plan(
         With ``scope="layer"``, the producer to change; the last one by default.
     gradients : mapping of str to ndarray, optional
         Gradient of the loss by the name of the weight, needed where ``recipe.needs_gradients``.
+    gram : ndarray of float64, shape (channels, channels), optional
+        Second moments of the channels, needed by method ``"subset"``.
 
     Returns
     -------
@@ -205,12 +208,17 @@ def reorganize_plan(
         activity = None if means is None else means.activity
         if activity is None:
             activity = np.abs(Q).mean(axis=(0, 2, 3), dtype=np.float64)
+    if recipe.method == "subset" and gram is None:
+        raise ValueError(
+            f"method 'subset' needs second moments of group {group.name!r}: it comes with "
+            "outgoing 'least_squares'"
+        )
     o = group.channels
     A, B = np.eye(o), np.eye(o)
     new: list[np.ndarray] = []
     nodes = occupied = merged = 0
     starts = () if means is None else means.starts
-    for part in parts(group, weights, recipe, Q, activity, starts):
+    for part in parts(group, weights, recipe, Q, activity, starts, gram):
         S, places = part.channels, part.places
         A[S], B[S] = 0.0, 0.0
         A[np.ix_(places, S)], B[np.ix_(places, S)] = part.A, part.B

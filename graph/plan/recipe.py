@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation"]
+Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation", "subset"]
 Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
 Ratio = float | Literal["redundant"]
 Assign = Literal["fingerprint", "vote", "mode"]
@@ -66,11 +66,13 @@ class Recipe:
 
     Attributes
     ----------
-    method : {"sofm", "kmeans", "l1", "l2", "random", "activity", "correlation"}
+    method : {"sofm", "kmeans", "l1", "l2", "random", "activity", "correlation", "subset"}
         What decides: the paper's map (section 2.3), or k-means in its place; or a score, which
         merges nothing: the BatchNorm ``|scale|`` (Neural Rejuvenation), the norm of the filter
         (DSD), chance, the mean absolute activation (ReDo), or how little the filter overlaps with
-        the others of its layer (RePr).  The channels with the highest score survive.
+        the others of its layer (RePr).  The channels with the highest score survive.  ``"subset"``
+        merges nothing either: it chooses the channels from which the refit tells best what the
+        consumers read of all (:mod:`.subset`).
     ratio : float in (0, 1], "redundant", or mapping of name to one of these
         ``K / o``, the share of the channels that is kept.  The paper uses 0.5 (section 3.1.1).
         Fewer are kept only where fewer respond differently (dormant channels are not kept, and
@@ -213,7 +215,7 @@ class Recipe:
     @property
     def needs_means(self) -> bool:
         """Whether a plan needs class means."""
-        return self.method in ("sofm", "kmeans", "activity")
+        return self.method in ("sofm", "kmeans", "activity", "subset")
 
     @property
     def needs_gradients(self) -> bool:
@@ -233,10 +235,10 @@ class Recipe:
     def shrinking(cls, **changes: Any) -> Recipe:
         """The recipe that keeps the function best where what becomes free is removed.
 
-        >>> Recipe.shrinking(ratio=0.9).merge
-        'medoid'
+        >>> Recipe.shrinking(ratio=0.9).method
+        'subset'
         """
-        return cls(**{"method": "kmeans", "merge": "medoid", "ratio": 0.75, **_known(changes)})
+        return cls(**{"method": "subset", "merge": "medoid", "ratio": 0.75, **_known(changes)})
 
     @classmethod
     def paper(cls, **changes: Any) -> Recipe:
