@@ -49,6 +49,7 @@ from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
 from .plan.selection import Choice, refuse_named, select_groups
+from .ratios import Budget, ratios_for
 from .removing import unremovable
 from .report import Report
 
@@ -85,6 +86,7 @@ def reorganize(
     max_change: float | None = None,
     protected: Mapping[str, Sequence[int]] | None = None,
     remove: bool = False,
+    budget: Budget | None = None,
     team: Team = ALONE,
     follow: Follow | None = None,
 ) -> Outcome:
@@ -111,6 +113,8 @@ def reorganize(
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.
+    budget : Budget, optional
+        With ``remove``: what may be left of the network, in place of the recipe's ratio.
     team : Team
         Processes that change the network together, each with its share of the data.
     follow : callable, optional
@@ -153,6 +157,8 @@ def reorganize(
                 warn_about_classes(run.unlabelled, run.before)
         if layers == "auto":
             run.restrict(*_least_used(run))
+        if budget is not None:
+            run.spread(budget)
         run.plan({choice.group.name: choice.layer for choice in chosen})
         with team.together():
             refuse_named(chosen, run.refused)
@@ -254,6 +260,18 @@ class _Run:
         self.groups, self.recipe = groups, recipe
         self.before = {g.name: self.before[g.name] for g in groups if g.name in self.before}
         self._moments = self._moments.only(self._touched(groups).normalizations)
+
+    def spread(self, budget: Budget) -> None:
+        """Ratios by group that keep a budget."""
+        assert self.layout is not None
+        if not self._sums:
+            raise ValueError("a target needs batches of inputs and outgoing 'least_squares'")
+        grams = {name: sums.fitted.X for name, sums in self._sums.items()}
+        names = [m.weight for group in self.groups for m in group.consumers]
+        weights = self.edit.original(list(dict.fromkeys(names)))
+        samples = self.network.example_samples
+        ratios = ratios_for(budget, self.layout, self.groups, grams, weights, samples)
+        self.recipe = replace(self.recipe, ratio=ratios)
 
     def plan(self, layers: Mapping[str, str | None]) -> None:
         """The plans of the first process, in all."""

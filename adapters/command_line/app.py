@@ -227,6 +227,7 @@ def reorganize(
 @app.command()
 @guarded
 def shrink(
+    context: typer.Context,
     model: Model,
     data: DataPath,
     output: Output,
@@ -239,6 +240,13 @@ def shrink(
             help="Share of the channels that stay; layer4.*=0.5 for the layers of a pattern. May "
             "be given several times.  [default: 0.75]",
         ),
+    ] = None,
+    target_params: Annotated[
+        float | None,
+        typer.Option(help="Share of the parameters that stays at most; each layer gets its ratio."),
+    ] = None,
+    target_flops: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds that stays at most.")
     ] = None,
     method: Annotated[
         Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity"],
@@ -268,6 +276,8 @@ def shrink(
     as_json: Json = False,
 ) -> None:
     """Make a model smaller: keep the channels from which the others are told best."""
+    if target_params is not None or target_flops is not None:
+        refuse_options(context, ["ratio"], "with a target, which chooses the ratios")
     check_outputs({"-o": output}, model, data, overwrite=overwrite)
     from .. import onnx as onnx_adapter
 
@@ -278,6 +288,7 @@ def shrink(
     changed, report = onnx_adapter.shrink(
         loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
         pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
+        target_params=target_params, target_flops=target_flops,
     )  # fmt: skip
     changed.save(output)
     if as_json:

@@ -19,6 +19,7 @@ from ...graph.cautions import warn_where_nothing_changed
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.ratios import Budget
 from ...graph.report import Report
 from .batches import OnnxBatches
 from .model import OnnxModel, load
@@ -140,6 +141,8 @@ def shrink(
     progress: bool = False,
     *,
     ratio: float | Mapping[str, float] | None = None,
+    target_params: float | None = None,
+    target_flops: float | None = None,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,
     unpack: Unpack | None = None,
@@ -162,6 +165,9 @@ def shrink(
         Show progress bars.
     ratio : float or mapping of name to float, optional
         Share of the channels that stay, in place of the recipe's.
+    target_params, target_flops : float, optional
+        Share of the parameters, or of the multiply-adds, that stays at most: each group gets the
+        ratio under which the next channel would cost as much as in the others.
     classes, pseudo_classes, unpack, max_batches, max_bytes, max_change
         As in :func:`reorganize`.
 
@@ -182,6 +188,7 @@ def shrink(
         model, batches, layers, shrinking(recipe, ratio), progress, classes=classes,
         pseudo_classes=pseudo_classes, unpack=unpack, max_batches=max_batches,
         max_bytes=max_bytes, max_change=max_change, remove=True,
+        budget=Budget.of(target_params, target_flops),
     )  # fmt: skip
     return changed, outcome.report
 

@@ -24,6 +24,7 @@ from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.ratios import Budget
 from ...graph.report import Report
 from .batches import Batches, at_most
 from .distributed import Processes
@@ -235,6 +236,8 @@ def shrink(
     example_inputs: Any = None,
     *,
     ratio: float | Mapping[str, float] | None = None,
+    target_params: float | None = None,
+    target_flops: float | None = None,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,
     unpack: Unpack | None = None,
@@ -261,6 +264,9 @@ def shrink(
         ``Recipe.shrinking()`` by default; free places hold nothing, whatever it says of them.
     ratio : float or mapping of name to float, optional
         Share of the channels that stay, in place of the recipe's.
+    target_params, target_flops : float, optional
+        Share of the parameters, or of the multiply-adds, that stays at most: each group gets the
+        ratio under which the next channel would cost as much as in the others.
     example_inputs, classes, pseudo_classes, unpack, max_batches, max_bytes, device, max_change
         As in :func:`reorganize`.
     progress : bool
@@ -291,6 +297,7 @@ def shrink(
             max_bytes=max_bytes,
             max_change=max_change,
             remove=True,
+            budget=Budget.of(target_params, target_flops),
         ).report
 
 

@@ -154,6 +154,22 @@ def test_from_images_module_and_file_become_the_same(data, tmp_path):
     assert report.output_change == pytest.approx(of_file.output_change, rel=0.1)
 
 
+@pytest.mark.parametrize("target", ["params", "flops"])
+def test_a_target_is_kept(data, target):
+    """Copies go first, and a budget that is too small is refused."""
+    model = digits_network()
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias):
+            tensor[2:] = tensor[:2].repeat(3, *[1] * (tensor.dim() - 1))
+    report = shrink(model, data, **{f"target_{target}": 0.6})
+    quantity = {"params": "parameters", "flops": "multiply_adds"}[target]
+    share = getattr(report.cost, quantity) / getattr(report.cost_before, quantity)
+    assert 0.4 < share <= 0.6
+    assert model[0].out_channels < model[3].out_channels
+    with pytest.raises(ValueError, match="cannot be shrunk to 1%"):
+        shrink(digits_network(), data, **{f"target_{target}": 0.01})
+
+
 def test_weights_in_another_file_become_smaller_there(data, tmp_path):
     path = export(digits_network(), data[0][0][:2], tmp_path / "model.onnx", "script, kept")
     proto = onnx.load(path)

@@ -1,0 +1,164 @@
+"""How many channels of each group stay, for a budget of parameters or of multiply-adds.
+
+One look at the network says for every group ``g`` and number ``k`` of channels what its consumers
+would miss (:func:`rejuvenet.graph.plan.subset.subset`), and the graph says what a channel costs.
+With ``m_g(k)`` the share that is missed and ``c_g`` what a channel of the group saves::
+
+    k_g = argmin m_g(k) + price * (k c_g)
+
+so that in every group the next channel would cost the same accuracy for what it saves.  The price
+is the least under which the network keeps its budget, found by bisection with the cost that the
+network would really have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from .change.removal import Layout, removable
+from .find.channels import ChannelGroup
+from .measure.cost import Cost, cost
+from .plan.plan import GroupPlan
+from .plan.subset import read_by, subset
+
+# No group keeps less than this share of what it would if all kept the same: how much a group's
+# residual matters for the outputs is not known, so a budget is not spent on few of them.
+FLOOR = 0.9
+STEPS = 24  # of a bisection
+
+
+class Budget(NamedTuple):
+    """What may be left of a network.
+
+    Attributes
+    ----------
+    quantity : {"parameters", "multiply_adds"}
+    share : float in (0, 1]
+    """
+
+    quantity: Literal["parameters", "multiply_adds"]
+    share: float
+
+    @classmethod
+    def of(cls, parameters: float | None, multiply_adds: float | None) -> Budget | None:
+        """From the two options of which one may be given.
+
+        Raises
+        ------
+        ValueError
+            Both are given, or one is no share.
+        """
+        given = {"parameters": parameters, "multiply_adds": multiply_adds}
+        found = [cls(k, v) for k, v in given.items() if v is not None]  # type: ignore[arg-type]
+        if len(found) > 1:
+            raise ValueError("expected a target for parameters or for multiply-adds, got both")
+        for quantity, share in found:
+            if not 0 < share <= 1:
+                raise ValueError(
+                    f"expected the target of {quantity.replace('_', '-')} as a share in (0, 1], "
+                    f"got {share!r}"
+                )
+        return found[0] if found else None
+
+
+def ratios_for(
+    budget: Budget,
+    layout: Layout,
+    groups: Sequence[ChannelGroup],
+    grams: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    samples: int,
+) -> dict[str, float]:
+    """The ratio of every group, by its name; 1 where none of its channels can go.
+
+    Parameters
+    ----------
+    budget : Budget
+    layout : Layout
+    groups : sequence of ChannelGroup
+    grams : mapping of group name to ndarray, shape (channels, channels)
+        Second moments; groups without stay as they are.
+    weights : mapping of str to ndarray
+    samples : int
+        How many samples the shapes of the graph are of.
+
+    Raises
+    ------
+    ValueError
+        The budget cannot be kept.
+    """
+    described = [group for group in groups if group.name in grams]
+    halves = [_plan(group, 0.5) for group in described]
+    freed, _ = removable(layout, [plan for plan in halves if plan.new.size])
+    able = [group for group in described if group.name in freed]
+
+    def cost_of(ratios: Mapping[str, float]) -> Cost:
+        plans = [_plan(group, ratios[group.name]) for group in able if group.name in ratios]
+        removal = layout.removal({plan.group: plan.new for plan in plans}, plans)
+        return cost(layout.graph, samples, removal.shapes)
+
+    def amount(ratios: Mapping[str, float]) -> int:
+        return int(getattr(cost_of(ratios), budget.quantity))
+
+    whole = amount({})
+    saved = {
+        group.name: (whole - amount({group.name: 0.5})) / max(len(freed[group.name]), 1) / whole
+        for group in able
+    }
+    curves = {group.name: _curve(group, grams[group.name], weights) for group in able}
+
+    allowed = budget.share * whole
+    low, high = 0.0, 1.0  # the ratio that keeps the budget where all groups have the same
+    for _ in range(STEPS // 2):
+        middle = (low + high) / 2
+        kept = amount(dict.fromkeys(freed, middle)) <= allowed
+        low, high = (middle, high) if kept else (low, middle)
+
+    def at(price: float) -> dict[str, float]:
+        found = {}
+        for group in able:
+            n, missed = group.channels, curves[group.name]
+            k = np.arange(len(missed))
+            total = missed + price * saved[group.name] * k
+            total[: max(1, int(FLOOR * low * n))] = np.inf
+            found[group.name] = float(total.argmin()) / n
+        return found
+
+    least, most = 1e-12, 1e12
+    if not able or amount(at(most)) > allowed:
+        raise ValueError(
+            f"the model cannot be shrunk to {budget.share:.0%} of its "
+            f"{budget.quantity.replace('_', '-')}: too few of its channels can be removed"
+        )
+    for _ in range(STEPS if amount(at(least)) > allowed else 0):
+        price = float(np.sqrt(least * most))
+        least, most = (least, price) if amount(at(price)) <= allowed else (price, most)
+    chosen = at(most if amount(at(least)) > allowed else least)
+    return {group.name: chosen.get(group.name, 1.0) for group in groups}
+
+
+def _curve(
+    group: ChannelGroup, gram: np.ndarray, weights: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """What consumers miss with ``k`` channels of the group, all sets alike: (channels + 1,)."""
+    H = read_by(group, weights)
+    share = np.linspace(0.0, 1.0, group.channels + 1)
+    total, missed = 0.0, np.zeros(group.channels + 1)
+    for S in group.exchangeable:
+        block = np.ix_(S, S)
+        own = subset(gram[block], H[block]).missed
+        amount = float(np.sum(gram[block] * H[block]))
+        missed += amount * np.interp(share, np.linspace(0.0, 1.0, len(own)), own)
+        total += amount
+    return missed / total if total > 0.0 else 0.0 * missed
+
+
+def _plan(group: ChannelGroup, ratio: float) -> GroupPlan:
+    """The last channels of every set go, in as many as a plan of this ratio would free."""
+    sets = tuple(np.sort(S) for S in group.exchangeable)
+    gone = [S[max(1, round(ratio * len(S))) :] for S in sets]
+    new = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *gone]))
+    return GroupPlan(group.name, "reorganize", group.channels, group.members, sets, new=new)
