@@ -6,7 +6,8 @@ homogeneous, ``f(s x) = s f(x)`` for ``s > 0`` (rectifiers, pooling), a channel 
 
     w_in s,  bias s,  w_out / s          s^2 = (|out| / |in|) / r
 
-which leaves it with the ratio ``r``: 1, or, behind a normalization, whose scale and shift are then
+(``in`` is ``w_in`` with the bias: without it, the bias of a channel whose incoming weights shrink
+would grow at every event), which leaves it with the ratio ``r``: 1, or, behind a normalization, whose scale and shift are then
 what is scaled, the ratio that the channels merged into it had (root mean squares over these).
 
 The paths are followed from every consumer back to the first weights that can take the scale.
@@ -76,7 +77,7 @@ def balance_plan(
         return None
     consumers = [m for m in plan.members if m.kind == "consumer"]
     scales = [m for m in taking if m.role == "scale"]
-    making = scales or [m for m in taking if m.role == "weight"]
+    making = scales or taking
     kept = plan.survivors
     out, made = (squared_norms(members, after)[kept] for members in (consumers, making))
     wanted = np.ones(len(kept))

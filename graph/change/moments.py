@@ -24,6 +24,9 @@ any channel has at the same place: what events overestimate would else grow by e
 as second moments are slow to forget.  Averages of gradients stay within the square root of what
 becomes of their squares.
 
+Adadelta's squared steps start anew where channels merged: its rate is their ratio to the squares,
+which would grow with every event that makes these smaller.
+
 New channels start at zero, except for sizes of steps, of which they get the survivors' mean.  That
 Adam corrects its bias by the steps of the whole tensor makes their first steps too large (see
 :class:`rejuvenet.adapters.torch.WarmUp`).  Starting with the survivors' mean squares, or a
@@ -113,6 +116,9 @@ class StateChange:
         if shares is None:
             made, read = (A, B) if "step" in kind else (B, A)
             return (made**2, read**2) if "square" in kind else (made, read)
+        if kind == "squared steps":
+            alone = np.diag(np.diag(shares) * ((shares > 0.0).sum(axis=1) == 1))
+            return alone, alone
         if "step" in kind:
             return A, A
         if kind == "gradients":
