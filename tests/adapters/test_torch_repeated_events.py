@@ -76,7 +76,7 @@ def test_moments_and_weights_stay_sane(name, activation, events):
         weights = [p.detach().abs().max() for p in model.parameters()]
         heaviest = max(heaviest, *map(float, weights))
         assert max(float(p.detach().abs().max()) for p in average.parameters()) <= 2 * heaviest
-        assert heaviest < 5.0
+        assert heaviest < 2.5
         if not steps:
             continue
         bounds = {
