@@ -530,11 +530,9 @@ def rejuvenate(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     asked = layers or ["auto"]
-    batches, tested = (
-        path and open_batches(model, path, size, mean, std, preprocess, batch_size, input_shape)
-        for path in (data, test)
-    )
-    assert batches is not None
+    how = size, mean, std, preprocess, batch_size, input_shape
+    batches = open_batches(model, data, *how)
+    tested = open_batches(model, test, *how) if test else None
     result = rejuvenate_file(
         model,
         output,

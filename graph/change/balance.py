@@ -7,8 +7,9 @@ homogeneous, ``f(s x) = s f(x)`` for ``s > 0`` (rectifiers, pooling), a channel 
     w_in s,  bias s,  w_out / s          s^2 = (|out| / |in|) / r
 
 (``in`` is ``w_in`` with the bias: without it, the bias of a channel whose incoming weights shrink
-would grow at every event), which leaves it with the ratio ``r``: 1, or, behind a normalization, whose scale and shift are then
-what is scaled, the ratio that the channels merged into it had (root mean squares over these).
+would grow at every event), which leaves it with the ratio ``r``: 1, or, behind a normalization,
+whose scale and shift are then what is scaled, the ratio that the channels merged into it had (root
+mean squares over these).
 
 The paths are followed from every consumer back to the first weights that can take the scale.
 Anything on the way that is not known to be homogeneous, and any other reader of a tensor that

@@ -24,8 +24,8 @@ any channel has at the same place: what events overestimate would else grow by e
 as second moments are slow to forget.  Averages of gradients stay within the square root of what
 becomes of their squares.
 
-Adadelta's squared steps start anew where channels merged: its rate is their ratio to the squares,
-which would grow with every event that makes these smaller.
+Adadelta's squared steps start anew where channels merged, and shrink elsewhere as the squares do:
+its rate is their ratio, which would grow with every event that makes the squares smaller.
 
 New channels start at zero, except for sizes of steps, of which they get the survivors' mean.  That
 Adam corrects its bias by the steps of the whole tensor makes their first steps too large (see
@@ -118,7 +118,8 @@ class StateChange:
             return (made**2, read**2) if "square" in kind else (made, read)
         if kind == "squared steps":
             alone = np.diag(np.diag(shares) * ((shares > 0.0).sum(axis=1) == 1))
-            return alone, alone
+            out, into = np.minimum(self._factors, 1.0)
+            return out * alone, into * alone
         if "step" in kind:
             return A, A
         if kind == "gradients":
