@@ -58,8 +58,7 @@ def batch_sums(
 def totals(parts: Iterable[NDArray], prepared: Prepared) -> list:
     """Sums (K, D) and counts (K,) of eq. 8, and the weighted sum of distances to the winners."""
     sums, counts, error = parts
-    sums, counts = (x[:, 0] if x.shape[1] == 1 else total(x) for x in (sums, counts))
-    return [sums, counts[:, 0], error_of(error, prepared.frame.distance_scale)]
+    return [total(sums), total(counts)[:, 0], error_of(error, prepared.frame.distance_scale)]
 
 
 def nearest_nodes(

@@ -142,17 +142,20 @@ def add_term(term, column, bigs, sums, k, d):
     sums[k, bigs.shape[0], d] += term
 
 
-@compiled
-def total(folds):
+def total(folds: NDArray[np.float64]) -> NDArray[np.float64]:
     """The sums of the folds' sums, of shape (K, F, D), rounded once (K, D)."""
+    if folds.shape[1] > 2:
+        return _total_of_many(folds)
+    return folds[:, 0] if folds.shape[1] == 1 else folds[:, 0] + folds[:, 1]
+
+
+@compiled
+def _total_of_many(folds):
     n_folds = folds.shape[1]
     totals = np.empty((folds.shape[0], folds.shape[2]))
     parts = np.empty(n_folds)
     for k in range(totals.shape[0]):
         for d in range(totals.shape[1]):
-            if n_folds <= 2:
-                totals[k, d] = folds[k, 0, d] + (folds[k, 1, d] if n_folds == 2 else 0.0)
-                continue
             for fold in range(n_folds):
                 parts[fold] = folds[k, n_folds - 1 - fold, d]
             for _ in range(n_folds):  # each makes the last part more exact (Ogita et al. 2005)

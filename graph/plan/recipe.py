@@ -72,7 +72,7 @@ class Recipe:
         (DSD), chance, the mean absolute activation (ReDo), or how little the filter overlaps with
         the others of its layer (RePr).  The channels with the highest score survive.  ``"subset"``
         merges nothing either: it chooses the channels from which the refit tells best what the
-        consumers read of all (:mod:`.subset`).
+        consumers read of all, one after the other.
     ratio : float in (0, 1], "redundant", or mapping of name to one of these
         ``K / o``, the share of the channels that is kept.  The paper uses 0.5 (section 3.1.1).
         Fewer are kept only where fewer respond differently (dormant channels are not kept, and
