@@ -8,6 +8,7 @@ By hand, for longer, in seconds of processor time::
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -169,33 +170,53 @@ def test_finds(content, tmp_path):
     use(content, tmp_path)
 
 
+def search(seconds: float, folder: Path, counts, kinds: set[str], found) -> None:
+    """Inputs for so much processor time; what fails goes to the queue ``found``."""
+    until = time.process_time() + seconds
+
+    @settings(max_examples=200, deadline=None, database=None,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(content=ANY)
+    def some(content):
+        if time.process_time() > until:
+            return
+        counts[0] += 1
+        try:
+            counts[1] += use(content, folder) == "read"
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            kind = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+            if kind not in kinds:
+                kinds.add(kind)
+                found.put({"kind": kind, "error": str(error)[:200], "hex": content.hex()})
+        counts[2] = int(1e3 * (time.process_time() - until + seconds))
+
+    while time.process_time() < until:
+        some()
+
+
 def main(seconds: float) -> None:
-    """As many inputs as the time allows; writes ``results/fuzz.json`` and keeps what fails."""
-    until, finds, counts = time.process_time() + seconds, [], {"inputs": 0, "read": 0}
-    kinds: set[str] = set()
+    """As many inputs as the time allows, in a child that may crash; writes ``results/fuzz.json``."""
+    context = multiprocessing.get_context("fork")
+    counts, found, finds = context.Array("q", 3), context.SimpleQueue(), []
+    used = 0.0
     with tempfile.TemporaryDirectory() as folder:
-
-        @settings(max_examples=200, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
-        @given(content=ANY)
-        def some(content):
-            if time.process_time() > until:
-                return
-            counts["inputs"] += 1
-            try:
-                counts["read"] += use(content, Path(folder)) == "read"
-            except Exception as error:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                kind = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
-                if kind not in kinds:
-                    kinds.add(kind)
-                    finds.append({"kind": kind, "error": str(error)[:200], "hex": content.hex()})
-                    print(kind, str(error)[:200], flush=True)
-
-        while time.process_time() < until:
-            some()
-    result = {"seconds": seconds, **counts, "finds": finds}
-    print({**result, "finds": len(finds)})
+        while used < seconds - 1:
+            counts[2] = 0
+            kinds = {find["kind"] for find in finds}
+            child = context.Process(
+                target=search, args=(seconds - used, Path(folder), counts, kinds, found)
+            )
+            child.start()
+            child.join()
+            used += counts[2] / 1e3
+            while not found.empty():
+                finds.append(found.get())
+            if child.exitcode:
+                content = (Path(folder) / "m.onnx").read_bytes()
+                finds.append({"kind": f"exit status {child.exitcode}", "hex": content.hex()})
+            print(used, [find["kind"] for find in finds], flush=True)
+    result = {"seconds": round(used), "inputs": counts[0], "read": counts[1], "finds": finds}
     out = Path(__file__).parent / "results" / "fuzz.json"
     out.write_text(json.dumps(result, indent=0) + "\n")
 
