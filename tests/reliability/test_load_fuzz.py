@@ -196,7 +196,7 @@ def search(seconds: float, folder: Path, counts, kinds: set[str], found) -> None
 
 
 def main(seconds: float) -> None:
-    """As many inputs as the time allows, in a child that may crash; writes ``results/fuzz.json``."""
+    """As many inputs as the time allows, in children that may crash; to ``results/fuzz.json``."""
     context = multiprocessing.get_context("fork")
     counts, found, finds = context.Array("q", 3), context.SimpleQueue(), []
     used = 0.0
