@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -74,9 +75,18 @@ def measured() -> tuple[int, bytes]:
         return lines, (folder / "out.onnx").read_bytes()
 
 
-def test_killed_runs_go_on():
+def two_trials() -> None:
     lines, whole = measured()
     assert [trial(seed, lines, whole)["seed"] for seed in range(2)] == [0, 1]
+
+
+def test_killed_runs_go_on():
+    """In a process of its own: autograd cannot be forked where other tests have used it."""
+    code = "import test_finetune_kills; test_finetune_kills.two_trials()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def main(n: int) -> None:
