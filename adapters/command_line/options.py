@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -85,6 +85,26 @@ PseudoClasses = Annotated[
 MaxBatches = Annotated[
     int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
 ]
+RecipeOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Any other option of the recipe, such as outgoing=sum; may be repeated.",
+    ),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the images.")]
+Augment = Annotated[
+    Literal["shift+flip", "shift", "flip", "none"],
+    typer.Option(help="What is done to pictures at random; no flip for digits or text."),
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew although there is a checkpoint.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cuda or cpu; cuda by default where there is one.")
+]
+Html = Annotated[Path | None, typer.Option(help="Write a page with pictures here.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data

@@ -191,3 +191,19 @@ def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else visible(value)
+
+
+def print_report(report: Any) -> None:
+    """A :class:`.Report` as a table, and what it says of the rest in lines."""
+    from ..report.reorganization import report_rows
+
+    arranged = bool(report.groups) and report.groups[0].kind == "arrange"
+    title = "Arranged" if arranged else "Reorganized" if report.cost is None else "Shrunk"
+    out.print(Listing(title, *report_rows(report)))
+    for name, reason in report.skipped.items():
+        say_plainly(f"Left as it was: {name}: {reason}")
+    if saved := report.saved():
+        say_plainly(saved)
+    outputs = report.outputs()
+    if outputs and (arranged or len(report.groups) > 1):
+        say_plainly(outputs[0].upper() + outputs[1:])

@@ -134,7 +134,7 @@ SEEN = {"mean": [0.5], "std": 0.25}
     ],
 )  # fmt: skip
 def test_preprocessing_by_a_file_or_the_model(place, monkeypatch, name, text, options, expected):
-    from rejuvenet.adapters.command_line import app as commands
+    from rejuvenet.adapters.command_line.commands import inspect as commands
 
     model = brightness("m.onnx", TensorProto.FLOAT, ("n", 3, 6, 6), None, 0.5)
     for k in range(2):

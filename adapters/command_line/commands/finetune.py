@@ -1,0 +1,151 @@
+"""``finetune``: train an ONNX file on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .. import terminal
+from ..options import (
+    Augment,
+    BatchSize,
+    DataPath,
+    Device,
+    Epochs,
+    InputShape,
+    Json,
+    Mean,
+    Model,
+    Output,
+    Overwrite,
+    Preprocess,
+    Restart,
+    Seed,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+    refuse_options,
+)
+from ..terminal import Listing, guarded, percent, print_json, progress
+
+
+@guarded
+def finetune(
+    context: typer.Context,
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Train the PyTorch module that the file came from instead of the file's graph: "
+            "package.module:factory or file.py:factory makes it. This runs the code in that file: "
+            "give only what you trust.",
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(exists=True, help="Images to measure the accuracy on.")
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="An ONNX file whose outputs are imitated, such as the original of a changed one; "
+            "images then need no labels.",
+        ),
+    ] = None,
+    epochs: Epochs = 10,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate; 0.001 for adamw, 0.01 for sgd by default."),
+    ] = None,
+    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
+    augment: Augment = "shift+flip",
+    smoothing: Annotated[
+        float, typer.Option(help="Share of each label that is spread over all classes.")
+    ] = 0.1,
+    mixup: Annotated[
+        float, typer.Option(help="Mix pairs of images, as mixup does with this alpha; 0: none.")
+    ] = 0.0,
+    held_out: Annotated[
+        float,
+        typer.Option(help="Share of the images that choose the best epoch, and are not trained."),
+    ] = 0.1,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after so many epochs without a better one.")
+    ] = 10,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights that stay: a name, or a pattern; may be repeated."),
+    ] = None,
+    restart: Restart = False,
+    device: Device = None,
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    preprocess: Preprocess = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Train an ONNX file on images; its structure, names and metadata stay as they are.
+
+    A run that was interrupted continues when the command is repeated.
+    """
+    if module is not None:
+        refuse_options(context, ["freeze"], "with --module")
+    source = module.rpartition(":")[0] if module else ""
+    code = Path(source) if source.endswith(".py") else None
+    check_outputs({"-o": output}, model, data, test, teacher, code, overwrite=overwrite)
+    from ...finetune.finetuning import finetune_file
+    from ...finetune.training import Settings
+
+    settings = Settings(
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        augment=augment,
+        smoothing=smoothing,
+        mixup=mixup,
+        patience=patience,
+        seed=seed,
+        device=device,
+    )
+    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    tested = None
+    if test is not None:
+        tested = open_batches(model, test, size, mean, std, preprocess, batch_size, input_shape)
+    result = finetune_file(
+        model,
+        output,
+        batches,
+        tested,
+        settings=settings,
+        source=module,
+        teacher=teacher,
+        held_out=held_out,
+        freeze=freeze or [],
+        input_shapes=parse_input_shapes(input_shape),
+        restart=restart,
+        on_epoch=lambda epoch: terminal.say_aside(
+            f"epoch {epoch.number} of {epochs}: {epoch}" if epoch.number else f"before: {epoch}"
+        ),
+        progress=progress("batches", as_json),
+    )
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **result.to_dict()})
+        return
+    rows = [
+        (name, percent(result.before[name]), percent(result.after[name])) for name in result.before
+    ]
+    terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
+    terminal.say_plainly(result.verdict)
+    terminal.say_plainly(f"Wrote {output}")

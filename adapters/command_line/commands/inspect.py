@@ -1,0 +1,87 @@
+"""``inspect``: the channel groups of a model, and how much of its capacity each uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....files import write_text
+from .. import terminal
+from ..options import (
+    READING,
+    BatchSize,
+    InputShape,
+    Json,
+    Mean,
+    Model,
+    OptionalData,
+    Preprocess,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+    refuse_options,
+)
+from ..terminal import Listing, guarded, print_json, progress, shows_progress
+
+
+@guarded
+def inspect(
+    context: typer.Context,
+    model: Model,
+    data: OptionalData = None,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    preprocess: Preprocess = None,
+    batch_size: BatchSize = 64,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with a picture of the groups here.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the picture alone here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the channel groups of a model; with --data, how much of its capacity each uses."""
+    if data is None:
+        refuse_options(context, READING, "without --data")
+    check_outputs({"--html": html, "--svg": svg}, model, data)
+    from ... import onnx as onnx_adapter
+
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    groups = loaded.groups
+    figures = {}
+    if data is not None:
+        from ..capacity_figures import capacity_figures
+
+        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+        figures = capacity_figures(
+            loaded, batches, shows_progress(as_json), progress("capacity", as_json)
+        )
+    from ...onnx.layer_names import modules_of
+    from ...report.network.layers import network_of
+    from ..group_table import frozen_lines, group_rows, table_of
+
+    network = network_of(loaded.graph, groups, modules_of(loaded.analysed))
+    rows = group_rows(groups, network.modules, figures)
+    if html is not None or svg is not None:
+        from ...report.network.page import network_page
+        from ...report.network.picture import Picture
+
+        picture = Picture(model.name, loaded.graph, groups, network, figures)
+        if html is not None:
+            write_text(html, network_page(picture))
+        if svg is not None:
+            write_text(svg, picture.svg())
+    remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]
+    if as_json:
+        print_json({"model": str(model), "groups": rows, "remarks": remarks})
+        return
+    if rows:
+        terminal.out.print(Listing(str(model), *table_of(rows)))
+    written = (f"Wrote {path}" for path in (html, svg) if path)
+    for line in [*frozen_lines(rows), *remarks, *written]:
+        terminal.say_plainly(line)

@@ -1,0 +1,126 @@
+"""``rejuvenate``: the whole method in one command, beside plain training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ....files import write_text
+from .. import terminal
+from ..options import (
+    Augment,
+    BatchSize,
+    DataPath,
+    Device,
+    Epochs,
+    Html,
+    InputShape,
+    Json,
+    Layers,
+    Mean,
+    Model,
+    Output,
+    Overwrite,
+    Preprocess,
+    Restart,
+    Seed,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+)
+from ..terminal import Listing, guarded, percent, print_json, print_report, progress
+
+
+@guarded
+def rejuvenate(
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Images to evaluate on; by default a fifth of --data is set apart."
+        ),
+    ] = None,
+    layers: Layers = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the channels that survive at most.")
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(help="Fine-tune the model plainly as well, into OUTPUT.plain.onnx."),
+    ] = True,
+    epochs: Epochs = 10,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate; 0.001 by default.")
+    ] = None,
+    augment: Augment = "shift+flip",
+    restart: Restart = False,
+    device: Device = None,
+    html: Html = None,
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    preprocess: Preprocess = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """The whole method: choose layers, reorganize them, train, and evaluate beside plain training.
+
+    The original, the rejuvenated file and a plainly fine-tuned one are compared on images that
+    nothing was trained on or chosen by.
+    """
+    plain = output.with_name(output.stem + ".plain.onnx") if control else None
+    outputs = {"-o": output, "--html": html, "--control": plain}
+    check_outputs(outputs, model, data, test, overwrite=overwrite)
+    from ....graph import Recipe
+    from ...finetune.rejuvenating import rejuvenate_file
+    from ...finetune.training import Settings
+
+    settings = Settings(epochs, lr, augment=augment, seed=seed, device=device)
+    try:
+        recipe = Recipe.preserving(seed=seed, **({} if ratio is None else {"ratio": ratio}))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    asked = layers or ["auto"]
+    how = size, mean, std, preprocess, batch_size, input_shape
+    batches = open_batches(model, data, *how)
+    tested = open_batches(model, test, *how) if test else None
+    result = rejuvenate_file(
+        model,
+        output,
+        batches,
+        tested,
+        layers=asked[0] if len(asked) == 1 else asked,
+        recipe=recipe,
+        settings=settings,
+        control=plain,
+        input_shapes=parse_input_shapes(input_shape),
+        restart=restart,
+        on_epoch=lambda what, epoch: terminal.say_aside(
+            f"{what}, epoch {epoch.number} of {epochs}: {epoch}"
+        ),
+        progress=progress("batches", as_json),
+    )
+    if html is not None:
+        from ...report.rejuvenation import rejuvenation_page
+
+        write_text(html, rejuvenation_page(f"{model} to {output}", result))
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **result.to_dict()})
+        return
+    if result.note:
+        terminal.say_plainly(result.note)
+    print_report(result.report)
+    rows = [(name, percent(share)) for name, share in result.accuracy.items()]
+    title = f"Accuracy on {result.evaluated} images set apart"
+    terminal.out.print(Listing(title, ["file", "accuracy"], rows))
+    for line in (result.verdict, *(f"Wrote {path}" for path in (output, plain, html) if path)):
+        terminal.say_plainly(line)

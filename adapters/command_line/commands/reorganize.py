@@ -1,0 +1,156 @@
+"""``reorganize``: merge channels and rejuvenate the rest of them, or sort them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ....files import write_text
+from .. import terminal
+from ..options import (
+    READING,
+    BatchSize,
+    Html,
+    InputShape,
+    Json,
+    Layers,
+    MaxBatches,
+    MaxChange,
+    Mean,
+    Model,
+    OptionalData,
+    Output,
+    Overwrite,
+    Preprocess,
+    PseudoClasses,
+    RecipeOptions,
+    Seed,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+    parse_recipe,
+    refuse_options,
+)
+from ..terminal import guarded, print_json, print_report, shows_progress
+
+PICTURE_BYTES = 2**28  # class means of a page are pooled until they fit; its tiles are small
+
+
+@guarded
+def reorganize(
+    context: typer.Context,
+    model: Model,
+    output: Output,
+    overwrite: Overwrite = False,
+    data: OptionalData = None,
+    layers: Layers = None,
+    arrange: Annotated[
+        bool, typer.Option("--arrange", help="Only permute channels: the outputs stay the same.")
+    ] = False,
+    order: Annotated[
+        Literal["sofm", "random"], typer.Option(help="With --arrange: what sorts the channels.")
+    ] = "sofm",
+    recipe: Annotated[
+        Literal["preserving", "paper"],
+        typer.Option(help="Keep the model's function, or follow the paper's words."),
+    ] = "preserving",
+    method: Annotated[
+        Literal["sofm", "kmeans", "l1", "l2", "random", "redo", "repr", "dsd"],
+        typer.Option(help="What decides which channels survive."),
+    ] = "sofm",
+    ratio: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the channels that survive at most; or 'redundant', which frees only "
+            "channels that respond as another one does, and dormant ones.",
+        ),
+    ] = "0.5",
+    option: RecipeOptions = None,
+    max_change: MaxChange = None,
+    pseudo_classes: PseudoClasses = None,
+    max_batches: MaxBatches = None,
+    seed: Seed = 0,
+    html: Html = None,
+    plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    preprocess: Preprocess = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
+    _check_reorganize(context, method)
+    check_outputs({"-o": output, "--html": html, "--plan": plan}, model, data, overwrite=overwrite)
+    from ... import onnx as onnx_adapter
+    from ...onnx.reorganize import reorganized
+
+    if data is None and not (arrange and order == "random" and html is None):
+        raise typer.BadParameter("give --data: the map is trained on the activations of images")
+    chosen = parse_recipe(recipe, method, ratio, seed, option or [])
+    names = layers or (["all"] if arrange else ["last"])
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = None
+    if data is not None:
+        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    wanted = names[0] if len(names) == 1 else names
+    shown = shows_progress(as_json)
+    pictures: list[Any] = []
+    if arrange:
+        changed, report = onnx_adapter.arrange(
+            loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
+        )
+        if html is not None and batches is not None:
+            groups = [loaded.group(line.group) for line in report.groups]
+            pictures = [_pictured(state, batches, groups, shown) for state in (loaded, changed)]
+    else:
+        changed, outcome = reorganized(
+            loaded, batches, layers=wanted, recipe=chosen, progress=shown, max_change=max_change,
+            pseudo_classes=pseudo_classes, max_batches=max_batches,
+        )  # fmt: skip
+        report, pictures = outcome.report, [outcome.before, outcome.after]
+    if html is not None and batches is not None:
+        from ...report.reorganization import report_page
+
+        write_text(html, report_page(f"{model} to {output}", report, *pictures))
+    if plan is not None and report.plan is not None:
+        report.plan.save(plan)
+    changed.save(output)
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        return
+    print_report(report)
+    terminal.say_plainly(f"Wrote {output}")
+
+
+def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
+    """Class means for the pictures of a page."""
+    from ...onnx.collect import described
+
+    return described(model, batches, groups, progress=progress, max_bytes=PICTURE_BYTES)[0]
+
+
+def _check_reorganize(context: typer.Context, method: str) -> None:
+    """Refuse what would be ignored."""
+    from ....graph.plan.recipe import COMPARISONS
+
+    given = context.params
+    if given["data"] is None:
+        refuse_options(context, READING, "without --data")
+    if not given["arrange"]:
+        refuse_options(context, ["order"], "without --arrange")
+        if method in COMPARISONS:
+            refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
+        return
+    reorganizing = ["max_change", "pseudo_classes", "max_batches"]
+    refuse_options(
+        context, ["recipe", "method", "ratio", "option", *reorganizing], "with --arrange"
+    )
+    if given["order"] == "random" and given["html"] is None:
+        refuse_options(context, ["data"], "with --order random, unless --html shows the images")

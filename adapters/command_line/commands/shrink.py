@@ -1,0 +1,101 @@
+"""``shrink``: remove the channels that others tell."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from .. import terminal
+from ..options import (
+    BatchSize,
+    DataPath,
+    InputShape,
+    Json,
+    Layers,
+    MaxBatches,
+    MaxChange,
+    Mean,
+    Model,
+    Output,
+    Overwrite,
+    Preprocess,
+    PseudoClasses,
+    RecipeOptions,
+    Seed,
+    Size,
+    Std,
+    check_outputs,
+    open_batches,
+    parse_input_shapes,
+    parse_ratios,
+    parse_recipe,
+    refuse_options,
+)
+from ..terminal import guarded, print_json, print_report, shows_progress
+
+
+@guarded
+def shrink(
+    context: typer.Context,
+    model: Model,
+    data: DataPath,
+    output: Output,
+    overwrite: Overwrite = False,
+    layers: Layers = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LAYER=]SHARE",
+            help="Share of the channels that stay; layer4.*=0.5 for the layers of a pattern. May "
+            "be given several times.  [default: 0.75]",
+        ),
+    ] = None,
+    target_params: Annotated[
+        float | None,
+        typer.Option(help="Share of the parameters that stays at most; each layer gets its ratio."),
+    ] = None,
+    target_flops: Annotated[
+        float | None, typer.Option(help="Share of the multiply-adds that stays at most.")
+    ] = None,
+    method: Annotated[
+        Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity"],
+        typer.Option(
+            help="What decides which channels stay: those from which the others are told best; or "
+            "one of each cluster; or a score."
+        ),
+    ] = "subset",
+    option: RecipeOptions = None,
+    max_change: MaxChange = None,
+    pseudo_classes: PseudoClasses = None,
+    max_batches: MaxBatches = None,
+    seed: Seed = 0,
+    input_shape: InputShape = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    preprocess: Preprocess = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+) -> None:
+    """Make a model smaller: keep the channels from which the others are told best."""
+    if target_params is not None or target_flops is not None:
+        refuse_options(context, ["ratio"], "with a target, which chooses the ratios")
+    check_outputs({"-o": output}, model, data, overwrite=overwrite)
+    from ... import onnx as onnx_adapter
+
+    recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
+    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    names = layers or ["all"]
+    changed, report = onnx_adapter.shrink(
+        loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
+        pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
+        target_params=target_params, target_flops=target_flops,
+    )  # fmt: skip
+    changed.save(output)
+    if as_json:
+        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        return
+    print_report(report)
+    terminal.say_plainly(f"Wrote {output}")
