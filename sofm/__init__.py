@@ -25,7 +25,6 @@ from .nodes import (
     node_graph,
     u_matrix,
 )
-from .onnx_export import register_onnx_converters, to_onnx
 from .order import (
     neighborhood_preservation,
     topographic_error,
@@ -51,9 +50,7 @@ __all__ = [
     "neighborhood_preservation",
     "node_graph",
     "quantization_error",
-    "register_onnx_converters",
     "suggest_shape",
-    "to_onnx",
     "topographic_error",
     "topographic_product",
     "trustworthiness",

@@ -1,4 +1,4 @@
-"""What several tests share: the files of one short run of the demo, and the marker ``gpu``."""
+"""What several tests share: digits, the files of one short run of the demo, the marker ``gpu``."""
 
 import json
 
@@ -27,3 +27,11 @@ def demo_run(tmp_path_factory):
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     return folder, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    return X.astype("float32"), y

@@ -55,8 +55,7 @@ def test_imports_point_one_way(path):
     above = {"graph": ["..adapters"], "sofm": ["..adapters", "..graph"]}[package]
     for module in imported_modules(path):
         framework = module.partition(".")[0]
-        late = path.name == "onnx_export.py" and framework == "onnx"  # when a map is exported
-        assert late or framework not in FRAMEWORKS, f"{path.name} imports {module}"
+        assert framework not in FRAMEWORKS, f"{path.name} imports {module}"
         assert not module.startswith("rejuvenet"), f"{path.name} imports {module} absolutely"
         assert not any(module.startswith(place) for place in above), f"imports {module}"
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from rejuvenet.sofm import SOFM, SOMClassifier, SOMRegressor, register_onnx_converters, to_onnx
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
+
+from rejuvenet.adapters.onnx import register_onnx_converters, to_onnx  # noqa: E402
+from rejuvenet.sofm import SOFM, SOMClassifier, SOMRegressor  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 
 def run(proto, X):

@@ -9,10 +9,10 @@ no digits, and
 of which the bracket, one matrix product, decides which node is nearest.  The distance to that node
 is then taken difference by difference, for where it is small a product has no digits of it.  Where
 values are missing (NaN), only features that a sample has are compared.  Metrics without means
-(:mod:`.metrics`) take all distances so, which needs N times K times D numbers of memory: pass few
-samples at a time.
+(``sofm/metrics.py``) take all distances so, which needs N times K times D numbers of memory: pass
+few samples at a time.
 
-``onnx`` is imported when a map is exported, ``skl2onnx`` where a pipeline is.
+``skl2onnx`` is imported where a pipeline is exported.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import checker, helper, numpy_helper
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .estimator import SOFM
-from .metrics import has_means, unit_vectors
-from .parameters import wrong
-from .supervised import SOMClassifier, SOMRegressor
+from ...sofm import SOFM, SOMClassifier, SOMRegressor
+from ...sofm.metrics import has_means, unit_vectors
+from ...sofm.parameters import wrong
 
 MODELS = (SOFM, SOMClassifier, SOMRegressor)
 OUTPUTS: dict[type, tuple[str, ...]] = {
@@ -204,7 +204,8 @@ def to_onnx(model, *, dtype=np.float32, opset: int = 18):
 
     Examples
     --------
-    >>> from rejuvenet.sofm import SOFM, to_onnx
+    >>> from rejuvenet.adapters.onnx import to_onnx
+    >>> from rejuvenet.sofm import SOFM
     >>> som = SOFM(shape=2).fit([[0.0], [0.1], [0.9], [1.0]])
     >>> [output.name for output in to_onnx(som).graph.output]
     ['label', 'distances']
@@ -217,7 +218,6 @@ def to_onnx(model, *, dtype=np.float32, opset: int = 18):
     check_is_fitted(model)
     if isinstance(model, Pipeline):
         return _pipeline_to_onnx(model, dtype, opset)
-    from onnx import checker, helper, numpy_helper
 
     count = iter(range(10**6))
     steps = Steps(opset, lambda word: f"{word}_{next(count)}")
@@ -265,7 +265,7 @@ def register_onnx_converters() -> None:
 
     Examples
     --------
-    >>> from rejuvenet.sofm import register_onnx_converters
+    >>> from rejuvenet.adapters.onnx import register_onnx_converters
     >>> register_onnx_converters()
     """
     from skl2onnx import update_registered_converter
@@ -300,7 +300,6 @@ def _number(operator):
 
 def _convert(scope, operator, container) -> None:
     """Put the operators of a map among those of its pipeline."""
-    from onnx import helper
 
     steps = Steps(container.target_opset, scope.get_unique_variable_name)
     dtype = _number(operator)
