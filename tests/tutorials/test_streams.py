@@ -26,7 +26,8 @@ def study():
         yield study
     finally:
         sys.path[:] = path
-        for name in {"study", "tasks", "arms", "table", "paired", "cifar100"} - modules:
+        ours = {"study", "tasks", "arms", "table", "paired", "run_files", "cifar100"}
+        for name in ours - modules:
             sys.modules.pop(name, None)
 
 

@@ -13,10 +13,6 @@ same batches.  Online accuracy is that of every batch before it is learned.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,11 +24,11 @@ from torch import nn
 from torch.nn import functional as F
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import arms  # noqa: E402
-import rejuvenet  # noqa: E402
 import tasks  # noqa: E402
+from run_files import save, versions  # noqa: E402
 
 RUNS = HERE / "runs"
 CALIBRATION = 500
@@ -155,25 +151,6 @@ def learn(
         optimizer.step()
         arm.after_step(inputs, labels)
     return round(int(right) / sum(map(len, rows)), 5)
-
-
-def versions() -> dict[str, str]:
-    """Of everything that decides the figures."""
-    git = ["git", "-C", str(Path(rejuvenet.__file__).parent), "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {
-        "commit": done.stdout.strip() or "not in a repository",
-        "rejuvenet": rejuvenet.__version__, "torch": torch.__version__,
-        "numpy": np.__version__, "python": platform.python_version(),
-        "machine": platform.machine(), "threads": str(torch.get_num_threads()),
-    }  # fmt: skip
-
-
-def save(result: dict[str, Any], path: Path) -> None:
-    """Whole or not at all."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(result) + "\n")
-    os.replace(beside, path)
 
 
 def main() -> None:

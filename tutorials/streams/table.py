@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from arms import ARMS  # noqa: E402
-from paired import interval  # noqa: E402
+from paired import with_interval  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
 Run = dict[str, Any]
@@ -45,13 +45,6 @@ def paired(runs: Runs, stream: str, arm: str, other: str = "plain") -> np.ndarra
     own, base = runs[stream, arm], runs[stream, other]
     seeds = sorted(own.keys() & base.keys())
     return np.array([100 * (own[s]["final"] - base[s]["final"]) for s in seeds])
-
-
-def with_interval(d: np.ndarray) -> str:
-    """Mean, and the interval where there are at least three seeds."""
-    if not len(d):
-        return "-"
-    return f"{d.mean():+.1f}" + (f" ± {interval(d):.1f}" if len(d) > 2 else "")
 
 
 def hard(run: Run, name: str) -> list[float]:
