@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from rejuvenet.adapters.command_line.app import app, terminal
+from rejuvenet.adapters.command_line import terminal
+from rejuvenet.adapters.command_line.app import app
 from rejuvenet.adapters.command_line.terminal import sentence
 from rich.console import Console
 from typer.testing import CliRunner
@@ -172,6 +173,8 @@ def test_compare_as_table(place):
     done = call("compare", "original.onnx", "original.onnx", "--data", "digits_test.npz")
     assert done.exit_code == 0, done.output
     assert "100.00 %" in done.stdout
+    assert "batch size 1, 1 thread, CPU, median of" in done.stdout
+    assert "Accuracy of each class" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
-"""What differs between two ONNX files: outputs on the same images, weights, running time."""
+"""What differs between two ONNX files: outputs on the same images, weights, size, running time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from ...graph.measure.cost import Cost, cost
+from ..images.accuracy import wilson
 from ..images.image_data import Batches, output_indices
 from ..images.image_model import Runner
+from ..onnx.batches import samples
+from ..onnx.latency import Latency, latencies
+from ..onnx.model import OnnxModel, load
 
 
 @dataclass
@@ -32,6 +38,50 @@ class OutputDifference:
 
 
 @dataclass
+class FileFigures:
+    """What one file costs.
+
+    Attributes
+    ----------
+    bytes : int
+        Of the file and of those that hold its weights.
+    cost : Cost or None
+        Parameters, and multiply-adds of one image; None where the graph cannot be looked at.
+    latency : Latency
+    """
+
+    bytes: int
+    cost: Cost | None
+    latency: Latency
+
+
+@dataclass
+class ClassAccuracy:
+    """What both models make of the images of one class, or of all.
+
+    Attributes
+    ----------
+    name : str or int
+    images : int
+    accuracy : tuple of two float
+        Share that each names right.
+    intervals : tuple of two (float, float)
+        Of 95 %, by :func:`.wilson`.
+    """
+
+    name: str | int
+    images: int
+    accuracy: tuple[float, float]
+    intervals: tuple[tuple[float, float], tuple[float, float]]
+
+    @classmethod
+    def of(cls, name: str | int, images: int, first: int, second: int) -> ClassAccuracy:
+        """From how many images there are, and how many each model names right."""
+        shares = first / images, second / images
+        return cls(name, images, shares, (wilson(first, images), wilson(second, images)))
+
+
+@dataclass
 class Comparison:
     """Two models on the same images.
 
@@ -42,6 +92,12 @@ class Comparison:
     accuracy : tuple of two float, or None
         Of both models, by their first output of class scores; None where there is none, or where
         the labels cannot be matched to it.
+    intervals : tuple of two (float, float), or None
+        Of 95 % for each accuracy, by :func:`.wilson`.
+    classes : list of ClassAccuracy
+        The same for each class; empty where there is no accuracy.
+    files : tuple of two FileFigures
+        Size, cost and latency.
     top1, top5 : float or None
         Share of images where both name the same first class; mean share of the first five
         classes in common.
@@ -55,12 +111,13 @@ class Comparison:
         Weights of one file only, or of another shape in the other.
     equal : int
         Number of weights that are the same in both.
-    seconds : tuple of two float
-        Running time of both models on all images.
     """
 
     images: int
     accuracy: tuple[float, float] | None
+    intervals: tuple[tuple[float, float], tuple[float, float]] | None
+    classes: list[ClassAccuracy]
+    files: tuple[FileFigures, FileFigures]
     top1: float | None
     top5: float | None
     outputs: dict[str, OutputDifference]
@@ -71,7 +128,6 @@ class Comparison:
     only_first: list[str] = field(default_factory=list)
     only_second: list[str] = field(default_factory=list)
     equal: int = 0
-    seconds: tuple[float, float] = (0.0, 0.0)
 
     def to_dict(self) -> dict:
         """All figures as plain Python."""
@@ -113,9 +169,13 @@ class _Sums:
 
 
 def compare(
-    first: str, second: str, batches: Batches, progress: Callable[[Iterable], Iterable] = iter
+    first: str,
+    second: str,
+    batches: Batches,
+    progress: Callable[[Iterable], Iterable] = iter,
+    threads: int = 1,
 ) -> Comparison:
-    """Run two ONNX files on the same images and compare their weights.
+    """Run two ONNX files on the same images; compare their weights, what they cost, how fast.
 
     Parameters
     ----------
@@ -125,6 +185,8 @@ def compare(
         Images as the first takes them.
     progress : callable
         Wraps the batches.
+    threads : int
+        That an operator may use when the latency is measured.
 
     Raises
     ------
@@ -144,8 +206,6 @@ def compare(
     sums = {name: _Sums() for name in partner}
     ranks = _Ranks(batches)
     for images, labels in progress(batches):
-        if not ranks.images:
-            warm_up(runners, images)
         a, b = (runner(images) for runner in runners)
         for name, other in partner.items():
             sums[name].add(a[name], b[other])
@@ -165,16 +225,21 @@ def compare(
         outputs |= {name: OutputDifference(note="of one model only") for name in alone}
         outputs |= {name: OutputDifference(note="no tensor of numbers") for name in runner.others}
     together = sum(sums.values(), _Sums()).difference()
+    feeds = [runner.smallest(images) for runner in runners]
+    del runners, runner
+    whole, classes = ranks.accuracies()
     result = Comparison(
         ranks.images,
-        ranks.accuracy,
+        whole.accuracy if whole else None,
+        whole.intervals if whole else None,
+        classes,
+        _figures((first, second), feeds, threads),
         ranks.share(ranks.top1),
         ranks.share(ranks.top5),
         outputs,
         together.max_difference,
         together.mean_difference,
         together.relative_difference,
-        seconds=(runners[0].seconds, runners[1].seconds),
     )
     _compare_weights(first, second, result)
     return result
@@ -187,7 +252,8 @@ class _Ranks:
         self.known = batches.data.classes
         self.images = self.top1 = 0
         self.top5 = 0.0
-        self.right: tuple[int, int] | None = (0, 0)
+        # Of every class: images, and those that each model names right.
+        self.right: np.ndarray | None = np.zeros((len(self.known), 3), np.int64)
         self.compared = True
 
     def add(
@@ -199,8 +265,8 @@ class _Ranks:
             return
         indices = output_indices(self.known, a.shape[1])
         if self.right is not None and indices is not None and labels is not None:
-            found = [int((x.argmax(axis=1) == indices[labels]).sum()) for x in (a, b)]
-            self.right = self.right[0] + found[0], self.right[1] + found[1]
+            found = [x.argmax(axis=1) == indices[labels] for x in (a, b)]
+            np.add.at(self.right, labels, np.stack([np.ones(n, bool), *found], axis=1))
         else:
             self.right = None
         five = min(5, a.shape[1])
@@ -209,20 +275,45 @@ class _Ranks:
         pairs = zip(first, second, strict=True)
         self.top5 += sum(len(np.intersect1d(p, q)) for p, q in pairs) / five
 
-    @property
-    def accuracy(self) -> tuple[float, float] | None:
-        right = self.right
-        return None if right is None else (right[0] / self.images, right[1] / self.images)
+    def accuracies(self) -> tuple[ClassAccuracy | None, list[ClassAccuracy]]:
+        """Of all images, and of every class that has some."""
+        if self.right is None:
+            return None, []
+        rows = zip(self.known, self.right.tolist(), strict=True)
+        classes = [ClassAccuracy.of(name, *counts) for name, counts in rows if counts[0]]
+        return ClassAccuracy.of("all", *self.right.sum(axis=0).tolist()), classes
 
     def share(self, count: float) -> float | None:
         return count / self.images if self.compared else None
 
 
-def warm_up(runners: Iterable[Runner], images: np.ndarray) -> None:
-    """Run once without the clock: the first run allocates what later ones use again."""
-    for runner in runners:
-        runner(images)
-        runner.seconds = 0.0
+def _figures(
+    paths: tuple[str, str], feeds: Sequence[Mapping[str, np.ndarray]], threads: int
+) -> tuple[FileFigures, FileFigures]:
+    """Size, cost and latency of two files, on the first of some images."""
+    models = [
+        load(path, input_shapes={name: x.shape for name, x in given.items()})
+        for path, given in zip(paths, feeds, strict=True)
+    ]
+    a, b = (
+        FileFigures(_bytes(path, model), _cost(model), latency)
+        for path, model, latency in zip(
+            paths, models, latencies(models, feeds, threads), strict=True
+        )
+    )
+    return a, b
+
+
+def _bytes(path: str, model: OnnxModel) -> int:
+    contents = {id(content): content for content in model.stored.files.values()}
+    return os.path.getsize(path) + sum(content.nbytes for content in contents.values())
+
+
+def _cost(model: OnnxModel) -> Cost | None:
+    try:
+        return cost(model.graph, samples(model.example_inputs))
+    except ValueError:  # what it computes is not known
+        return None
 
 
 def _compare_weights(first: str, second: str, result: Comparison) -> None:

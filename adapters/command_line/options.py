@@ -70,6 +70,9 @@ Preprocess = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="Threads of an operator where the latency is measured.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 MaxChange = Annotated[
     float | None,

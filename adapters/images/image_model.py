@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +32,6 @@ class Runner:
         Outputs that are not.
     classes : str or None
         The first output that has one score a class; known after the first run.
-    seconds : float
     """
 
     def __init__(self, model: str, loaded: OnnxModel | None = None) -> None:
@@ -52,7 +50,6 @@ class Runner:
         if not self.outputs:
             raise ValueError(f"Expected outputs of numbers, {model} has none.")
         self.classes: str | None = None
-        self.seconds = 0.0
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Every output as ``(n, values)``; a fixed batch size is filled up.
@@ -65,9 +62,7 @@ class Runner:
         parts: list[list[np.ndarray]] = []
         for rows, kept in filled(len(images), step):
             feeds = {self.input.name: images[rows].astype(self.input.dtype)}
-            began = time.perf_counter()
             made = run(self.session, self.outputs, feeds)
-            self.seconds += time.perf_counter() - began
             parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
         found = {}
         for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
@@ -79,6 +74,11 @@ class Runner:
             if self.classes is None and whole and scores and joined.shape[1] > 1:
                 self.classes = name
         return found
+
+    def smallest(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the file reads of the first image, or of as many as it takes at a time."""
+        rows = np.arange(self.input.batch or 1) % len(images)
+        return {self.input.name: images[rows].astype(self.input.dtype)}
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Class scores, or else the first output, as float32 ``(n, outputs)``."""

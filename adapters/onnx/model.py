@@ -240,12 +240,15 @@ class OnnxModel:
         size = first.shape[0] if first is not None and first.shape else None
         return size if isinstance(size, int) and size > 0 else None
 
-    def session(self, outputs: tuple[str, ...] = ()) -> Any:
+    def session(self, outputs: tuple[str, ...] = (), threads: int | None = None) -> Any:
         """An onnxruntime session that also returns some intermediate tensors."""
-        return self.adapting_session(outputs, {})[0]
+        return self.adapting_session(outputs, {}, threads)[0]
 
     def adapting_session(
-        self, outputs: tuple[str, ...], adapting: Mapping[str, Sequence[int]]
+        self,
+        outputs: tuple[str, ...],
+        adapting: Mapping[str, Sequence[int]],
+        threads: int | None = None,
     ) -> tuple[Any, dict[str, int]]:
         """A session, and the types of the inputs that its normalizations adapt by.
 
@@ -255,6 +258,8 @@ class OnnxModel:
             Intermediate tensors to return as well.
         adapting : mapping of tensor name to its shape
             What normalizations read that take the statistics of the batch instead of their own.
+        threads : int, optional
+            That an operator may use, for a session that is timed.
         """
         if "structure" not in self.__dict__:
             try:
@@ -264,7 +269,7 @@ class OnnxModel:
             except ValueError:  # an input declares no shape, so that nothing is known
                 pass
         with swapped(self.analysed, self.changed) as model:
-            return adapting_session(model, outputs, adapting)
+            return adapting_session(model, outputs, adapting, threads=threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; a failure leaves what was at ``path`` as it was.

@@ -93,8 +93,8 @@ class Runner:
         return [x.astype(np.float64) for x in floats or [x for x in found if x.dtype.kind in "iub"]]
 
 
-def run(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
-    """The values of some outputs; raises ValueError where onnxruntime fails."""
+def run(session: Any, names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+    """The values of some outputs, or of all; raises ValueError where onnxruntime fails."""
     try:
         return session.run(names, feeds)
     except Exception as error:  # onnxruntime has a dozen error types of its own

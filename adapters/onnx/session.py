@@ -100,6 +100,7 @@ def adapting_session(
     adapting: Mapping[str, Sequence[int]],
     optimized: bool = True,
     capped: bool = False,
+    threads: int | None = None,
 ) -> tuple[Any, dict[str, int]]:
     """An inference session, and the types of the inputs that its normalizations adapt by.
 
@@ -114,6 +115,9 @@ def adapting_session(
         Without, every tensor is computed as the model says.
     capped : bool
         Whether what is made counts against the cap of memory.
+    threads : int, optional
+        That an operator may use, for a session that is timed: weights are then rearranged, as
+        onnxruntime does by default, whatever memory that takes.
 
     Large initializers are handed over as arrays, so that a model of any size, or one whose
     weights lie in other files, needs no second copy and no temporary file.
@@ -137,7 +141,9 @@ def adapting_session(
     types = adapt(proto, adapting) if adapting else {}
     _expose(proto, outputs)
     _free(proto)
-    if not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    elif not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimized:
         arrays = _left_in_files(proto, arrays, options)

@@ -57,6 +57,27 @@ def test_known_difference(tmp_path, data):
     assert result.mean_difference == pytest.approx(3 / 16)
     assert result.relative_difference == pytest.approx(np.sqrt(5) / 2)
     assert result.changed == {"w": 2.0}
+    assert [c.accuracy for c in result.classes] == [(1.0, 0.0), *[(1.0, 1.0)] * 3]
+    low, high = result.intervals[1]
+    z = 1.959964  # Wilson's interval solves (p - 3/4)^2 = z^2 p (1 - p) / 4
+    for p in (low, high):
+        assert (p - 0.75) ** 2 == pytest.approx(z**2 * p * (1 - p) / 4, rel=1e-4)
+    assert low < 0.75 < high
+
+
+def test_what_each_file_costs(tmp_path, data):
+    """Sizes with the files of the weights, products of one image, the batch that a file takes."""
+    a = linear(tmp_path / "a.onnx", np.eye(4, 400))
+    b = linear(tmp_path / "b.onnx", np.eye(4, 400), batch=3)
+    onnx.save(onnx.load(b), b, save_as_external_data=True, location="b.bin", size_threshold=0)
+    first, second = compare(a, b, Batches(data), threads=2).files
+    assert first.cost == second.cost
+    assert (first.cost.parameters, first.cost.multiply_adds) == (1600, 1600)
+    assert first.bytes == (tmp_path / "a.onnx").stat().st_size
+    assert second.bytes == sum((tmp_path / n).stat().st_size for n in ("b.onnx", "b.bin"))
+    assert (first.latency.batch, second.latency.batch) == (1, 3)
+    assert first.latency.milliseconds > 0
+    assert first.latency.threads == 2
 
 
 def test_weights_of_one_file_only(tmp_path, data):

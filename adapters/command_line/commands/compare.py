@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from .. import terminal
 from ..options import (
@@ -15,9 +16,15 @@ from ..options import (
     Preprocess,
     Size,
     Std,
+    Threads,
     open_batches,
 )
 from ..terminal import Listing, guarded, percent, print_json, progress
+
+if TYPE_CHECKING:
+    from ..comparison import ClassAccuracy
+
+SHOWN = 20  # classes in the table; --json has them all
 
 
 @guarded
@@ -31,22 +38,32 @@ def compare(
     std: Std = None,
     preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Run two ONNX files on the same images; compare outputs, weights and running time."""
+    """Run two ONNX files on the same images; compare accuracy, size, cost, latency and weights."""
     from .. import comparison
 
     batches = open_batches(first, data, size, mean, std, preprocess, batch_size, input_shape)
-    result = comparison.compare(str(first), str(second), batches, progress("images", as_json))
+    result = comparison.compare(
+        str(first), str(second), batches, progress("images", as_json), threads
+    )
     if as_json:
         print_json({"first": str(first), "second": str(second), **result.to_dict()})
         return
-    scores = result.accuracy or (None, None)
-    rate = [1000 * seconds / result.images for seconds in result.seconds]
+    a, b = result.files
+    pairs: list[tuple[object, ...]] = [("bytes", f"{a.bytes:,}", f"{b.bytes:,}")]
+    for name in ("parameters", "multiply_adds"):
+        counts = (getattr(x.cost, name) if x.cost else None for x in (a, b))
+        pairs.append((name.replace("_", "-"), *(n and f"{n:,}" for n in counts)))
+    pairs.append(("milliseconds", a.latency.milliseconds, b.latency.milliseconds))
+    if result.accuracy and result.intervals:
+        shares = map(_share, result.accuracy, result.intervals)
+        pairs.insert(0, ("accuracy (95 % interval)", *shares))
+    terminal.out.print(Listing(f"{first} and {second}", ["", "first", "second"], pairs))
+    terminal.say_plainly(f"Milliseconds are of {a.latency.how}.")
     rows = [
         ("images", result.images),
-        ("accuracy of the first", percent(scores[0])),
-        ("accuracy of the second", percent(scores[1])),
         ("same first class", percent(result.top1)),
         ("first five classes in common", percent(result.top5)),
         ("outputs", len(result.outputs)),
@@ -56,14 +73,32 @@ def compare(
         ("weights that are equal", result.equal),
         ("weights that differ", len(result.changed)),
         ("weights of one file only", len(result.only_first) + len(result.only_second)),
-        ("ms an image, first", rate[0]),
-        ("ms an image, second", rate[1]),
     ]
-    terminal.out.print(Listing(f"{first} and {second}", ["figure", "value"], rows))
+    terminal.out.print(Listing("Agreement", ["figure", "value"], rows))
     if len(result.outputs) > 1:
         names = ["output", "greatest difference", "mean", "relative", "note"]
-        rows = [(name, *asdict(found).values()) for name, found in result.outputs.items()]
-        terminal.out.print(Listing("Outputs", names, rows))
+        listed = [(name, *asdict(found).values()) for name, found in result.outputs.items()]
+        terminal.out.print(Listing("Outputs", names, listed))
+    _print_classes(result.classes)
     if result.changed:
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
         terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
+
+
+def _share(share: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _print_classes(classes: list[ClassAccuracy]) -> None:
+    """All classes, or those whose accuracy differs most."""
+    shown = classes
+    if len(classes) > SHOWN:
+        apart = sorted(classes, key=lambda c: -abs(c.accuracy[1] - c.accuracy[0]))
+        shown = [c for c in apart if c.accuracy[1] != c.accuracy[0]][:SHOWN]
+    if shown:
+        names = ["class", "images", "first (95 % interval)", "second (95 % interval)"]
+        rows = [(c.name, c.images, *map(_share, c.accuracy, c.intervals)) for c in shown]
+        what = f"{len(shown)} of {len(classes)} classes that differ most"
+        title = "Accuracy of each class" if shown is classes else f"Accuracy of the {what}"
+        terminal.out.print(Listing(title, names, rows))
