@@ -139,6 +139,7 @@ def adapting_session(
     with _light(model) as arrays:
         proto = _message(model)
     types = adapt(proto, adapting) if adapting else {}
+    arrays = _still_read(proto, arrays) if adapting else arrays
     _expose(proto, outputs)
     _free(proto)
     if threads is not None:
@@ -161,6 +162,15 @@ def adapting_session(
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
     made.given = given  # it reads the arrays where they lie, and does not keep them alive
     return made, types
+
+
+def _still_read(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays that an outermost node reads; statistics that none does get their values back."""
+    read = {name for node in proto.graph.node for name in node.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name in arrays and tensor.name not in read:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    return {name: array for name, array in arrays.items() if name in read}
 
 
 def _left_in_files(

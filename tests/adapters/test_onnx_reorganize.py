@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
+from rejuvenet.adapters.onnx import session as session_module  # noqa: E402
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from rejuvenet.graph import batches as batches_module  # noqa: E402
@@ -103,6 +104,17 @@ def test_only_touched_statistics_are_estimated_again(trained_network, batches, t
     assert {"5.running_mean", "5.running_var", "4.weight", "8.weight"} <= moved
     merged, _ = reorganize(model, batches, "4", Recipe.preserving(batchnorm="merge"))
     assert (merged.weights["9.running_var"] == model.weights["9.running_var"]).all()
+
+
+def test_statistics_of_wide_layers_are_estimated_too(
+    trained_network, batches, tmp_path, monkeypatch
+):
+    """From 1 KiB on arrays are handed over apart, those that adapting leaves unread included."""
+    model = load(write(trained_network, tmp_path))
+    small, _ = reorganize(model, batches, "4")
+    monkeypatch.setattr(session_module, "LARGE", 1)
+    handed_over, _ = reorganize(load(write(trained_network, tmp_path)), batches, "4")
+    assert all((small.weights[n] == handed_over.weights[n]).all() for n in model.weights)
 
 
 @pytest.mark.parametrize("variant", [KEPT, FOLDED])
