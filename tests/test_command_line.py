@@ -186,13 +186,16 @@ def test_finetune_writes_a_trained_file(place, source):
     done = call(
         "finetune", "original.onnx", *source, "--augment", "none",
         "--data", "digits_train.npz", "--test", "digits_test.npz", "--epochs", 1,
-        "-o", "tuned.onnx", "--json",
+        "-o", "tuned.onnx", "--changes", "tuned.safetensors", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["after"]["held-out"] > 0.9
     assert "epoch 1 of 1: loss" in done.stderr
     assert (place / "tuned.onnx").read_bytes() != (place / "original.onnx").read_bytes()
+    done = call("apply", "original.onnx", "tuned.safetensors", "-o", "again.onnx")
+    assert done.exit_code == 0, done.output
+    assert (place / "again.onnx").read_bytes() == (place / "tuned.onnx").read_bytes()
 
 
 def test_rejuvenate_is_judged_beside_plain_training(place):
@@ -255,6 +258,7 @@ def test_wrong_usage_is_status_2(place, words, said):
         ("finetune -o original.onnx --module m.py:f", "it is the model to read"),
         ("finetune -o m.py --module m.py:f", "part of what is to be read"),
         ("rejuvenate -o o.onnx --html o.plain.onnx", "cannot write o.plain.onnx twice"),
+        ("rejuvenate -o o.onnx --changes o.onnx", "cannot write o.onnx twice"),
         ("finetune -o digits_test.npz --module m.py:f --test digits_test.npz", "to be read"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .commands.apply import apply
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.finetune import finetune
@@ -38,5 +39,5 @@ def version(
         raise typer.Exit
 
 
-for command in (inspect, reorganize, shrink, finetune, rejuvenate, compare, demo):
+for command in (inspect, reorganize, shrink, finetune, rejuvenate, apply, compare, demo):
     app.command()(command)

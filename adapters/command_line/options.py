@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -14,6 +14,9 @@ from ...files import check_writable
 from ..images.image_data import ArrayFile, Batches, read_data
 from .terminal import say_aside
 from .visible import visible
+
+if TYPE_CHECKING:
+    from ..onnx.model import OnnxModel
 
 Model = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, metavar="MODEL", help="An ONNX file.")
@@ -29,6 +32,13 @@ OptionalData = Annotated[Path | None, _DATA]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Allow --output to be the model that is read.")
+]
+Changes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the arrays that changed, and nothing else, to this .safetensors file, for "
+        "'rejuvenet apply'."
+    ),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -201,6 +211,15 @@ def _files_read(source: Path | None, is_model: bool) -> Iterator[Path]:
     except Exception:  # no model: what reads it will say so
         return
     yield from (source.parent / location for location in sorted(outside))
+
+
+def write_changes(original: OnnxModel | None, output: Path, changes: Path | None) -> None:
+    """What ``--changes`` asks for, once the output is written."""
+    if original is not None and changes is not None:
+        from ..onnx import load, save_changes
+
+        n = save_changes(original, load(output), changes)
+        say_aside(f"Wrote {n} changed arrays to {changes}")
 
 
 def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> None:

@@ -29,6 +29,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnx_ir": "onnx",
     "onnxruntime": "onnx",
+    "safetensors": "onnx",
     "onnx2fx": "finetune",
     "torch": "torch",
     "PIL": "plot",

@@ -4,6 +4,7 @@ Nodes, names, opset, metadata and untouched initializers stay as they were.  And
 :func:`to_onnx`.
 """
 
+from .changes import apply_changes, save_changes
 from .collect import collect
 from .map_export import register_onnx_converters, to_onnx
 from .model import OnnxModel, load
@@ -14,12 +15,14 @@ from .structure import Call
 __all__ = [
     "Call",
     "OnnxModel",
+    "apply_changes",
     "arrange",
     "collect",
     "load",
     "register_onnx_converters",
     "register_operator",
     "reorganize",
+    "save_changes",
     "shrink",
     "to_onnx",
 ]

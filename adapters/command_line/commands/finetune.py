@@ -11,6 +11,7 @@ from .. import terminal
 from ..options import (
     Augment,
     BatchSize,
+    Changes,
     DataPath,
     Device,
     Epochs,
@@ -29,6 +30,7 @@ from ..options import (
     open_batches,
     parse_input_shapes,
     refuse_options,
+    write_changes,
 )
 from ..terminal import Listing, guarded, percent, print_json, progress
 
@@ -40,6 +42,7 @@ def finetune(
     data: DataPath,
     output: Output,
     overwrite: Overwrite = False,
+    changes: Changes = None,
     module: Annotated[
         str | None,
         typer.Option(
@@ -104,7 +107,9 @@ def finetune(
         refuse_options(context, ["freeze"], "with --module")
     source = module.rpartition(":")[0] if module else ""
     code = Path(source) if source.endswith(".py") else None
-    check_outputs({"-o": output}, model, data, test, teacher, code, overwrite=overwrite)
+    outputs = {"-o": output, "--changes": changes}
+    check_outputs(outputs, model, data, test, teacher, code, overwrite=overwrite)
+    from ... import onnx as onnx_adapter
     from ...finetune.finetuning import finetune_file
     from ...finetune.training import Settings
 
@@ -123,6 +128,7 @@ def finetune(
     tested = None
     if test is not None:
         tested = open_batches(model, test, size, mean, std, preprocess, batch_size, input_shape)
+    original = onnx_adapter.load(model) if changes else None
     result = finetune_file(
         model,
         output,
@@ -140,6 +146,7 @@ def finetune(
         ),
         progress=progress("batches", as_json),
     )
+    write_changes(original, output, changes)
     if as_json:
         print_json({"model": str(model), "output": str(output), **result.to_dict()})
         return

@@ -12,6 +12,7 @@ from .. import terminal
 from ..options import (
     Augment,
     BatchSize,
+    Changes,
     DataPath,
     Device,
     Epochs,
@@ -31,6 +32,7 @@ from ..options import (
     check_outputs,
     open_batches,
     parse_input_shapes,
+    write_changes,
 )
 from ..terminal import Listing, guarded, percent, print_json, print_report, progress
 
@@ -41,6 +43,7 @@ def rejuvenate(
     data: DataPath,
     output: Output,
     overwrite: Overwrite = False,
+    changes: Changes = None,
     test: Annotated[
         Path | None,
         typer.Option(
@@ -78,9 +81,10 @@ def rejuvenate(
     nothing was trained on or chosen by.
     """
     plain = output.with_name(output.stem + ".plain.onnx") if control else None
-    outputs = {"-o": output, "--html": html, "--control": plain}
+    outputs = {"-o": output, "--html": html, "--control": plain, "--changes": changes}
     check_outputs(outputs, model, data, test, overwrite=overwrite)
     from ....graph import Recipe
+    from ... import onnx as onnx_adapter
     from ...finetune.rejuvenating import rejuvenate_file
     from ...finetune.training import Settings
 
@@ -93,6 +97,7 @@ def rejuvenate(
     how = size, mean, std, preprocess, batch_size, input_shape
     batches = open_batches(model, data, *how)
     tested = open_batches(model, test, *how) if test else None
+    original = onnx_adapter.load(model) if changes else None
     result = rejuvenate_file(
         model,
         output,
@@ -109,6 +114,7 @@ def rejuvenate(
         ),
         progress=progress("batches", as_json),
     )
+    write_changes(original, output, changes)
     if html is not None:
         from ...report.rejuvenation import rejuvenation_page
 

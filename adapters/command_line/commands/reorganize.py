@@ -12,6 +12,7 @@ from .. import terminal
 from ..options import (
     READING,
     BatchSize,
+    Changes,
     Html,
     InputShape,
     Json,
@@ -34,6 +35,7 @@ from ..options import (
     parse_input_shapes,
     parse_recipe,
     refuse_options,
+    write_changes,
 )
 from ..terminal import guarded, print_json, print_report, shows_progress
 
@@ -46,6 +48,7 @@ def reorganize(
     model: Model,
     output: Output,
     overwrite: Overwrite = False,
+    changes: Changes = None,
     data: OptionalData = None,
     layers: Layers = None,
     arrange: Annotated[
@@ -87,7 +90,8 @@ def reorganize(
 ) -> None:
     """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
     _check_reorganize(context, method)
-    check_outputs({"-o": output, "--html": html, "--plan": plan}, model, data, overwrite=overwrite)
+    outputs = {"-o": output, "--html": html, "--plan": plan, "--changes": changes}
+    check_outputs(outputs, model, data, overwrite=overwrite)
     from ... import onnx as onnx_adapter
     from ...onnx.reorganize import reorganized
 
@@ -122,6 +126,7 @@ def reorganize(
     if plan is not None and report.plan is not None:
         report.plan.save(plan)
     changed.save(output)
+    write_changes(loaded, output, changes)
     if as_json:
         print_json({"model": str(model), "output": str(output), **report.to_dict()})
         return
