@@ -1,4 +1,4 @@
-"""How many channels of each group stay, for a budget of parameters or of multiply-adds.
+"""How many channels of each group stay, for a budget of parameters, multiply-adds or time.
 
 One look at the network says for every group ``g`` and number ``k`` of channels what its consumers
 would miss (:func:`rejuvenet.graph.plan.subset.subset`), and the graph says what a channel costs.
@@ -13,14 +13,15 @@ network would really have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .change.removal import Layout, removable
+from .change.removal import Layout, Removal, removable
 from .find.channels import ChannelGroup
-from .measure.cost import Cost, cost
+from .measure.cost import cost
 from .plan.plan import GroupPlan
 from .plan.subset import read_by, subset
 
@@ -28,6 +29,10 @@ from .plan.subset import read_by, subset
 # residual matters for the outputs is not known, so a budget is not spent on few of them.
 FLOOR = 0.9
 STEPS = 24  # of a bisection
+TRIALS = 7  # with networks that are timed: to a hundredth of the multiply-adds
+
+
+Quantity = Literal["parameters", "multiply_adds"]
 
 
 class Budget(NamedTuple):
@@ -39,7 +44,7 @@ class Budget(NamedTuple):
     share : float in (0, 1]
     """
 
-    quantity: Literal["parameters", "multiply_adds"]
+    quantity: Quantity
     share: float
 
     @classmethod
@@ -63,20 +68,75 @@ class Budget(NamedTuple):
                 )
         return found[0] if found else None
 
+    def ratios(self, prices: Prices) -> dict[str, float]:
+        """The ratio of every group, by its name; 1 where none of its channels can go.
 
-def ratios_for(
-    budget: Budget,
-    layout: Layout,
-    groups: Sequence[ChannelGroup],
-    grams: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray],
-    samples: int,
-) -> dict[str, float]:
-    """The ratio of every group, by its name; 1 where none of its channels can go.
+        Raises
+        ------
+        ValueError
+            The budget cannot be kept.
+        """
+        return prices.ratios(self.quantity, self.share)
+
+
+class TimeBudget(NamedTuple):
+    """How long a network may take, by trials with networks that are really smaller.
+
+    Ratios are those that leave a share of the multiply-adds; the share is found by bisection.
+
+    Attributes
+    ----------
+    fits : callable
+        Whether what a removal leaves is fast enough.  Raises ValueError where it does not run.
+    text : str
+        What it is to be, for an error, such as ``"5 ms"``.
+    """
+
+    fits: Callable[[Removal], bool]
+    text: str
+
+    def ratios(self, prices: Prices) -> dict[str, float]:
+        """As those of :class:`Budget`.
+
+        Raises
+        ------
+        ValueError
+            The network cannot become as fast.
+        """
+        prices = prices.where(self._runs)
+        low, high = 0.0, 1.0
+        found = None
+        for _ in range(TRIALS):
+            middle = (low + high) / 2
+            try:
+                ratios = prices.ratios("multiply_adds", middle)
+            except ValueError:  # too few channels can go
+                low = middle
+                continue
+            if self.fits(prices.removal(ratios)):
+                low, found = middle, ratios
+            else:
+                high = middle
+        if found is None:
+            raise ValueError(
+                f"the model cannot be shrunk to {self.text}: too few of its channels can be "
+                "removed, or they take too little of its time"
+            )
+        return found
+
+    def _runs(self, removal: Removal) -> bool:
+        try:
+            self.fits(removal)
+        except ValueError:
+            return False
+        return True
+
+
+class Prices:
+    """What channels of every group cost, and what would be missed without them.
 
     Parameters
     ----------
-    budget : Budget
     layout : Layout
     groups : sequence of ChannelGroup
     grams : mapping of group name to ndarray, shape (channels, channels)
@@ -84,60 +144,79 @@ def ratios_for(
     weights : mapping of str to ndarray
     samples : int
         How many samples the shapes of the graph are of.
-
-    Raises
-    ------
-    ValueError
-        The budget cannot be kept.
     """
-    described = [group for group in groups if group.name in grams]
-    halves = [_plan(group, 0.5) for group in described]
-    freed, _ = removable(layout, [plan for plan in halves if plan.new.size])
-    able = [group for group in described if group.name in freed]
 
-    def cost_of(ratios: Mapping[str, float]) -> Cost:
-        plans = [_plan(group, ratios[group.name]) for group in able if group.name in ratios]
-        removal = layout.removal({plan.group: plan.new for plan in plans}, plans)
-        return cost(layout.graph, samples, removal.shapes)
+    def __init__(
+        self,
+        layout: Layout,
+        groups: Sequence[ChannelGroup],
+        grams: Mapping[str, np.ndarray],
+        weights: Mapping[str, np.ndarray],
+        samples: int,
+    ) -> None:
+        self._layout, self._samples, self._groups = layout, samples, groups
+        described = [group for group in groups if group.name in grams]
+        halves = [_plan(group, 0.5) for group in described]
+        self._freed, _ = removable(layout, [plan for plan in halves if plan.new.size])
+        self._able = [group for group in described if group.name in self._freed]
+        self._curves = {g.name: _curve(g, grams[g.name], weights) for g in self._able}
 
-    def amount(ratios: Mapping[str, float]) -> int:
-        return int(getattr(cost_of(ratios), budget.quantity))
+    def where(self, works: Callable[[Removal], bool]) -> Prices:
+        """The same without groups that cannot lose channels, as far as trials show."""
+        halves = dict.fromkeys(self._freed, 0.5)
+        if not self._able or works(self.removal(halves)):
+            return self
+        other = copy.copy(self)
+        other._able = [g for g in self._able if works(self.removal({g.name: 0.5}))]
+        return other
 
-    whole = amount({})
-    saved = {
-        group.name: (whole - amount({group.name: 0.5})) / max(len(freed[group.name]), 1) / whole
-        for group in able
-    }
-    curves = {group.name: _curve(group, grams[group.name], weights) for group in able}
+    def removal(self, ratios: Mapping[str, float]) -> Removal:
+        """What goes with some ratios; of groups without one, nothing."""
+        plans = [_plan(group, ratios[group.name]) for group in self._able if group.name in ratios]
+        return self._layout.removal({plan.group: plan.new for plan in plans}, plans)
 
-    allowed = budget.share * whole
-    low, high = 0.0, 1.0  # the ratio that keeps the budget where all groups have the same
-    for _ in range(STEPS // 2):
-        middle = (low + high) / 2
-        kept = amount(dict.fromkeys(freed, middle)) <= allowed
-        low, high = (middle, high) if kept else (low, middle)
+    def ratios(self, quantity: Quantity, share: float) -> dict[str, float]:
+        """As :meth:`Budget.ratios`."""
 
-    def at(price: float) -> dict[str, float]:
-        found = {}
-        for group in able:
-            n, missed = group.channels, curves[group.name]
-            k = np.arange(len(missed))
-            total = missed + price * saved[group.name] * k
-            total[: max(1, int(FLOOR * low * n))] = np.inf
-            found[group.name] = float(total.argmin()) / n
-        return found
+        def amount(ratios: Mapping[str, float]) -> int:
+            left = cost(self._layout.graph, self._samples, self.removal(ratios).shapes)
+            return int(getattr(left, quantity))
 
-    least, most = 1e-12, 1e12
-    if not able or amount(at(most)) > allowed:
-        raise ValueError(
-            f"the model cannot be shrunk to {budget.share:.0%} of its "
-            f"{budget.quantity.replace('_', '-')}: too few of its channels can be removed"
-        )
-    for _ in range(STEPS if amount(at(least)) > allowed else 0):
-        price = float(np.sqrt(least * most))
-        least, most = (least, price) if amount(at(price)) <= allowed else (price, most)
-    chosen = at(most if amount(at(least)) > allowed else least)
-    return {group.name: chosen.get(group.name, 1.0) for group in groups}
+        whole = amount({})
+        saved = {
+            group.name: (whole - amount({group.name: 0.5}))
+            / max(len(self._freed[group.name]), 1)
+            / whole
+            for group in self._able
+        }
+        allowed = share * whole
+        low, high = 0.0, 1.0  # the ratio that keeps the budget where all groups have the same
+        for _ in range(STEPS // 2):
+            middle = (low + high) / 2
+            kept = amount(dict.fromkeys(saved, middle)) <= allowed
+            low, high = (middle, high) if kept else (low, middle)
+
+        def at(price: float) -> dict[str, float]:
+            found = {}
+            for group in self._able:
+                n, missed = group.channels, self._curves[group.name]
+                k = np.arange(len(missed))
+                total = missed + price * saved[group.name] * k
+                total[: max(1, int(FLOOR * low * n))] = np.inf
+                found[group.name] = float(total.argmin()) / n
+            return found
+
+        least, most = 1e-12, 1e12
+        if not self._able or amount(at(most)) > allowed:
+            raise ValueError(
+                f"the model cannot be shrunk to {share:.0%} of its "
+                f"{quantity.replace('_', '-')}: too few of its channels can be removed"
+            )
+        for _ in range(STEPS if amount(at(least)) > allowed else 0):
+            price = float(np.sqrt(least * most))
+            least, most = (least, price) if amount(at(price)) <= allowed else (price, most)
+        chosen = at(most if amount(at(least)) > allowed else least)
+        return {group.name: chosen.get(group.name, 1.0) for group in self._groups}
 
 
 def _curve(

@@ -49,7 +49,7 @@ from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
 from .plan.selection import Choice, refuse_named, select_groups
-from .ratios import Budget, ratios_for
+from .ratios import Budget, Prices, TimeBudget
 from .removing import unremovable
 from .report import Report
 
@@ -86,7 +86,7 @@ def reorganize(
     max_change: float | None = None,
     protected: Mapping[str, Sequence[int]] | None = None,
     remove: bool = False,
-    budget: Budget | None = None,
+    budget: Budget | TimeBudget | None = None,
     team: Team = ALONE,
     follow: Follow | None = None,
 ) -> Outcome:
@@ -113,7 +113,7 @@ def reorganize(
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.
-    budget : Budget, optional
+    budget : Budget or TimeBudget, optional
         With ``remove``: what may be left of the network, in place of the recipe's ratio.
     team : Team
         Processes that change the network together, each with its share of the data.
@@ -261,7 +261,7 @@ class _Run:
         self.before = {g.name: self.before[g.name] for g in groups if g.name in self.before}
         self._moments = self._moments.only(self._touched(groups).normalizations)
 
-    def spread(self, budget: Budget) -> None:
+    def spread(self, budget: Budget | TimeBudget) -> None:
         """Ratios by group that keep a budget."""
         assert self.layout is not None
         if not self._sums:
@@ -270,8 +270,8 @@ class _Run:
         names = [m.weight for group in self.groups for m in group.consumers]
         weights = self.edit.original(list(dict.fromkeys(names)))
         samples = self.network.example_samples
-        ratios = ratios_for(budget, self.layout, self.groups, grams, weights, samples)
-        self.recipe = replace(self.recipe, ratio=ratios)
+        prices = Prices(self.layout, self.groups, grams, weights, samples)
+        self.recipe = replace(self.recipe, ratio=budget.ratios(prices))
 
     def plan(self, layers: Mapping[str, str | None]) -> None:
         """The plans of the first process, in all."""

@@ -140,6 +140,10 @@ class Report:
         Why a permutation has no verdict.
     cost_before, cost : Cost or None
         Of the model before and after its channels were removed.
+    latency_before, latency : float or None
+        Milliseconds of a run before and after, where a latency was asked for.
+    latency_of : str
+        What these are of: batch size, threads, device.
     """
 
     groups: list[GroupReport] = field(default_factory=list)
@@ -155,6 +159,9 @@ class Report:
     unverified: str = ""
     cost_before: Cost | None = None
     cost: Cost | None = None
+    latency_before: float | None = None
+    latency: float | None = None
+    latency_of: str = ""
 
     @classmethod
     def of(
@@ -192,6 +199,9 @@ class Report:
             "unverified": self.unverified,
             "cost_before": None if self.cost_before is None else asdict(self.cost_before),
             "cost": None if self.cost is None else asdict(self.cost),
+            "latency_before": self.latency_before,
+            "latency": self.latency,
+            "latency_of": self.latency_of,
         }
 
     def outputs(self) -> str:
@@ -217,11 +227,17 @@ class Report:
             return ""
         parameters, before = self.cost.parameters, self.cost_before.parameters
         products, products_before = self.cost.multiply_adds, self.cost_before.multiply_adds
-        return (
+        said = (
             f"{parameters:,} of {before:,} parameters left ({parameters / max(before, 1):.1%}), "
             f"{products / 1e6:,.1f} of {products_before / 1e6:,.1f} million multiply-adds a sample "
             f"({products / max(products_before, 1):.1%})"
         )
+        if self.latency is not None and self.latency_before is not None:
+            said += (
+                f"; {self.latency:.3g} of {self.latency_before:.3g} ms "
+                f"({self.latency / self.latency_before:.1%}; {self.latency_of})"
+            )
+        return said
 
     def __str__(self) -> str:
         lines = [str(report) for report in self.groups]

@@ -116,6 +116,14 @@ def test_shrink_writes_a_smaller_file(place):
     assert "expected --ratio" in fails(2, *words[:-1], "other.onnx", "--ratio", "conv4=2")
 
 
+def test_shrink_to_a_share_of_the_latency(place):
+    words = ["shrink", "original.onnx", "--data", "digits_train.npz", "-o", "small.onnx", "--json"]
+    report = json.loads(call(*words, "--target-latency", 0.9).stdout)
+    assert 0 < report["latency"] < report["latency_before"]
+    assert report["latency_of"].startswith("batch size 1, 1 thread, CPU, median of")
+    assert report["cost"]["multiply_adds"] < report["cost_before"]["multiply_adds"]
+
+
 def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     data = "digits_train.npz"
     words = ["reorganize", "original.onnx", "--data", data, "-o", "out.onnx", "--json"]
@@ -296,6 +304,7 @@ def test_overwrite_allows_the_model_itself(place):
         ("inspect --batch-size 8", "--batch-size does nothing without --data"),
         ("reorganize --arrange --order random --mean 0", "--mean does nothing without --data"),
         ("reorganize --data digits_train.npz --order random", "--order does nothing without"),
+        ("shrink --data digits_train.npz --threads 2", "--threads does nothing without"),
         ("reorganize --data digits_train.npz --arrange --ratio 0.5", "--ratio does nothing with"),
         ("reorganize --data digits_train.npz --arrange --method l1", "--method does nothing with"),
         ("reorganize --data digits_train.npz --arrange --option a=1", "--option does nothing"),
@@ -307,7 +316,7 @@ def test_overwrite_allows_the_model_itself(place):
 )
 def test_options_that_would_be_ignored_are_refused(place, words, said):
     command, *rest = words.split()
-    output = ["-o", "new.onnx"] if command == "reorganize" else []
+    output = ["-o", "new.onnx"] if command != "inspect" else []
     assert said in fails(2, command, "original.onnx", *output, *rest)
 
 

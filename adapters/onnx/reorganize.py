@@ -19,9 +19,10 @@ from ...graph.cautions import warn_where_nothing_changed
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
-from ...graph.ratios import Budget
+from ...graph.ratios import Budget, TimeBudget
 from ...graph.report import Report
-from .batches import OnnxBatches
+from .batches import OnnxBatches, samples
+from .latency_target import LatencyTarget
 from .model import OnnxModel, load
 from .network import OnnxNetwork
 
@@ -143,6 +144,8 @@ def shrink(
     ratio: float | Mapping[str, float] | None = None,
     target_params: float | None = None,
     target_flops: float | None = None,
+    target_latency: float | str | None = None,
+    threads: int = 1,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,
     unpack: Unpack | None = None,
@@ -168,6 +171,12 @@ def shrink(
     target_params, target_flops : float, optional
         Share of the parameters, or of the multiply-adds, that stays at most: each group gets the
         ratio under which the next channel would cost as much as in the others.
+    target_latency : float or str, optional
+        Share of today's latency that stays at most, or milliseconds such as ``"5ms"``, for one
+        sample in onnxruntime: the multiply-adds that are left are found by timing models that are
+        really smaller.
+    threads : int
+        That an operator may use when the latency is measured.
     classes, pseudo_classes, unpack, max_batches, max_bytes, max_change
         As in :func:`reorganize`.
 
@@ -176,7 +185,8 @@ def shrink(
     OnnxModel
         The file as it was, with smaller arrays and other lengths.
     Report
-        With parameters and multiply-adds before and after.  Groups that cannot lose channels are
+        With parameters and multiply-adds before and after, and latency where it was asked for.
+        Groups that cannot lose channels are
         in ``skipped``, with the reason.
 
     Raises
@@ -184,13 +194,35 @@ def shrink(
     ValueError
         For bad data, an unknown layer, or nothing that can be removed.
     """
+    model = model if isinstance(model, OnnxModel) else load(model)
+    budget: Budget | TimeBudget | None = Budget.of(target_params, target_flops)
+    target = None
+    if target_latency is not None:
+        if budget is not None:
+            raise ValueError("expected one target, got one for latency and another")
+        target = LatencyTarget(target_latency, model, _one_run(model, batches, unpack), threads)
+        budget = target.budget()
     changed, outcome = reorganized(
         model, batches, layers, shrinking(recipe, ratio), progress, classes=classes,
         pseudo_classes=pseudo_classes, unpack=unpack, max_batches=max_batches,
-        max_bytes=max_bytes, max_change=max_change, remove=True,
-        budget=Budget.of(target_params, target_flops),
+        max_bytes=max_bytes, max_change=max_change, remove=True, budget=budget,
     )  # fmt: skip
+    if target is not None:
+        target.describe(outcome.report, changed)
     return changed, outcome.report
+
+
+def _one_run(
+    model: OnnxModel, batches: Iterable[Any] | None, unpack: Unpack | None
+) -> dict[str, np.ndarray]:
+    """The first sample of the data, or as many as the model takes at a time."""
+    if batches is None:
+        return model.example_inputs
+    read = OnnxBatches(batches, model, unpack, max_batches=1).read("a sample to time")
+    inputs, _ = next(iter(read))
+    n, size = samples(inputs), model.fixed_batch or 1
+    rows = np.arange(size) % n
+    return {k: x[rows] if x.ndim and len(x) == n else x for k, x in inputs.items()}
 
 
 def reorganized(

@@ -10,12 +10,15 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from rejuvenet.adapters.onnx import load
+from rejuvenet.adapters.onnx import latency_target, load
 from rejuvenet.adapters.onnx import reorganize as reorganize_file
 from rejuvenet.adapters.onnx import shrink as shrink_file
+from rejuvenet.adapters.onnx.batches import samples
+from rejuvenet.adapters.onnx.latency import Latency
 from rejuvenet.adapters.onnx.runner import Runner
 from rejuvenet.adapters.torch import reorganize, shrink
 from rejuvenet.graph import Recipe
+from rejuvenet.graph.measure.cost import cost
 from rejuvenet.graph.measure.verdict import relative_change
 from rejuvenet.graph.plan.recipe import shrinking
 from torch import nn
@@ -168,6 +171,46 @@ def test_a_target_is_kept(data, target):
     assert model[0].out_channels < model[3].out_channels
     with pytest.raises(ValueError, match="cannot be shrunk to 1%"):
         shrink(digits_network(), data, **{f"target_{target}": 0.01})
+
+
+def by_products(monkeypatch, slow=None):
+    """Let multiply-adds stand for the time of a run; a model without some of ``slow`` fails."""
+
+    def timed(models, inputs, threads, seconds):
+        assert all(len(x) == 1 for given in inputs for x in given.values())
+        found = [cost(m.graph, samples(m.example_inputs)).multiply_adds / 1e6 for m in models]
+        if slow and models[0].weight(slow).shape != models[1].weight(slow).shape:
+            raise ValueError("the model does not run")
+        return [Latency(ms, 1, threads, "CPUExecutionProvider", 9) for ms in found]
+
+    monkeypatch.setattr(latency_target, "latencies", timed)
+
+
+@pytest.mark.parametrize("target", [0.6, "ms"])
+def test_a_target_of_time_is_kept(data, tmp_path, monkeypatch, target):
+    path = export(digits_network(), data[0][0][:1], tmp_path / "model.onnx", "script, kept")
+    arrays = [(x.numpy(), y.numpy()) for x, y in data]
+    by_products(monkeypatch)
+    whole = load(path)
+    today = cost(whole.graph, 1).multiply_adds / 1e6
+    asked = f"{0.6 * today}ms" if target == "ms" else target
+    _, report = shrink_file(whole, arrays, target_latency=asked)
+    assert report.latency_before == pytest.approx(today)
+    assert 0.5 < report.latency / today <= 0.6
+    assert "ms (" in str(report)
+    with pytest.raises(ValueError, match="cannot be shrunk to 1% of its latency"):
+        shrink_file(path, arrays, target_latency=0.01)
+    with pytest.raises(ValueError, match="share of today's in"):
+        shrink_file(path, arrays, target_latency="5s")
+
+
+def test_layers_that_a_trial_fails_without_keep_their_channels(data, tmp_path, monkeypatch):
+    path = export(digits_network(), data[0][0][:1], tmp_path / "model.onnx", "script, kept")
+    by_products(monkeypatch, slow="0.weight")
+    arrays = [(x.numpy(), y.numpy()) for x, y in data]
+    smaller, report = shrink_file(path, arrays, target_latency=0.8)
+    assert smaller.weight("0.weight").shape == (8, 1, 3, 3)
+    assert report.latency / report.latency_before <= 0.8
 
 
 def test_weights_in_another_file_become_smaller_there(data, tmp_path):

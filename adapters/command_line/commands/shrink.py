@@ -25,6 +25,7 @@ from ..options import (
     Seed,
     Size,
     Std,
+    Threads,
     check_outputs,
     open_batches,
     parse_input_shapes,
@@ -58,6 +59,15 @@ def shrink(
     target_flops: Annotated[
         float | None, typer.Option(help="Share of the multiply-adds that stays at most.")
     ] = None,
+    target_latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE|MS",
+            help="Share of today's latency that stays at most, or milliseconds such as 5ms, of one "
+            "image in onnxruntime; timed on models that are really smaller.",
+        ),
+    ] = None,
+    threads: Threads = 1,
     method: Annotated[
         Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity"],
         typer.Option(
@@ -79,8 +89,10 @@ def shrink(
     as_json: Json = False,
 ) -> None:
     """Make a model smaller: keep the channels from which the others are told best."""
-    if target_params is not None or target_flops is not None:
+    if any(target is not None for target in (target_params, target_flops, target_latency)):
         refuse_options(context, ["ratio"], "with a target, which chooses the ratios")
+    if target_latency is None:
+        refuse_options(context, ["threads"], "without --target-latency")
     check_outputs({"-o": output}, model, data, overwrite=overwrite)
     from ... import onnx as onnx_adapter
 
@@ -91,7 +103,8 @@ def shrink(
     changed, report = onnx_adapter.shrink(
         loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
         pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
-        target_params=target_params, target_flops=target_flops,
+        target_params=target_params, target_flops=target_flops, target_latency=target_latency,
+        threads=threads,
     )  # fmt: skip
     changed.save(output)
     if as_json:
