@@ -85,14 +85,17 @@ class ResNet20(nn.Module):
 
 def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
     """Random flips and crops after padding by ``pad``, one offset for each image."""
-    flip = torch.rand(len(x), generator=generator) < 0.5
+    flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     padded = F.pad(x, (pad, pad, pad, pad))
-    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator)
-    rows = (offsets[:, :1] + torch.arange(x.shape[2]))[:, None, :, None]
-    columns = (offsets[:, 1:] + torch.arange(x.shape[3]))[:, None, None, :]
-    image = torch.arange(len(x))[:, None, None, None]
-    channel = torch.arange(x.shape[1])[None, :, None, None]
+    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator).to(x.device)
+
+    def along(axis: int) -> torch.Tensor:
+        return torch.arange(x.shape[axis], device=x.device)
+
+    rows = (offsets[:, :1] + along(2))[:, None, :, None]
+    columns = (offsets[:, 1:] + along(3))[:, None, None, :]
+    image, channel = along(0)[:, None, None, None], along(1)[None, :, None, None]
     return padded[image, channel, rows, columns]
 
 
