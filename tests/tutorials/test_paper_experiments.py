@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import sys
 from pathlib import Path
 
@@ -32,6 +34,11 @@ def experiments():
         for name in set(sys.modules) - modules:
             if str(FOLDER.parent) in (getattr(sys.modules[name], "__file__", None) or ""):
                 del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["networks", "protocols", "arms", "rigl", "experiments"])
+def test_examples(experiments, name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 class Tiny(nn.Module):
@@ -218,9 +225,20 @@ def test_the_command_and_its_page(experiments, study, monkeypatch, capsys, tmp_p
     for seed in (0, 1):
         for arm in ("plain", "paper-conv5"):
             study.run(experiments.Cell("tiny", arm, seed))
-    page = report.write(tmp_path)
-    assert "| Tiny | the paper's recipe, conv5 | 2 |" in page
+    page = tmp_path / "README.md"
+    report.write(tmp_path, page)
+    assert "| Tiny | the paper's recipe, conv5 | 2 |" in page.read_text()
     assert (tmp_path / "accuracy-tiny.svg").exists()
+
+
+def test_the_page_is_that_of_the_committed_runs(experiments, tmp_path):
+    import report
+
+    page = tmp_path / "README.md"
+    page.write_text((FOLDER / "README.md").read_text())
+    report.write(report.RUNS, page)
+    written = (FOLDER / "README.md").read_text()
+    assert page.read_text() == written, "run tutorials/paper/report.py"
 
 
 @pytest.mark.filterwarnings("ignore:.*samples give")
@@ -233,6 +251,17 @@ def test_figure_2_of_mobilenet(experiments, monkeypatch, tmp_path):
     figure2.main()
     assert "blocks.3.33.weight" in page.read_text()
     assert page.read_text().count('class="panel"') == 3
+
+
+def test_arms_of_the_first_study(experiments, tmp_path):
+    study = experiments.Study(CPU, None, tmp_path)
+    for arm in ("narrow", "early-conv3", "merged-conv3", "dropped-conv3"):
+        training = study.training(experiments.Cell("small-step", arm, 0))
+        training.run()
+        happened = [event["epoch"] for event in training.events]
+        assert happened == ([1, 2] if arm in ("merged-conv3", "dropped-conv3") else [])
+        assert training.model[6].out_channels == (96 if arm == "narrow" else 192)
+    assert study.training(experiments.Cell("resnet20", "paper-conv4", 0)).run()["events"]
 
 
 @pytest.mark.nightly

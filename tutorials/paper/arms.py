@@ -21,8 +21,11 @@ network (``networks.py``), or the last two after each other, with what lies befo
 - ``random``: as many channels, by chance, drawn again in the same way: the control for what is
   chosen and merged;
 - ``preserving``: ``Recipe.preserving()``, merging with a refit of the consumers;
-- ``refit``: the control for that: channels by chance, and the same refit.
+- ``refit``: the control for that: channels by chance, and the same refit;
+- ``merged``, ``redundant``, ``tolerant``, ``early``, ``kmeans``, ``dropped``: those of the first
+  study, all with momentum that merges along.
 
+``narrow`` is plain training with half of the channels where others reorganize: are they needed?
 ``nr``, ``rigl`` and ``sac`` are trainings of their own, in files of their names.
 """
 
@@ -56,6 +59,12 @@ RECIPES: dict[str, Recipe] = {
     "random": Recipe.comparison("random", **DRAWN_AGAIN),
     "preserving": Recipe.preserving(),
     "refit": Recipe.preserving(method="random"),
+    "merged": Recipe.preserving(optimizer="merge"),
+    "redundant": Recipe.preserving(ratio="redundant", optimizer="merge"),
+    "dropped": Recipe.comparison("random", optimizer="merge"),
+    "kmeans": Recipe.preserving(method="kmeans", optimizer="merge"),
+    "tolerant": Recipe.preserving(ratio="redundant", tolerance=0.5, optimizer="merge"),
+    "early": Recipe.preserving(stop=0.25, optimizer="merge"),
 }
 
 
@@ -90,11 +99,14 @@ class Arm:
         Epochs that the schedule of the rate does not count.
     compiles : bool
         Whether compiling pays.
+    own : bool
+        Whether the network becomes another one.
     """
 
     title = "plain training"
     waited = 0
     compiles = True
+    own = False
 
     def protocol(self, usual: Protocol) -> Protocol:
         return usual
@@ -126,8 +138,20 @@ class Arm:
         """Called before :meth:`start`, with the new model, which gets its weights afterwards."""
 
 
+class Narrow(Arm):
+    """Plain training of a narrow network."""
+
+    title = "plain, half as many channels there"
+    own = True
+
+    def network(self, usual: Network) -> Callable[[int, bool], nn.Module]:
+        if usual.narrow is None:
+            raise ValueError(f"{usual.title} has no narrow form")
+        return usual.narrow
+
+
 class Reorganized(Arm):
-    """A block is reorganized at every event of the protocol.
+    """A block is reorganized at every event of the protocol, until the recipe's ``stop``.
 
     Parameters
     ----------
@@ -146,10 +170,11 @@ class Reorganized(Arm):
 
     def start(self, run: Run) -> None:
         super().start(run)
-        events = run.protocol.events
+        protocol = run.protocol
+        events = [e for e in protocol.events if e <= self.recipe.stop * protocol.epochs]
         if len(self.layers) == 1:
             # "applied once": one layer needs the first event of fine-tuning only.
-            events = events[:1] if run.protocol.published else events
+            events = events[:1] if protocol.published else events
         batches = run.images.judged()
         self.reorganizer = Reorganizer(
             run.model, run.optimizer, batches, layers=self.layers, every=set(events),
@@ -187,6 +212,9 @@ TITLES = {
     "paper": "the paper's recipe", "l2": "l2", "l1": "l1",
     "random": "random channels, drawn again as the paper's",
     "preserving": "merged with a refit", "refit": "random channels with the same refit",
+    "merged": "`Recipe.preserving()`", "redundant": '`ratio="redundant"`',
+    "dropped": '`Recipe.comparison("random")`', "kmeans": '`method="kmeans"`',
+    "tolerant": '`ratio="redundant", tolerance=0.5`', "early": "`stop=0.25`, one event only",
 }  # fmt: skip
 
 
@@ -200,6 +228,8 @@ def make(name: str, network: Network) -> Arm:
     how, _, block = name.partition("-")
     if how == "plain":
         return Arm()
+    if how == "narrow":
+        return Narrow()
     if how == "nr":
         from neural_rejuvenation import NeuralRejuvenation
 

@@ -5,12 +5,14 @@ Run as (on a GPU; runs that exist are not repeated, one that was killed goes on)
     python tutorials/paper/experiments.py 1 2 --data cifar100/ --seeds 0:3
     python tutorials/paper/experiments.py 3 4 --data imagenet/
     python tutorials/paper/experiments.py 1 2 3 4 --trial
+    python tutorials/paper/experiments.py first --data cifar100/ --seeds 0:5 --device cpu
     python tutorials/paper/report.py
 
 Tables 1 and 2 are of CIFAR-100, which is downloaded to ``DIR`` where it is not there; 3 and 4 of
 ImageNet, in ``DIR/train`` and ``DIR/val`` with one folder a class.  ``--trial`` needs no data:
 three epochs of two batches of noise for every run.  Expected hours are printed before anything
-starts, and ``--hours`` prints nothing else.  Arms are explained in ``arms.py``.
+starts, and ``--hours`` prints nothing else.  Arms are explained in ``arms.py``.  ``first`` is the
+first study of the page, a minute a run on one core, and ``resnet20`` one of a few hours a run.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from networks import NETWORKS, Network  # noqa: E402
 from protocols import PROTOCOLS, Protocol  # noqa: E402
 from training import Training, deterministic, seconds_a_step  # noqa: E402
 
-RUNS = HERE / "experiments"
+RUNS = HERE / "runs"
 CONTROLS = ("random", "preserving", "refit")
 
 
@@ -49,6 +51,12 @@ def by_block(network: Network) -> list[str]:
 def by_method(network: Network) -> list[str]:
     """All methods at the last block."""
     return ["plain", *(f"{how}-{network.last}" for how in ("l2", "l1", "paper", *CONTROLS))]
+
+
+def first(network: Network) -> list[str]:
+    """Arms of the first study."""
+    hows = ("paper", "merged", "redundant", "dropped", "kmeans", "tolerant", "early")
+    return ["plain", *(f"{how}-{network.last}" for how in hows), "narrow"]
 
 
 def fine_tuned(network: Network) -> list[str]:
@@ -67,6 +75,8 @@ TABLES: dict[str, dict[str, list[str]]] = {
     "4": {
         "imagenet-resnet50": [*fine_tuned(NETWORKS["imagenet-resnet50"]), "rigl", "sac"],
     },
+    "first": {name: first(NETWORKS[name]) for name in ("small-step", "small-cyclic")},
+    "resnet20": {"resnet20": by_method(NETWORKS["resnet20"])},
 }  # fmt: skip
 
 
@@ -139,7 +149,9 @@ class Study:
     def _read(self, data: str) -> images.Images:
         if self.folder is None:
             return images.noise(data, self.device)
-        if data == "cifar100":
+        if data.startswith("small"):
+            return images.load_small(self.folder, self.device)
+        if data != "imagenet":
             return images.load_cifar100(self.folder, self.device)
         return images.ImageFolders(self.folder, self.device, self.workers)
 

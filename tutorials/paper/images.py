@@ -48,9 +48,22 @@ class Images(Protocol):
 
 
 class InMemory:
-    """All images on the device, cropped and flipped there."""
+    """All images on the device, cropped and flipped there.
 
-    def __init__(self, train: Batch, test: Batch, device: torch.device, classes: int = 100) -> None:
+    Parameters
+    ----------
+    train, test : (images, labels)
+    device : torch.device
+    classes : int
+    judging : int, optional
+        So many images judge; all by default.
+    """
+
+    def __init__(
+        self, train: Batch, test: Batch, device: torch.device, classes: int = 100,
+        judging: int | None = None,
+    ) -> None:  # fmt: skip
+        self.judging = judging
         self.x, self.y = (part.to(device) for part in train)
         self.tested = tuple(part.to(device) for part in test)
         self.classes, self.size, self.tests = classes, self.x.shape[-1], len(test[0])
@@ -70,7 +83,7 @@ class InMemory:
     def judged(self) -> list[Batch]:
         # Mixed: normalizations take the statistics of these batches.
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))
-        rows = order.to(self.x.device).split(EVALUATED)
+        rows = order[: self.judging].to(self.x.device).split(EVALUATED)
         return [(self.x[part], self.y[part]) for part in rows]
 
 
@@ -136,10 +149,20 @@ def load_cifar100(folder: Path, device: torch.device) -> InMemory:
     return InMemory(parts["train"], parts["test"], device)
 
 
+def load_small(folder: Path, device: torch.device) -> InMemory:
+    """The first 20 classes of CIFAR-100 in 16 x 16, of which 2,000 images judge."""
+    whole = load_cifar100(folder, device)
+    parts = []
+    for x, y in ((whole.x, whole.y), whole.tested):
+        small = torch.nn.functional.avg_pool2d(x[y < 20], 2)
+        parts.append((small.contiguous(memory_format=torch.channels_last), y[y < 20]))
+    return InMemory(*parts, device, classes=20, judging=2000)
+
+
 def noise(data: str, device: torch.device, batch: int = 8) -> InMemory:
     """Two batches of eight classes, to try everything out; smaller than real images of ImageNet."""
     generator = torch.Generator().manual_seed(0)
-    size, classes = (32, 100) if data == "cifar100" else (64, 1000)
+    size, classes = (64, 1000) if data == "imagenet" else (32, 100)
     x = torch.randn(2 * batch, 3, size, size, generator=generator)
     y = torch.arange(2 * batch) % 8
     return InMemory((x, y), (x, y), device, classes)

@@ -8,6 +8,9 @@ the paper's baselines.
 A block is named by its last convolution, which is what is reorganized: "conv3" to "conv5" of a
 ResNet are the outputs of ``layer2`` to ``layer4`` (He et al. 2016, Table 1).  Of a dense block that
 is the last of its small convolutions; what it adds to the concatenation, 32 channels, changes.
+
+For one core there are a network of three convolutions, with many channels in the last, and the
+ResNet-20 for CIFAR.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cifar100
 import torchvision
 from torch import nn
 
@@ -32,7 +36,10 @@ class Network:
         The last convolution of each block that the paper reorganizes, the deepest last.
     both : str
         The last two blocks, by the paper's name.
-    data : {"cifar100", "imagenet"}
+    data : str
+        Of ``PROTOCOLS``.
+    narrow : callable, optional
+        As ``make``, with half of the channels in what is reorganized.
     """
 
     title: str
@@ -40,6 +47,7 @@ class Network:
     blocks: dict[str, str]
     both: str = "conv4+5"
     data: str = "cifar100"
+    narrow: Callable[[int, bool], nn.Module] | None = None
 
     @property
     def last(self) -> str:
@@ -128,6 +136,20 @@ def small_images(make: Callable[..., nn.Module]) -> Callable[[int, bool], nn.Mod
     return made
 
 
+def three_convolutions(width: int) -> Callable[[int, bool], nn.Module]:
+    """Strided 3 x 3 convolutions, pooled; the last one makes ``width`` channels."""
+
+    def made(n_classes: int, published: bool) -> nn.Module:
+        layers, n = [], 3
+        for n_out in (16, 32, width):
+            layers += [nn.Conv2d(n, n_out, 3, 2, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+            n = n_out
+        pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, n_classes)]
+        return nn.Sequential(*layers, *pooled)
+
+    return made
+
+
 def torchvision_model(name: str) -> Callable[[int, bool], nn.Module]:
     """A network of torchvision with its first weights, or without."""
 
@@ -176,5 +198,17 @@ NETWORKS = {
             "conv5": "features.denseblock4.denselayer16.conv2",
         },
         data="imagenet",
+    ),
+    "small-step": Network(
+        "three convolutions, step decay", three_convolutions(192), {"conv3": "6"},
+        data="small-step", narrow=three_convolutions(96),
+    ),
+    "small-cyclic": Network(
+        "three convolutions, cosine restarts", three_convolutions(192), {"conv3": "6"},
+        data="small-cyclic", narrow=three_convolutions(96),
+    ),
+    "resnet20": Network(
+        "ResNet-20", lambda n, _: cifar100.ResNet20(n), {"conv4": "layer3.*"}, data="resnet20",
+        narrow=lambda n, _: cifar100.ResNet20(n, 8),
     ),
 }  # fmt: skip

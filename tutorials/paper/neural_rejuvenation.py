@@ -256,6 +256,7 @@ class NeuralRejuvenation(Arm):
     """Makes the network sparse, and then wide again."""
 
     title = "NR with its parameter constraint, from scratch"
+    own = True
 
     def __init__(self) -> None:
         self.sparsity, self.utilization, self.rate = 0.0, 1.0, 0.0

@@ -4,6 +4,9 @@ CIFAR-100 is section 3 of the paper.  Its ImageNet section only says that publis
 reorganized once and fine-tuned end to end; length and rate are our choice: two stretches of 15
 epochs, each from 0.01 by tenths, so that "conv4+5" has one for each of its layers.  Every arm that
 starts from published weights has both, plain fine-tuning as well.
+
+``small-step`` and ``small-cyclic`` are the first study of this page: the paper's falls of the rate
+in 20 epochs, and restarts of a cosine right after each event.  ``resnet20`` has the falls in 60.
 """
 
 from __future__ import annotations
@@ -76,5 +79,17 @@ PROTOCOLS = {
     "imagenet": Protocol(
         epochs=30, batch=256, rate=0.01, falls=(5, 10), factor=0.1, stretch=15, events=(0, 15),
         published=True,
+    ),
+    "small-step": Protocol(
+        epochs=20, batch=125, rate=0.1, falls=(6, 12, 16), factor=0.2, stretch=20, decay=5e-4,
+        nesterov=True, events=(5, 10, 15),
+    ),
+    "small-cyclic": Protocol(
+        epochs=20, batch=125, rate=0.1, falls="cosine", factor=1.0, stretch=5, decay=5e-4,
+        nesterov=True, events=(5, 10, 15),
+    ),
+    "resnet20": Protocol(
+        epochs=60, batch=125, rate=0.1, falls=(18, 36, 48), factor=0.2, stretch=60, decay=5e-4,
+        nesterov=True, events=tuple(range(6, 60, 6)),
     ),
 }  # fmt: skip

@@ -1,9 +1,10 @@
 """Tables and plots of the runs of ``experiments.py``.
 
-Run as ``python tutorials/paper/report.py``; it writes ``README.md`` and ``accuracy-NETWORK.svg``
-beside the runs.  With ``d_s`` the top-1 accuracy of an arm minus that of plain training for the
-same seed ``s``, the interval is ``mean(d) +- t(0.975, n - 1) std(d) / sqrt(n)`` (Student's t, n
-seeds).
+Run as ``python tutorials/paper/report.py [FOLDER]``.  Of the committed runs it writes what stands
+between two marks of the ``README.md`` beside this file, of others a ``README.md`` of their folder;
+and ``accuracy-NETWORK.svg`` in the same place.  With ``d_s`` the top-1 accuracy of an arm minus
+that of plain training for the same seed ``s``, the interval is ``mean(d) +- t(0.975, n - 1) std(d)
+/ sqrt(n)`` (Student's t, n seeds).
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ PRINTED: dict[str, dict[tuple[str, str], tuple[float, ...]]] = {
     },
 }  # fmt: skip
 
+START, END = "<!-- written by report.py: from here -->", "<!-- written by report.py: to here -->"
+
 TITLES = {
+    "first": "First study: CIFAR-100, 20 classes, 16 x 16", "resnet20": "ResNet-20, CIFAR-100",
     "1": "Table 1: layers, CIFAR-100", "2": "Table 2: methods at the last block, CIFAR-100",
     "3": "Table 3: ImageNet", "4": "Table 4: ResNet-50, ImageNet",
 }  # fmt: skip
@@ -92,28 +96,80 @@ def read(folder: Path) -> Runs:
     return runs
 
 
-def difference(runs: Runs, network: str, arm: str) -> str:
-    """Points to plain training, with the interval where there are several seeds."""
+def paired(runs: Runs, network: str, arm: str) -> np.ndarray:
+    """Points to plain training, for the seeds that both have."""
     own, plain = (runs.get((network, name), {}) for name in (arm, "plain"))
     seeds = sorted(own.keys() & plain.keys())
-    if arm == "plain" or not seeds:
+    return np.array([100 * (own[seed]["top1"] - plain[seed]["top1"]) for seed in seeds])
+
+
+def difference(runs: Runs, network: str, arm: str) -> str:
+    """The mean, with the interval where there are several seeds."""
+    d = paired(runs, network, arm)
+    if arm == "plain" or not len(d):
         return "-"
-    d = np.array([100 * (own[seed]["top1"] - plain[seed]["top1"]) for seed in seeds])
+    if not d.any():
+        return "0 (each run as plain)"
     return f"{d.mean():+.2f}" + (f" ± {interval(d):.2f}" if len(d) > 1 else "")
 
 
-def mean(found: list[Run], name: str) -> float:
-    return 100 * float(np.mean([run[name] for run in found]))
+def verdict(runs: Runs, number: str) -> list[str]:
+    """Which arms the intervals tell apart from plain training, one line a network."""
+    lines = []
+    for network, arms in TABLES[number].items():
+        groups: dict[str, list[str]] = {"worse": [], "not told apart": [], "better": []}
+        for arm in arms:
+            d = paired(runs, network, arm)
+            if arm == "plain" or len(d) < 2:
+                continue
+            far = abs(d.mean()) > interval(d)
+            place = "not told apart" if not far else "worse" if d.mean() < 0 else "better"
+            title = next(iter(runs[network, arm].values()))["title"]
+            groups[place].append(f"{title} ({difference(runs, network, arm)})")
+        found = "; ".join(f"{what}: {', '.join(own) or 'none'}" for what, own in groups.items())
+        if any(groups.values()):
+            lines.append(f"- {NETWORKS[network].title}: {found}.")
+    return lines
 
 
-def at_once(found: list[Run]) -> str:
-    """Points that an event costs before any further training."""
+def mean(found: list[Run], name: str) -> str:
+    """Of a share, in percent."""
+    values = [run[name] for run in found if name in run]
+    return f"{100 * np.mean(values):.2f}" if values else "-"
+
+
+def of_events(found: list[Run]) -> str:
+    """New channels an event, and the points that it costs before any further training."""
+    new = [
+        sum(group["new"] for group in event["groups"])
+        for run in found for event in run["events"] if "groups" in event
+    ]  # fmt: skip
     lost = [
         event["after"]["top1"]
         - (run["epochs"][event["epoch"] - 1] if event["epoch"] else run["first"])["top1"]
         for run in found for event in run["events"]
     ]  # fmt: skip
-    return f"{100 * np.mean(lost):+.1f}" if lost else "-"
+    made = f"{np.mean(new):.0f}" if new else "-"
+    return f"{made} | {100 * np.mean(lost):+.1f}" if lost else f"{made} | -"
+
+
+def capacities(runs: Runs) -> list[str]:
+    """What plain training leaves unused in the last block, one line a network."""
+    lines = []
+    for network in dict.fromkeys(network for network, _ in runs):
+        found = [run["capacity"] for run in runs.get((network, "plain"), {}).values()]
+        if not found:
+            continue
+        rank = np.array([c["effective_rank"] for c in found])
+        taken = [c["occupied"] for c in found]
+        dormant = max(c["dormant"] for c in found)
+        lines.append(
+            f"- {NETWORKS[network].title}: its {found[0]['channels']} channels have an effective "
+            f"rank of {rank.min():.0f} to {rank.max():.0f} and take {min(taken)} to {max(taken)} "
+            f"of {found[0]['nodes']} nodes of a map; "
+            f"{f'up to {dormant:.0%} are' if dormant else 'none is'} dormant."
+        )
+    return lines
 
 
 def published(runs: Runs, network: str, printed: tuple[float, ...] | None) -> list[str]:
@@ -125,7 +181,7 @@ def published(runs: Runs, network: str, printed: tuple[float, ...] | None) -> li
     first = found[0]["first"]
     return [
         f"| {NETWORKS[network].title} | published weights | - | {100 * first['top1']:.2f} "
-        f"| {100 * first['top5']:.2f} | - | - | 0 | - | {_figures(printed)} |"
+        f"| {100 * first['top5']:.2f} | - | - | - | 0 | - | {_figures(printed)} |"
     ]
 
 
@@ -136,7 +192,7 @@ def _figures(printed: tuple[float, ...] | None) -> str:
 def table(runs: Runs, number: str) -> list[str]:
     """One row for each network and arm of which there are runs."""
     rows = []
-    printed = PRINTED[number]
+    printed = PRINTED.get(number, {})
     for network, arms in TABLES[number].items():
         rows += published(runs, network, printed.get((network, "published")))
         for arm in arms:
@@ -147,16 +203,16 @@ def table(runs: Runs, number: str) -> list[str]:
             hours = np.median([run["seconds"] for run in found]) / 3600
             rows.append(
                 f"| {NETWORKS[network].title} | {found[0]['title']} | {len(found)} "
-                f"| {mean(found, 'top1'):.2f} | {mean(found, 'top5'):.2f} "
-                f"| {difference(runs, network, arm)} | {at_once(found)} | {epochs:.0f} "
-                f"| {hours:.1f} | {_figures(printed.get((network, arm)))} |"
+                f"| {mean(found, 'top1')} | {mean(found, 'top5')} "
+                f"| {difference(runs, network, arm)} | {of_events(found)} | {epochs:.0f} "
+                f"| {hours:.2g} | {_figures(printed.get((network, arm)))} |"
             )
     if not rows:
         return []
     return [
         "| network | arm | seeds | top 1, % | top 5, % | to plain, points "
-        "| an event at once, points | epochs | hours | printed in the paper, % |",
-        "| --- | --- |" + " ---: |" * 8,
+        "| new channels an event | at once, points | epochs | hours | printed in the paper, % |",
+        "| --- | --- |" + " ---: |" * 9,
         *rows,
     ]
 
@@ -168,7 +224,12 @@ def every_run(runs: Runs) -> list[str]:
         f"| network | arm | {' | '.join(f'seed {seed}' for seed in seeds)} |",
         f"| --- | --- |{' ---: |' * len(seeds)}",
     ]
-    for (network, _), found in runs.items():
+    order = {key: None for own in TABLES.values() for n, arms in own.items()
+             for key in ((n, arm) for arm in arms)}  # fmt: skip
+    for network, arm in order:
+        found = runs.get((network, arm))
+        if not found:
+            continue
         values = [f"{100 * found[s]['top1']:.2f}" if s in found else "-" for s in seeds]
         title = next(iter(found.values()))["title"]
         rows.append(f"| {network} | {title} | {' | '.join(values)} |")
@@ -198,8 +259,8 @@ def plot(runs: Runs, network: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(folder: Path) -> str:
-    """The page of the runs of a folder, written there with its plots."""
+def write(folder: Path, page: Path) -> None:
+    """The tables of the runs of a folder, between the marks of a page, and plots beside it."""
     runs = read(folder)
     if not runs:
         raise SystemExit(f"no runs in {folder}: run tutorials/paper/experiments.py")
@@ -207,29 +268,41 @@ def write(folder: Path) -> str:
     told = {name: sorted({run["versions"][name] for run in every})
             for name in ("commit", "torch", "device")}  # fmt: skip
     lines = [
-        "# The paper's tables, measured",
+        START,
         f"Written by `python tutorials/paper/report.py` from {len(every)} runs (torch "
         f"{', '.join(told['torch'])}; {', '.join(told['device'])}; commits "
         f"{', '.join(told['commit'])}). Accuracy on the test images after the last epoch; the "
-        "difference is the mean over the seeds, with the 95 % interval of Student's t.",
+        "difference is the mean over the seeds with the 95 % interval of Student's t; *at once* is "
+        "what an event changes before any further training.",
     ]
-    for number, title in TITLES.items():
+    for number in TABLES:
         rows = table(runs, number)
-        lines += [f"## {title}", "\n".join(rows)] if rows else []
+        lines += [f"### {TITLES[number]}", "\n".join(rows)] if rows else []
+        told_apart = verdict(runs, number)
+        if told_apart:
+            lines += ["Beside plain training, by the intervals:", "\n".join(told_apart)]
     for network in dict.fromkeys(network for network, _ in runs):
         name = f"accuracy-{network}.svg"
-        plot(runs, network, folder / name)
+        plot(runs, network, page.parent / name)
         lines.append(f"![Test accuracy by epoch, {network}]({name})")
-    lines += ["## Every run, top 1, %", "\n".join(every_run(runs))]
-    page = "\n\n".join(lines) + "\n"
-    (folder / "README.md").write_text(page)
-    return page
+    lines += [
+        "### What plain training leaves unused in the last block", "\n".join(capacities(runs)),
+        "### Every run, top 1, %", "\n".join(every_run(runs)), END,
+    ]  # fmt: skip
+    new = f"# The paper's tables, measured\n\n{START}{END}\n"
+    text = page.read_text() if page.exists() else new
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    page.write_text(before + "\n\n".join(lines) + after)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=RUNS, help="of the runs")
-    print(write(parser.parse_args().folder))
+    folder = parser.parse_args().folder
+    page = (HERE if folder.resolve() == RUNS.resolve() else folder) / "README.md"
+    write(folder, page)
+    print(f"{page} is written")
 
 
 if __name__ == "__main__":

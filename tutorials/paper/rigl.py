@@ -56,6 +56,7 @@ class RigL(Arm):
     """Masks over the weights of all convolutions and linear layers."""
 
     title = "RigL 5x (ERK), 80 % sparse, from scratch"
+    own = True
 
     def __init__(self) -> None:
         self.interval = INTERVAL

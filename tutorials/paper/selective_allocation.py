@@ -169,6 +169,7 @@ class SelectiveAllocation(Arm):
     """Closes and opens channels after every epoch of the first half."""
 
     title = "SAC, from scratch"
+    own = True
     compiles = False  # places that are moved change after every epoch
 
     def network(self, usual: Network) -> Callable[[int, bool], nn.Module]:

@@ -25,6 +25,9 @@ from arms import Arm, Run
 from images import Images
 from networks import Network
 from protocols import Protocol
+from rejuvenet.adapters.torch import collect, trace
+from rejuvenet.graph import capacity
+from rejuvenet.graph.plan.selection import select_groups
 
 SAVED_EVERY = 60  # seconds at least between two checkpoints
 
@@ -47,7 +50,7 @@ class Training:
         self, network: Network, arm: Arm, protocol: Protocol, images: Images, seed: int,
         device: torch.device, compiled: bool = False,
     ) -> None:  # fmt: skip
-        self.arm, self.protocol, self.images = arm, protocol, images
+        self.network, self.arm, self.protocol, self.images = network, arm, protocol, images
         self.seed, self.device, self.compiled = seed, device, compiled and arm.compiles
         torch.manual_seed(seed)
         model = arm.network(network)(images.classes, protocol.published)
@@ -181,6 +184,17 @@ class Training:
         self.first, self.epochs, self.events = state["first"], state["epochs"], state["events"]
         self.seconds = state["seconds"]
 
+    def capacity(self) -> dict[str, Any] | None:
+        """How much of its capacity the last block uses, where the arm kept the network."""
+        if self.arm.own:
+            return None
+        batches = self.images.judged()
+        traced = trace(self.model, next(iter(batches))[0][:2])
+        chosen, _ = select_groups(traced.groups, self.network.layers(self.network.last))
+        group = chosen[-1].group
+        means = collect(traced, batches, [group], max_batches=len(batches))[group.name]
+        return capacity(means.Q, activity=means.activity).to_dict()
+
     def figures(self) -> dict[str, Any]:
         """What the file of a run holds, beside its names."""
         last = self.epochs[-1]
@@ -188,6 +202,7 @@ class Training:
         return {
             "title": self.arm.title, "seed": self.seed,
             "top1": last["top1"], "top5": last["top5"], "first": self.first,
+            "capacity": self.capacity(),
             "epochs": self.epochs, "events": self.events,
             "settings": {**asdict(self.protocol), "parameters": parameters},
             "seconds": round(self.seconds, 1), "versions": versions(self.device),
