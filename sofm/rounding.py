@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import compiled
+from .kernels.folds import add_in_two_folds
 
 UNIT = 2.0**-24
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
@@ -106,7 +107,7 @@ def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
         else:
             counts[nodes[r], 0, 0] += 1.0
     if bigs.shape[0] == 1:
-        _add_in_two_folds(X, first, n, weights, nodes, bigs, sums)
+        add_in_two_folds(X, first, n, weights, nodes, bigs, sums)  # the usual case
         return
     for r in range(n):
         i, k = first + r, nodes[r]
@@ -117,19 +118,6 @@ def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
         else:
             for d in range(X.shape[1]):
                 add_term(X[i, d] * weight, d, bigs, sums, k, d)
-
-
-@compiled
-def _add_in_two_folds(X, first, n, weights, nodes, bigs, sums):
-    """The usual case, a loop that is turned into vectors."""
-    for r in range(n):
-        i, k = first + r, nodes[r]
-        weight = weights[i] if weights.shape[0] > 0 else 1.0
-        for d in range(X.shape[1]):
-            term = X[i, d] * weight
-            coarse = (term + bigs[0, d]) - bigs[0, d]
-            sums[k, 0, d] += coarse
-            sums[k, 1, d] += term - coarse
 
 
 @compiled
