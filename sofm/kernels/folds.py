@@ -73,9 +73,8 @@ def _add_vectors(X, first, n, weights, nodes, bigs, sums):
     for r in range(n):
         i = first + r
         weight = weights[i] if weights.shape[0] > 0 else 1.0
-        _emit_row(
-            X_at + X.itemsize * i * D, X[i, 0], D, weight, bigs_at, sums_at + 16 * nodes[r] * D
-        )
+        row, place = X_at + X.itemsize * i * D, sums_at + 16 * nodes[r] * D
+        _emit_row(row, X[i, 0], D, weight, bigs_at, place)  # type: ignore[call-arg]
 
 
 def _add_portable(X, first, n, weights, nodes, bigs, sums):
