@@ -32,7 +32,8 @@ from .kernels.folds import add_in_two_folds
 UNIT = 2.0**-24
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
 WORD, HALF = 32, 27  # binary digits of a word of the error, and of half of a float64
-WORDS = 2047 // WORD + 2, 2  # shape: words for both halves
+MASK, MOST = (1 << WORD) - 1, (1 << 63) - 1
+WORDS = 2047 // WORD + 3, 2  # shape: words for both halves
 
 
 def gamma(n: int) -> float:
@@ -157,6 +158,16 @@ def _total_of_many(folds):
 
 
 @compiled
+def _add_integer(total, place, part, words):
+    """Add ``total * 2**place``, ``0 <= total < 2**63``, to the words of a half."""
+    word, shift = place >> 5, place & (WORD - 1)
+    low, high = (total & MASK) << shift, (total >> WORD) << shift
+    words[word, part] += low & MASK
+    words[word + 1, part] += (low >> WORD) + (high & MASK)
+    words[word + 2, part] += high >> WORD
+
+
+@compiled
 def add_to_error(value, words):
     """Add a finite float64 that is not negative to the integers of an error."""
     bits = np.float64(value).view(np.int64)
@@ -164,21 +175,39 @@ def add_to_error(value, words):
     if exponent > 0:
         digits |= 1 << 52
     place = exponent if exponent > 1 else 1
-    word, shift = place >> 5, place & (WORD - 1)
-    low, high = (digits & ((1 << HALF) - 1)) << shift, (digits >> HALF) << shift
-    mask = (1 << WORD) - 1
-    words[word, 0] += low & mask
-    words[word, 1] += high & mask
-    words[word + 1, 0] += low >> WORD
-    words[word + 1, 1] += high >> WORD
+    _add_integer(digits & ((1 << HALF) - 1), place, 0, words)
+    _add_integer(digits >> HALF, place, 1, words)
 
 
 @compiled
 def add_errors(squares, first, n, weights, words):
-    """Add the weighted roots of ``n`` squared distances, of rows from ``first`` on, to an error."""
+    """Add the weighted roots of ``n <= 256`` squared distances, of rows from ``first`` on.
+
+    Loops that are turned into vectors; the roots take the place of the squares.  Mostly the
+    exponents are so near to each other that the digits can be added before they go to the words.
+    """
+    least, most = MOST, 0
     for r in range(n):
         weight = weights[first + r] if weights.shape[0] > 0 else 1.0
-        add_to_error(np.sqrt(squares[r]) * weight, words)
+        squares[r] = np.sqrt(squares[r]) * weight
+    for r in range(n):
+        bits = np.float64(squares[r]).view(np.int64)  # in the order of the numbers
+        most = max(most, bits)
+        least = min(least, bits if bits > 0 else MOST)
+    base = least >> 52
+    if base == 0 or (most >> 52) - base > 63 - 8 - HALF:
+        for r in range(n):
+            add_to_error(squares[r], words)
+    elif most > 0:
+        low = high = 0
+        for r in range(n):
+            bits = np.float64(squares[r]).view(np.int64)
+            digits = bits & ((1 << 52) - 1) | np.int64(bits > 0) << 52
+            shift = max((bits >> 52) - base, 0)
+            low += (digits & ((1 << HALF) - 1)) << shift
+            high += (digits >> HALF) << shift
+        _add_integer(low, base, 0, words)
+        _add_integer(high, base, 1, words)
 
 
 def error_of(words: NDArray[np.int64], scale: float = 1.0) -> float:

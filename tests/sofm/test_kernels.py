@@ -266,6 +266,20 @@ def test_errors_are_exact(values, scale):
     assert rounding.error_of(words) == math.fsum(values)
 
 
+@pytest.mark.parametrize("spread", [0.1, 3, 30, 300])  # of the exponents: near and far
+@pytest.mark.parametrize("scale", [1.0, 1e-300, 1e300])
+def test_errors_of_blocks_are_exact(spread, scale):
+    rng = np.random.default_rng(0)
+    rows = np.clip(rng.lognormal(0, spread, 256) * scale, 1e-305, 1e305)
+    rows[::7] = 0
+    for squares in (rows, rows[1:7], rows[:1], np.full(256, np.nextafter(4.0, 0))):
+        for weights in (np.empty(0), rng.random(300)):
+            words = np.zeros(rounding.WORDS, np.int64)
+            rounding.add_errors(squares.copy(), 9, len(squares), weights, words)
+            terms = np.sqrt(squares) * (weights[9 : 9 + len(squares)] if len(weights) else 1.0)
+            assert rounding.error_of(words) == math.fsum(terms)
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_sums_that_overflow_are_refused():
     X = np.full((300, 2), 1e306)
