@@ -191,7 +191,7 @@ def add_errors(squares, first, n, weights, words):
         weight = weights[first + r] if weights.shape[0] > 0 else 1.0
         squares[r] = np.sqrt(squares[r]) * weight
     for r in range(n):
-        bits = np.float64(squares[r]).view(np.int64)  # in the order of the numbers
+        bits = int(np.float64(squares[r]).view(np.int64))  # in the order of the numbers
         most = max(most, bits)
         least = min(least, bits if bits > 0 else MOST)
     base = least >> 52
@@ -201,8 +201,8 @@ def add_errors(squares, first, n, weights, words):
     elif most > 0:
         low = high = 0
         for r in range(n):
-            bits = np.float64(squares[r]).view(np.int64)
-            digits = bits & ((1 << 52) - 1) | np.int64(bits > 0) << 52
+            bits = int(np.float64(squares[r]).view(np.int64))
+            digits = bits & ((1 << 52) - 1) | int(bits > 0) << 52
             shift = max((bits >> 52) - base, 0)
             low += (digits & ((1 << HALF) - 1)) << shift
             high += (digits >> HALF) << shift
