@@ -30,7 +30,10 @@ from .plan.subset import read_by, subset
 FLOOR = 0.9
 STEPS = 24  # of a bisection
 TRIALS = 7  # with networks that are timed: to a hundredth of the multiply-adds
-
+# Where time counts, groups keep a multiple of so many channels: kernels pack them by 8 or 16, and
+# a network with fewer channels, but odd numbers of them, can be slower than the whole one
+# (tests/benchmarks/shrunk_latency.py).
+PACK = 8
 
 Quantity = Literal["parameters", "multiply_adds"]
 
@@ -82,7 +85,8 @@ class Budget(NamedTuple):
 class TimeBudget(NamedTuple):
     """How long a network may take, by trials with networks that are really smaller.
 
-    Ratios are those that leave a share of the multiply-adds; the share is found by bisection.
+    Ratios are those that leave a share of the multiply-adds, in multiples of ``PACK`` channels; the
+    share is found by bisection.
 
     Attributes
     ----------
@@ -109,7 +113,7 @@ class TimeBudget(NamedTuple):
         for _ in range(TRIALS):
             middle = (low + high) / 2
             try:
-                ratios = prices.ratios("multiply_adds", middle)
+                ratios = prices.ratios("multiply_adds", middle, PACK)
             except ValueError:  # too few channels can go
                 low = middle
                 continue
@@ -175,8 +179,9 @@ class Prices:
         plans = [_plan(group, ratios[group.name]) for group in self._able if group.name in ratios]
         return self._layout.removal({plan.group: plan.new for plan in plans}, plans)
 
-    def ratios(self, quantity: Quantity, share: float) -> dict[str, float]:
-        """As :meth:`Budget.ratios`."""
+    def ratios(self, quantity: Quantity, share: float, pack: int = 1) -> dict[str, float]:
+        """As :meth:`Budget.ratios`; groups keep a multiple of ``pack`` channels, or all."""
+        odd = {g.name: [k % pack > 0 and k < g.channels for k in _kept(g)] for g in self._able}
 
         def amount(ratios: Mapping[str, float]) -> int:
             left = cost(self._layout.graph, self._samples, self.removal(ratios).shapes)
@@ -202,7 +207,8 @@ class Prices:
                 n, missed = group.channels, self._curves[group.name]
                 k = np.arange(len(missed))
                 total = missed + price * saved[group.name] * k
-                total[: max(1, int(FLOOR * low * n))] = np.inf
+                total[: max(1, int(FLOOR * low * n) // pack * pack)] = np.inf
+                total[odd[group.name]] = np.inf
                 found[group.name] = float(total.argmin()) / n
             return found
 
@@ -233,6 +239,15 @@ def _curve(
         missed += amount * np.interp(share, np.linspace(0.0, 1.0, len(own)), own)
         total += amount
     return missed / total if total > 0.0 else 0.0 * missed
+
+
+def _kept(group: ChannelGroup) -> list[int]:
+    """How many channels stay with a ratio of ``k`` channels, for all ``k`` up to all of them."""
+    n = group.channels
+    fixed, shares = n - sum(map(len, group.exchangeable)), np.arange(n + 1) / n
+    return [
+        fixed + sum(max(1, round(share * len(S))) for S in group.exchangeable) for share in shares
+    ]
 
 
 def _plan(group: ChannelGroup, ratio: float) -> GroupPlan:

@@ -153,7 +153,7 @@ def reorganize(
             if team.first:
                 run.tell(max_bytes)
             run.look(classes, max_bytes)
-            if team.first:
+            if team.first and (layers == "auto" or recipe.tells_classes_apart):
                 warn_about_classes(run.unlabelled, run.before)
         if layers == "auto":
             run.restrict(*_least_used(run))

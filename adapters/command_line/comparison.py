@@ -10,8 +10,10 @@ import numpy as np
 
 from ...graph.measure.cost import Cost, cost
 from ..images.accuracy import wilson
+from ..images.batch_inputs import count
 from ..images.image_data import Batches, output_indices
 from ..images.image_model import Runner
+from ..images.model_input import ImageInput
 from ..onnx.batches import samples
 from ..onnx.latency import Latency, latencies
 from ..onnx.model import OnnxModel, load
@@ -194,11 +196,7 @@ def compare(
         If one of them cannot be run on the images, or they have no output in common.
     """
     runners = Runner(first), Runner(second)
-    taken = [runner.input for runner in runners]
-    if len({(given.levels, given.channels_last) for given in taken}) > 1:
-        raise ValueError(
-            f"The models take different images: {taken[0]} in {first}, {taken[1]} in {second}."
-        )
+    _check_inputs(first, second, runners)
     named = runners[0].outputs, runners[1].outputs
     partner = {name: name for name in named[0] if name in named[1]}
     if not partner and len(named[0]) == len(named[1]):
@@ -212,7 +210,7 @@ def compare(
         chosen = runners[0].classes
         other = partner.get(chosen or "")
         ranked = (a[chosen], b[other]) if chosen and other else (None, None)
-        ranks.add(len(images), labels, *ranked)
+        ranks.add(count(images), labels, *ranked)
     outputs = {name: found.difference() for name, found in sums.items()}
     if all(found.max_difference is None for found in outputs.values()):
         sizes = [{n: x.shape[1] for n, x in found.items()} for found in (a, b)]
@@ -243,6 +241,21 @@ def compare(
     )
     _compare_weights(first, second, result)
     return result
+
+
+def _check_inputs(first: str, second: str, runners: tuple[Runner, Runner]) -> None:
+    """Refuse files of which one batch cannot be the input of both."""
+    if len(runners[0].inputs) == len(runners[1].inputs) == 1:
+        taken = [ImageInput.of(path) for path in (first, second)]
+        if len({(given.levels, given.channels_last) for given in taken}) > 1:
+            raise ValueError(
+                f"The models take different images: {taken[0]} in {first}, {taken[1]} in {second}."
+            )
+    elif runners[0].inputs != runners[1].inputs:
+        said = [", ".join(runner.inputs) for runner in runners]
+        raise ValueError(
+            f"The models have different inputs: {said[0]} in {first}, {said[1]} in {second}."
+        )
 
 
 class _Ranks:

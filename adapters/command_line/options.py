@@ -25,7 +25,8 @@ _DATA = typer.Option(
     "--data",
     exists=True,
     help="Images: a folder with one sub-folder per class, or of pictures alone; a .csv or .parquet "
-    "table of path and label; .tar shards; or an .npz file with x and y.",
+    "table of path and label; .tar shards; or an .npz file with x and y. Of a model with several "
+    "inputs: an .npz file with an array for each, by their names.",
 )
 DataPath = Annotated[Path, _DATA]
 OptionalData = Annotated[Path | None, _DATA]
@@ -252,9 +253,18 @@ def open_batches(
     input_shape: list[str] | None = None,
 ) -> Batches:
     """Batches of the images under ``data`` as the model takes them; says what is not usual."""
-    from ..images.model_input import ImageInput, image_shape
+    from ..images.model_input import ImageInput, image_shape, input_types
+    from ..images.named_arrays import NamedArrays, NamedBatches
     from ..images.preprocessing import Preprocessing
 
+    inputs = input_types(model)
+    if len(inputs) > 1:
+        if any(option is not None for option in (size, mean, std, preprocess)):
+            raise typer.BadParameter(
+                f"the model has the inputs {', '.join(inputs)}, whose arrays enter as they are; "
+                "leave out --size, --mean, --std and --preprocess"
+            )
+        return NamedBatches(NamedArrays.open(data, inputs), batch_size)
     given = next(iter(parse_input_shapes(input_shape).values()), None)
     if given and size is not None:
         raise typer.BadParameter("give --size or --input-shape, which says the size as well")

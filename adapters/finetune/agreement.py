@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...graph.measure.verdict import Verdict, judge, limits_of, shaken_array
+from ..images.batch_inputs import Inputs, arrays_of, count, mapped, rows_of
 from ..images.image_model import Runner
 from ..onnx.model import OnnxModel
 from .trainable import TrainableGraph
@@ -28,7 +29,7 @@ class Disagreement(ValueError):
 
 
 def check_agreement(
-    module: Trainable, model: OnnxModel, path: str | Path, images: np.ndarray
+    module: Trainable, model: OnnxModel, path: str | Path, images: Inputs
 ) -> Verdict | None:
     """Compare a module with the model that it stands for.
 
@@ -38,7 +39,7 @@ def check_agreement(
     model : OnnxModel
     path : path-like
         The file that the model was read from.
-    images : ndarray
+    images : ndarray, or mapping of input name to ndarray
         Some of those that it will be trained on.
 
     Returns
@@ -51,17 +52,17 @@ def check_agreement(
     Disagreement
         The outputs differ by more than the file's noise.
     """
-    images = images[:IMAGES]
+    images = rows_of(images, slice(IMAGES))
     runner = Runner(str(path), model)
     before = runner(images)
     names = [n for n in module.outputs if n in before and before[n].dtype.kind == "f"]
     weights = {name: model.weight(name) for name in module.arrays()}
-    limits = limits_of(str(x.dtype) for x in (images, *weights.values()))
+    limits = limits_of(str(x.dtype) for x in (*arrays_of(images), *weights.values()))
 
     def shaken() -> Iterator[list[np.ndarray]]:
         rng = np.random.default_rng(0)
         for _ in range(SHAKES):
-            found = runner(shaken_array(images, limits.shake, rng))
+            found = runner(mapped(images, lambda x: shaken_array(x, limits.shake, rng)))
             yield [_flat(found[name]) for name in names]
         for _ in range(SHAKES):
             others = {name: shaken_array(x, limits.shake, rng) for name, x in weights.items()}
@@ -85,15 +86,15 @@ def check_agreement(
 
 
 def settle_batches(
-    module: TrainableGraph, model: OnnxModel, path: str | Path, images: np.ndarray
+    module: TrainableGraph, model: OnnxModel, path: str | Path, images: Inputs
 ) -> Verdict | None:
     """As :func:`check_agreement`; where a file takes a fixed number of images, try others.
 
     Exporters write such a number though most graphs do without; only where the outputs of more
     images at once differ, as many as the file says are given to the module at a time.
     """
-    fixed = Runner(str(path), model).input.batch
-    if fixed is None or len(images) <= fixed:
+    fixed = Runner(str(path), model).batch
+    if fixed is None or count(images) <= fixed:
         module.samples = fixed
         return check_agreement(module, model, path, images)
     try:
@@ -104,11 +105,12 @@ def settle_batches(
 
 
 @torch.no_grad()
-def _run(module: Trainable, images: np.ndarray) -> list[np.ndarray]:
+def _run(module: Trainable, images: Inputs) -> list[np.ndarray]:
     assert isinstance(module, nn.Module)
     module.eval()
     try:
-        return [x.numpy() for x in module(torch.from_numpy(np.ascontiguousarray(images)))]
+        given = [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays_of(images)]
+        return [x.numpy() for x in module(*given)]
     except Exception as error:  # of any kind, from the operators
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"The model cannot be run in PyTorch: {reason}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..images.batch_inputs import Inputs
 from ..images.image_data import Batches, output_labels
 from ..images.image_model import Runner, score
 from ..onnx.model import OnnxModel, load
@@ -194,8 +195,8 @@ def _classes(model: OnnxModel, runner: Runner, outputs: Sequence[str]) -> Classe
 
 
 def _teacher(
-    path: str | Path, images: np.ndarray, module: TrainableGraph | SourceModule
-) -> tuple[Callable[[np.ndarray], list[np.ndarray]], Classes | None]:
+    path: str | Path, images: Inputs, module: TrainableGraph | SourceModule
+) -> tuple[Callable[[Inputs], list[np.ndarray]], Classes | None]:
     """What imitated outputs are, in the order of the module's, and which of them are classes."""
     loaded = load(path)
     runner = Runner(str(path), loaded)
@@ -208,7 +209,7 @@ def _teacher(
             )
         names = list(made)[: len(names)]
 
-    def imitated(given: np.ndarray) -> list[np.ndarray]:
+    def imitated(given: Inputs) -> list[np.ndarray]:
         found = runner(given)
         return [found[name] for name in names]
 

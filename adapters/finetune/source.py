@@ -48,9 +48,9 @@ class SourceModule(nn.Module):
         self.names = {f"module.{own}": name for own, name in pairs.items()}
         self.outputs = [output]
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor]:
         """The module's one output."""
-        return (self.module(images),)
+        return (self.module(*inputs),)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Present values by their names in the file.

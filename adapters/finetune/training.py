@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..images.batch_inputs import Inputs, arrays_of, count, mapped
 from ..images.image_data import Batches
 from .augmentation import augmented
 from .checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from .objective import Objective, one_hot
 
 LEARNING_RATE = {"adamw": 1e-3, "sgd": 1e-2}
 SECONDS = 60.0  # between two checkpoints within an epoch
-Teacher = Callable[[np.ndarray], "list[np.ndarray]"]
+Teacher = Callable[[Inputs], "list[np.ndarray]"]
 
 
 class Trainable(Protocol):
@@ -279,7 +280,7 @@ class Training:
         last = time.monotonic()
         self.module.train()
         for step, (images, labels) in enumerate(progress(rest), begin):
-            if len(images) == 1 and len(rows) > 1:
+            if count(images) == 1 and len(rows) > 1:
                 continue  # BatchNorm cannot train on a single image
             now = (number - 1) * steps + step
             for group in self.optimizer.param_groups:
@@ -296,19 +297,16 @@ class Training:
                 last = time.monotonic()
         return losses
 
-    def _step(
-        self, images: np.ndarray, labels: np.ndarray | None, seed: tuple[int, int, int]
-    ) -> float:
+    def _step(self, images: Inputs, labels: np.ndarray | None, seed: tuple[int, int, int]) -> float:
         given = self.settings
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**62)))  # dropout of a module
-        images = augmented(images, given.augment, rng, self.train.channels_last)
-        share, other = 1.0, np.arange(len(images))
+        if isinstance(images, np.ndarray):
+            images = augmented(images, given.augment, rng, self.train.channels_last)
+        share, other = 1.0, np.arange(count(images))
         if given.mixup:
-            if images.dtype.kind != "f":
-                raise ValueError(f"Images of {images.dtype} cannot be mixed; leave out mixup.")
-            share, other = float(rng.beta(given.mixup, given.mixup)), rng.permutation(len(images))
-            images = (share * images + (1 - share) * images[other]).astype(images.dtype)
+            share, other = float(rng.beta(given.mixup, given.mixup)), rng.permutation(count(images))
+            images = mapped(images, lambda x: _mixed(x, share, other))
         taught = None
         if self.teacher is not None:
             taught = [torch.from_numpy(x).to(self.device) for x in self.teacher(images)]
@@ -326,8 +324,8 @@ class Training:
         self.optimizer.step()
         return loss.item()
 
-    def _outputs(self, images: np.ndarray) -> tuple[torch.Tensor, ...]:
-        made = self.module(torch.from_numpy(images).to(self.device))
+    def _outputs(self, images: Inputs) -> tuple[torch.Tensor, ...]:
+        made = self.module(*(torch.from_numpy(x).to(self.device) for x in arrays_of(images)))
         return (made,) if isinstance(made, torch.Tensor) else tuple(made)
 
     def _targets(
@@ -343,7 +341,7 @@ class Training:
         if self.held_out is None:
             return epoch
         self.module.eval()
-        total, right, count = 0.0, 0, 0
+        total, right, seen = 0.0, 0, 0
         for images, labels in self.held_out:
             taught = None
             if self.teacher is not None:
@@ -351,13 +349,13 @@ class Training:
             outputs = self._outputs(images)
             named = labels if self.labelled else None
             targets = None if named is None else self._targets(outputs, named, 0.0)
-            total += len(images) * self.objective(outputs, targets, taught).item()
+            total += count(images) * self.objective(outputs, targets, taught).item()
             if named is not None and self.objective.classes is not None:
                 scores = outputs[self.objective.classes.output].flatten(1)
                 right += int((scores.argmax(1).cpu().numpy() == named).sum())
-            count += len(images)
-        share = right / count if self.labelled else None
-        return replace(epoch, held_out_loss=total / count, held_out_accuracy=share)
+            seen += count(images)
+        share = right / seen if self.labelled else None
+        return replace(epoch, held_out_loss=total / seen, held_out_accuracy=share)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().to("cpu", copy=True) for k, v in self.module.state_dict().items()}
@@ -376,6 +374,15 @@ class Training:
                 "step": step,
                 "losses": losses,
             })  # fmt: skip
+
+
+def _mixed(images: np.ndarray, share: float, other: np.ndarray) -> np.ndarray:
+    """Every sample with another one; what has no axis of samples stays."""
+    if images.dtype.kind != "f":
+        raise ValueError(f"Inputs of {images.dtype} cannot be mixed; leave out mixup.")
+    if not images.ndim:
+        return images
+    return (share * images + (1 - share) * images[other]).astype(images.dtype)
 
 
 def _schedule(step: int, steps: int, warm_up: float) -> float:

@@ -1,10 +1,10 @@
-"""An ``.npz`` file of images: arrays ``x`` and ``y``, checked before they are read."""
+"""An ``.npz`` file of images: arrays ``x`` and, where there are labels, ``y``."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,53 +25,29 @@ class ArrayFile:
 
     @classmethod
     def open(cls, path: Path) -> ArrayFile:
-        """Read both arrays and check that they pair."""
+        """Read both arrays and check that they pair; without ``y`` there are no labels."""
         if not zipfile.is_zipfile(path):
             raise ValueError(
                 f"Expected a folder with one sub-folder per class or an .npz file, got {path}."
             )
-        _refuse_bomb(path)
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                missing = [name for name in ("x", "y") if name not in stored]
-                if missing:
-                    raise ValueError(
-                        f"Expected arrays x and y in {path}, found {', '.join(stored) or 'none'}."
-                    )
-                x, y = stored["x"], stored["y"]
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"Cannot read {path} as an .npz file with x and y.") from error
-        except ValueError as error:
-            if "pickle" not in str(error):
-                raise
+        stored, names = read_npz(path, ["x", "y"])
+        if "x" not in stored:
             raise ValueError(
-                f"Expected plain arrays x and y in {path}, got Python objects (pickled data)."
-            ) from error
-        return cls.of(x, y)
+                f"Expected an array x, and labels y, in {path}, found {', '.join(names) or 'none'}."
+            )
+        return cls.of(stored["x"], stored.get("y"))
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> ArrayFile:
+    def of(cls, x: np.ndarray, y: np.ndarray | None = None) -> ArrayFile:
         """Pair images ``x`` of shape ``(n, ...)`` with labels ``y`` of shape ``(n,)``."""
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        if y.ndim != 1:
-            raise ValueError(f"Expected one label for each image in y, got y of shape {y.shape}.")
         if x.ndim < 2:
             raise ValueError(f"Expected images (n, ...) in x, got x of shape {x.shape}.")
-        if len(x) != len(y):
-            raise ValueError(
-                f"Labels and images do not pair: {len(x)} images in x and {len(y)} labels in y."
-            )
+        classes, labels = classes_of(y, len(x))
         if len(x) == 0:
-            raise ValueError("There is no image: x and y are empty.")
-        if y.dtype.kind == "f" and (y == np.round(y)).all():
-            y = y.astype(np.int64)
-        if y.dtype.kind not in "iubUS":
-            raise ValueError(f"Expected whole numbers or names as labels in y, got {y.dtype}.")
+            raise ValueError("There is no image: x is empty.")
         if x.dtype.kind not in "iufb":
             raise ValueError(f"Expected numbers in x, got {x.dtype}.")
-        classes, labels = np.unique(y, return_inverse=True)
-        return cls(classes.tolist(), labels.reshape(-1).astype(np.int64), x)
+        return cls(classes, labels, x, y is not None)
 
     def read(
         self, rows: np.ndarray, shape: Sequence[int | None] | None, levels: bool = False
@@ -126,12 +102,62 @@ class ArrayFile:
         return self.x.shape, zlib.crc32(np.ascontiguousarray(self.x).data), self.labels.tolist()
 
 
-def _refuse_bomb(path: Path) -> None:
+def read_npz(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of some arrays that an ``.npz`` file has, and all names in it; nothing in it is run.
+
+    Raises
+    ------
+    ValueError
+        It is no such file, or damaged, or an array is no plain one, or it would unpack to a large
+        multiple of its size.
+    """
+    wanted = " and ".join(names)
+    _refuse_bomb(path, names)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names if name in stored}, list(stored)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"Cannot read {path} as an .npz file with {wanted}.") from error
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected plain arrays {wanted} in {path}, got Python objects (pickled data)."
+        ) from error
+
+
+def classes_of(y: np.ndarray | None, n: int) -> tuple[list, np.ndarray]:
+    """Names of the classes, and the class of each of ``n`` samples; no names without labels.
+
+    Raises
+    ------
+    ValueError
+        ``y`` is not one whole number or name for each.
+    """
+    if y is None:
+        return [], np.zeros(n, np.int64)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"Expected one label for each image in y, got y of shape {y.shape}.")
+    if len(y) != n:
+        raise ValueError(
+            f"Labels and images do not pair: {n} images in x and {len(y)} labels in y."
+        )
+    if y.dtype.kind == "f" and (y == np.round(y)).all():
+        y = y.astype(np.int64)
+    if y.dtype.kind not in "iubUS":
+        raise ValueError(f"Expected whole numbers or names as labels in y, got {y.dtype}.")
+    classes, labels = np.unique(y, return_inverse=True)
+    return classes.tolist(), labels.reshape(-1).astype(np.int64)
+
+
+def _refuse_bomb(path: Path, names: Collection[str]) -> None:
     """Refuse arrays that would unpack to a large multiple of the file, before they are read."""
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                if member.filename not in ("x.npy", "y.npy"):
+                if member.filename.removesuffix(".npy") not in names:
                     continue
                 with archive.open(member) as file:
                     version = np.lib.format.read_magic(file)

@@ -1,9 +1,9 @@
 """Labelled images for calibration, fine-tuning and comparison, read batch by batch.
 
 Two kinds of sources: pictures in any of the places of :mod:`.listings`, and an ``.npz`` file with
-``x`` and ``y``.  Both give ``(images, labels)`` batches: images as the model takes them, and int64
-labels that count the classes from 0, or None where there are none.  Every problem is a
-``ValueError`` of one sentence.
+``x`` and, where there are labels, ``y``.  Both give ``(images, labels)`` batches: images as the
+model takes them, and int64 labels that count the classes from 0, or None where there are none.
+Every problem is a ``ValueError`` of one sentence.
 
 Where the model takes floats, pictures and arrays of 8 and 16 bits (uint8, uint16) are scaled to
 [0, 1]; arrays of any other type enter as they are.  Where it takes integers, images enter as 0 to
@@ -16,14 +16,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from .array_file import ArrayFile
 from .listings import TABLES, pictures_in
 
-Batch = tuple[np.ndarray, np.ndarray | None]
+Batch = tuple[Any, np.ndarray | None]  # images, or arrays by input (:mod:`.named_arrays`); labels
 Shape = Sequence[int | None]
 
 
@@ -46,7 +46,7 @@ class LabelledImages(Protocol):
 
     def read(
         self, rows: np.ndarray, shape: Shape | None, levels: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Any, np.ndarray]:
         """Images ``rows``, float32 ``(n, channels, height, width)``, and the rows that there are.
 
         8-bit values are scaled to [0, 1], or with ``levels`` left from 0 to 255.

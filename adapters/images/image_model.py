@@ -1,20 +1,22 @@
-"""ONNX files that take images, run by onnxruntime."""
+"""ONNX files that take images, or several arrays, run by onnxruntime."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .batch_inputs import Inputs, count, rows_of
 from .image_data import Batches, output_indices
-from .model_input import ImageInput
+from .model_input import input_types
 
 if TYPE_CHECKING:
     from ..onnx.model import OnnxModel
 
 
 class Runner:
-    """An ONNX file with one input of images, run by onnxruntime.
+    """An ONNX file with images or several arrays as inputs, run by onnxruntime.
 
     Parameters
     ----------
@@ -25,11 +27,14 @@ class Runner:
 
     Attributes
     ----------
-    input : ImageInput
+    inputs : dict of str to numpy.dtype
+        Names and types.
     outputs : list of str
         Those that are tensors of numbers.
     others : list of str
         Outputs that are not.
+    batch : int or None
+        How many samples it takes at a time, where that is fixed.
     classes : str or None
         The first output that has one score a class; known after the first run.
     """
@@ -37,12 +42,14 @@ class Runner:
     def __init__(self, model: str, loaded: OnnxModel | None = None) -> None:
         from ..onnx import load
 
-        self.input = ImageInput.of(model)
+        self.inputs = input_types(model)
         loaded = loaded or load(model)
         try:
             self.session = loaded.session()
         except ValueError as error:
             raise ValueError(str(error).replace("the model", model, 1)) from error
+        first = next((i.shape[0] for i in self.session.get_inputs() if i.shape), None)
+        self.batch = first if isinstance(first, int) and first > 0 else None
         made = {output.name: output.type for output in self.session.get_outputs()}
         tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
         self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]
@@ -51,23 +58,23 @@ class Runner:
             raise ValueError(f"Expected outputs of numbers, {model} has none.")
         self.classes: str | None = None
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Every output as ``(n, values)``; a fixed batch size is filled up.
 
-        An output that has no axis of images is one row.
+        An output that has no axis of samples is one row.
         """
         from ..onnx.runner import filled, run
 
-        step = self.input.batch or len(images)
+        n = count(inputs)
+        step = self.batch or n
         parts: list[list[np.ndarray]] = []
-        for rows, kept in filled(len(images), step):
-            feeds = {self.input.name: images[rows].astype(self.input.dtype)}
-            made = run(self.session, self.outputs, feeds)
+        for rows, kept in filled(n, step):
+            made = run(self.session, self.outputs, self._feeds(rows_of(inputs, rows)))
             parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
         found = {}
         for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
             flat = [a.reshape(len(a), -1) for a in arrays]
-            whole = sum(map(len, flat)) == len(images) and len({a.shape[1] for a in flat}) == 1
+            whole = sum(map(len, flat)) == n and len({a.shape[1] for a in flat}) == 1
             joined = np.concatenate(flat) if whole else np.concatenate(flat, axis=None)[None]
             found[name] = joined
             scores = arrays[0].dtype.kind == "f" and arrays[0].shape[1:2] == joined.shape[1:]
@@ -75,14 +82,19 @@ class Runner:
                 self.classes = name
         return found
 
-    def smallest(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What the file reads of the first image, or of as many as it takes at a time."""
-        rows = np.arange(self.input.batch or 1) % len(images)
-        return {self.input.name: images[rows].astype(self.input.dtype)}
+    def _feeds(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Arrays by the names and in the types of the inputs."""
+        given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(self.inputs, inputs)
+        return {name: given[name].astype(dtype, copy=False) for name, dtype in self.inputs.items()}
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
+    def smallest(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """What the file reads of the first sample, or of as many as it takes at a time."""
+        rows = np.arange(self.batch or 1) % count(inputs)
+        return self._feeds(rows_of(inputs, rows))
+
+    def scores(self, inputs: Inputs) -> np.ndarray:
         """Class scores, or else the first output, as float32 ``(n, outputs)``."""
-        found = self(images)
+        found = self(inputs)
         return found[self.classes or self.outputs[0]].astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What a model takes: its one input of images, their layout and their type."""
+"""What a model takes: its input of images, their layout and their type, or several inputs."""
 
 from __future__ import annotations
 
@@ -71,29 +71,15 @@ class ImageInput:
         ValueError
             It is no ONNX file, has several inputs, or one that is no tensor of numbers.
         """
-        try:
-            graph = onnx.load_model(path, load_external_data=False).graph
-        except Exception as error:  # protobuf raises many kinds
-            raise ValueError(f"{path} is not a complete ONNX model: it cannot be parsed") from error
-        known = {initializer.name for initializer in graph.initializer}
-        inputs = [value for value in graph.input if value.name not in known]
+        graph, inputs = _inputs(path)
         if len(inputs) != 1:
             names = ", ".join(value.name for value in inputs) or "none"
             raise ValueError(
                 f"Expected a model with one input of images, {path} has {len(inputs)}: {names}."
             )
         (value,) = inputs
-        kind = value.type.WhichOneof("value")
-        if kind == "tensor_type":
-            kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        if kind not in _TYPES:
-            said = str(kind).removesuffix("_type").lower()
-            raise ValueError(
-                f"Expected a model that takes a tensor of images, the input {value.name!r} of "
-                f"{path} has the type {said}."
-            )
+        dtype = _dtype(value, path)
         tensor = value.type.tensor_type
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         sizes = [axis.dim_value if axis.dim_value > 0 else None for axis in tensor.shape.dim]
         batch, shape = (sizes[0] if sizes else None), tuple(sizes[1:])
         if given is not None:
@@ -102,6 +88,40 @@ class ImageInput:
         if last:
             shape = shape[2], *shape[:2]
         return cls(value.name, shape, dtype, last, batch)
+
+
+def input_types(path: str | Path) -> dict[str, np.dtype]:
+    """Names and types of all inputs of an ONNX file, in their order.
+
+    Raises
+    ------
+    ValueError
+        It is no ONNX file, or an input is no tensor of numbers.
+    """
+    return {value.name: _dtype(value, path) for value in _inputs(path)[1]}
+
+
+def _inputs(path: str | Path) -> tuple[onnx.GraphProto, list[onnx.ValueInfoProto]]:
+    """The graph of a file, and the inputs that have no value of their own."""
+    try:
+        graph = onnx.load_model(path, load_external_data=False).graph
+    except Exception as error:  # protobuf raises many kinds
+        raise ValueError(f"{path} is not a complete ONNX model: it cannot be parsed") from error
+    known = {initializer.name for initializer in graph.initializer}
+    return graph, [value for value in graph.input if value.name not in known]
+
+
+def _dtype(value: onnx.ValueInfoProto, path: str | Path) -> np.dtype:
+    kind = value.type.WhichOneof("value")
+    if kind == "tensor_type":
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    if kind not in _TYPES:
+        said = str(kind).removesuffix("_type").lower()
+        raise ValueError(
+            f"Expected a model that takes a tensor of images, the input {value.name!r} of "
+            f"{path} has the type {said}."
+        )
+    return onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
 
 
 def image_shape(

@@ -218,6 +218,11 @@ class Recipe:
         return self.method in ("sofm", "kmeans", "activity", "subset")
 
     @property
+    def tells_classes_apart(self) -> bool:
+        """Whether a plan looks at the means of different classes."""
+        return self.method in ("sofm", "kmeans")
+
+    @property
     def needs_gradients(self) -> bool:
         """Whether a plan needs gradients of the loss."""
         return self.init == "gradient"

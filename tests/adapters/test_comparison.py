@@ -98,7 +98,7 @@ def test_fixed_batch_size_is_filled_up(tmp_path, data):
     weight = np.random.default_rng(0).normal(size=(4, 3))
     runner = Runner(linear(tmp_path / "a.onnx", weight, batch=3))
     assert np.allclose(runner(data.x)["scores"], weight, atol=1e-6)
-    assert runner.input.shape == (1, 2, 2)
+    assert runner.batch == 3
 
 
 def test_labels_that_are_no_outputs_give_no_accuracy(tmp_path, data):

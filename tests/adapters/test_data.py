@@ -201,7 +201,7 @@ def test_batches_can_be_read_again_and_in_another_order():
     ("arrays", "said"),
     [
         ({"x": np.ones((4, 8, 8)), "y": np.arange(5)}, "4 images in x and 5 labels in y"),
-        ({"x": np.ones((4, 8, 8))}, "x and y in .*found x"),
+        ({"z": np.ones((4, 8, 8))}, "array x, and labels y, in .*found z"),
         ({"x": np.ones((0, 8, 8)), "y": np.ones(0, int)}, "no image"),
         ({"x": np.ones((4, 8, 8)), "y": np.eye(4)}, "one label for each image"),
         ({"x": np.ones((4, 8, 8)), "y": np.linspace(0, 1, 4)}, "whole numbers or names"),
