@@ -41,6 +41,7 @@ from networks import Network
 from protocols import Protocol
 from rejuvenet.adapters.torch import Reorganizer
 from rejuvenet.graph import Recipe
+from rejuvenet.graph.plan.selection import select_groups
 from torch import nn
 from torch.nn import functional as F
 
@@ -183,11 +184,11 @@ class Reorganized(Arm):
         )  # fmt: skip
         if self.loaded is not None:
             self.reorganizer.load_state_dict(self.loaded)
-        groups = [self.reorganizer.traced.group(layer) for layer in self.layers]
-        tensors = self.reorganizer.traced.tensors
+        traced = self.reorganizer.traced
         self.scales = [
-            tensors[member.weight]
-            for group in groups for member in group.members
+            traced.tensors[member.weight]
+            for choice in select_groups(traced.groups, self.layers)[0]
+            for member in choice.group.members
             if member.role == "scale" and self.sparsity
         ]  # fmt: skip
 

@@ -39,6 +39,7 @@ from protocols import PROTOCOLS, Protocol  # noqa: E402
 from training import Training, deterministic, seconds_a_step  # noqa: E402
 
 RUNS = HERE / "runs"
+PASSES = 5  # of an event over the images that judge, at most
 CONTROLS = ("random", "preserving", "refit")
 
 
@@ -192,22 +193,26 @@ class Study:
         """Network, number of runs and hours, from a few steps of each that are timed.
 
         A pass without gradients takes a third of a step.  Loading images and compiling are not in
-        it, and what compiling gains neither.
+        it, what compiling gains neither, nor the first part of ``nr``.
         """
-        seconds: dict[tuple[str, str], float] = {}
         for network in dict.fromkeys(cell.network for cell in left):
             own = [cell for cell in left if cell.network == network]
-            total = 0.0
+            seconds: dict[str, float] = {}  # of a run without events
+            event = total = 0.0
             for cell in own:
                 how = cell.arm.partition("-")[0]
-                key = network, how if how in ("nr", "rigl", "sac") else ""
-                training = self.training(cell) if key not in seconds else None
-                if training is not None:
-                    step = seconds_a_step(training)
+                kind = how if how in ("narrow", "nr", "rigl", "sac") else "plain"
+                if kind not in seconds:
+                    training = self.training(cell)
                     protocol, shown = training.protocol, training.images
+                    step = seconds_a_step(training)
                     steps = shown.steps(protocol.batch) + shown.tests / protocol.batch / 3
-                    seconds[key] = step * steps * protocol.epochs
-                total += seconds[key]
+                    seconds[kind] = step * steps * protocol.epochs
+                    if kind == "plain":
+                        event = step * PASSES * shown.judges / protocol.batch / 3
+                total += seconds[kind]
+                if how in arms.RECIPES:
+                    total += event * len(PROTOCOLS[NETWORKS[network].data].events)
             yield network, len(own), total / 3600
 
 

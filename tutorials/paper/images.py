@@ -26,13 +26,15 @@ class Images(Protocol):
 
     Attributes
     ----------
-    classes, size, tests : int
-        How many classes, the extent of an image, how many test images.
+    classes, size, tests, judges : int
+        How many classes, the extent of an image, how many test images, and how many by which
+        channels are judged.
     """
 
     classes: int
     size: int
     tests: int
+    judges: int
 
     def steps(self, batch: int) -> int:
         """Batches of an epoch."""
@@ -63,8 +65,8 @@ class InMemory:
         self, train: Batch, test: Batch, device: torch.device, classes: int = 100,
         judging: int | None = None,
     ) -> None:  # fmt: skip
-        self.judging = judging
         self.x, self.y = (part.to(device) for part in train)
+        self.judges = len(self.x) if judging is None else judging
         self.tested = tuple(part.to(device) for part in test)
         self.classes, self.size, self.tests = classes, self.x.shape[-1], len(test[0])
 
@@ -83,12 +85,12 @@ class InMemory:
     def judged(self) -> list[Batch]:
         # Mixed: normalizations take the statistics of these batches.
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0))
-        rows = order[: self.judging].to(self.x.device).split(EVALUATED)
+        rows = order[: self.judges].to(self.x.device).split(EVALUATED)
         return [(self.x[part], self.y[part]) for part in rows]
 
 
 class ImageFolders:
-    """``train/`` and ``val/`` with one folder a class, decoded by worker processes."""
+    """``train/`` and ``val/`` with one folder a class, decoded by processes that draw the crops."""
 
     classes, size = 1000, 224
 
@@ -108,7 +110,8 @@ class ImageFolders:
             np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in np.unique(labels)])
         )
         self.chosen = torch.utils.data.Subset(plain, rows.tolist())
-        self.tests, self.device, self.workers = len(self.tested), device, workers
+        self.tests, self.judges = len(self.tested), len(rows)
+        self.device, self.workers = device, workers
 
     def _loader(self, data: Any, batch: int, generator: torch.Generator | None = None) -> Any:
         return torch.utils.data.DataLoader(

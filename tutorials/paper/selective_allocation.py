@@ -76,7 +76,7 @@ class SelectiveUnit(nn.Module):
                            offset[:, :, None]], 2)  # fmt: skip
         grid = F.affine_grid(theta, list(read.shape), align_corners=False).to(read.dtype)
         shifted = F.grid_sample(read, grid, padding_mode="border", align_corners=False)
-        return shifted.transpose(0, 1)
+        return shifted.transpose(0, 1).to(x.dtype)
 
     def damage(self) -> torch.Tensor:
         """``|D|`` with rows that sum to 1; shape ``(n_out, n_in)``."""
