@@ -3,14 +3,18 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import struct
 import subprocess
 import sys
+from html import unescape
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import typer
 from rejuvenet.adapters.command_line import terminal
 from rejuvenet.adapters.command_line.app import app
 from rejuvenet.adapters.command_line.terminal import sentence
@@ -25,7 +29,7 @@ def place(demo_run, tmp_path, monkeypatch):
     """An empty folder, the working one, with the demo's files as arguments."""
     monkeypatch.chdir(tmp_path)
     made = demo_run[0] / "demo"
-    for name in ("original.onnx", "digits_train.npz", "digits_test.npz"):
+    for name in ("original.onnx", "preserving.onnx", "digits_train.npz", "digits_test.npz"):
         shutil.copy(made / name, tmp_path)
     return tmp_path
 
@@ -89,6 +93,23 @@ def test_inspect_with_data_keeps_a_budget_of_memory(place, monkeypatch):
         assert b["occupied"] == pytest.approx(a["occupied"], abs=6)
 
 
+def says_what_to_do_next(path):
+    """The page; the commands that it says are ones that the command line takes."""
+    page = path.read_text()
+    first = page[: page.index("</section>")]
+    commands = re.findall(r"<pre><code>(.*?)</code></pre>", first)
+    assert "What to do next" in first
+    assert commands
+    for command in commands:
+        _, name, *words = shlex.split(unescape(re.sub("</?span>", "", command)))
+        made = typer.main.get_command(app).commands[name]
+        parser = made.make_parser(made.make_context(name, [], resilient_parsing=True))
+        given, extra, _ = parser.parse_args(list(words))
+        assert extra == []
+        assert given["data"].endswith(".npz")
+    return page
+
+
 @pytest.mark.parametrize("method", ["sofm", "redo"])
 def test_reorganize_leaves_what_is_not_redundant(place, method):
     done = call(
@@ -104,8 +125,15 @@ def test_reorganize_leaves_what_is_not_redundant(place, method):
 
 def test_shrink_writes_a_smaller_file(place):
     words = ["shrink", "original.onnx", "--data", "digits_train.npz", "-o", "small.onnx"]
-    done = call(*words, "--ratio", "0.75", "--ratio", "conv4=0.5")
+    pages = ["--html", "small.html", "--test", "digits_test.npz"]
+    done = call(*words, "--ratio", "0.75", "--ratio", "conv4=0.5", *pages)
     assert done.exit_code == 0, done.output
+    page = says_what_to_do_next(place / "small.html")
+    assert "of the parameters" in page
+    assert "On 540 test images" in page
+    assert "<b>Shrunk</b>" in page
+    again = "rejuvenet shrink original.onnx --data digits_train.npz -o small.onnx --ratio 0.75"
+    assert again in re.sub("</?span>", "", page)
     assert "parameters left" in done.stdout
     assert "of the decisions stayed" in done.stdout
     assert (place / "small.onnx").stat().st_size < (place / "original.onnx").stat().st_size * 0.6
@@ -147,7 +175,8 @@ def test_reorganize_writes_model_page_and_plan(place):
         "--html", "page.html", "--plan", "plan.npz", "--option", "epochs=5", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    (group,) = json.loads(done.stdout)["groups"]
+    report = json.loads(done.stdout)
+    (group,) = report["groups"]
     assert group["group"] == "conv4.weight"
     assert group["survivors"] <= 16
 
@@ -156,7 +185,9 @@ def test_reorganize_writes_model_page_and_plan(place):
     plan = Plan.load("plan.npz")
     assert plan.recipe.epochs == 5
     assert len(plan.groups[0].new) == group["new"]
-    assert "<b>Reorganized</b>" in (place / "page.html").read_text()
+    page = says_what_to_do_next(place / "page.html")
+    assert "<b>Reorganized</b>" in page
+    assert f"{report['held_out']} images that no refit used" in page
     result = json.loads(
         call("compare", "original.onnx", "new.onnx", "--data", "digits_test.npz", "--json").stdout
     )
@@ -178,9 +209,12 @@ def test_arrange_keeps_the_outputs(place):
 
 
 def test_compare_as_table(place):
-    done = call("compare", "original.onnx", "original.onnx", "--data", "digits_test.npz")
+    words = ["compare", "original.onnx", "preserving.onnx", "--data", "digits_test.npz"]
+    done = call(*words, "--html", "both.html")
     assert done.exit_code == 0, done.output
-    assert "100.00 %" in done.stdout
+    page = (place / "both.html").read_text()
+    assert all(f"<b>{name}.onnx</b>" in page for name in ("original", "preserving"))
+    assert "What to do next" in page
     assert "batch size 1, 1 thread, CPU, median of" in done.stdout
     assert "Accuracy of each class" in done.stdout
 
@@ -194,9 +228,10 @@ def test_finetune_writes_a_trained_file(place, source):
     done = call(
         "finetune", "original.onnx", *source, "--augment", "none",
         "--data", "digits_train.npz", "--test", "digits_test.npz", "--epochs", 1,
-        "-o", "tuned.onnx", "--changes", "tuned.safetensors", "--json",
+        "-o", "tuned.onnx", "--changes", "tuned.safetensors", "--json", "--html", "tuned.html",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert "<b>Fine-tuned</b>" in says_what_to_do_next(place / "tuned.html")
     result = json.loads(done.stdout)
     assert result["after"]["held-out"] > 0.9
     assert "epoch 1 of 1: loss" in done.stderr
@@ -223,7 +258,7 @@ def test_rejuvenate_is_judged_beside_plain_training(place):
     (group,) = result["report"]["groups"]
     assert group["group"] == "conv4.weight"
     assert "the deepest one was taken" in result["note"]
-    assert result["verdict"] in (place / "better.html").read_text()
+    assert "<b>Rejuvenated</b>" in says_what_to_do_next(place / "better.html")
     assert (place / "better.plain.onnx").exists()
 
 

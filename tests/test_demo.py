@@ -1,5 +1,7 @@
 """The main job end to end, on the real digits: what must be true of its figures and files."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,7 @@ def test_figures(demo_run):
     assert accuracy["preserving"] > accuracy["original"] - 0.05
     # ... and fine-tuning does not lose what plain training reaches.
     assert accuracy["preserving_finetuned"] > accuracy["original_finetuned"] - 0.02
+    assert accuracy["smaller"] > accuracy["original"] - 0.05
     assert set(accuracy) >= {"paper", "kmeans", "random", "l1", "l2", "paper_finetuned"}
 
 
@@ -78,6 +81,9 @@ def test_page_shows_three_states(demo_run):
     for title in ("Before", "Reorganized", "Rejuvenated"):
         assert f"<b>{title}</b>" in page
     assert page.count('class="pixels"') == 4  # three states and the close-up
+    first = page[: page.index("</section>")]
+    assert "What to do next" in first
+    assert "rejuvenet shrink" in re.sub("</?span>", "", first)
 
 
 def test_the_stream_is_shown_and_events_take_place(demo_run):

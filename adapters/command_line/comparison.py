@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ...graph.measure.cost import Cost, cost
-from ..images.accuracy import wilson
+from ..images.accuracy import Gain, wilson
 from ..images.batch_inputs import count
 from ..images.image_data import Batches, output_indices
 from ..images.image_model import Runner
@@ -96,6 +96,8 @@ class Comparison:
         the labels cannot be matched to it.
     intervals : tuple of two (float, float), or None
         Of 95 % for each accuracy, by :func:`.wilson`.
+    gain : Gain or None
+        Accuracy of the second over that of the first.
     classes : list of ClassAccuracy
         The same for each class; empty where there is no accuracy.
     files : tuple of two FileFigures
@@ -118,6 +120,7 @@ class Comparison:
     images: int
     accuracy: tuple[float, float] | None
     intervals: tuple[tuple[float, float], tuple[float, float]] | None
+    gain: Gain | None
     classes: list[ClassAccuracy]
     files: tuple[FileFigures, FileFigures]
     top1: float | None
@@ -225,11 +228,12 @@ def compare(
     together = sum(sums.values(), _Sums()).difference()
     feeds = [runner.smallest(images) for runner in runners]
     del runners, runner
-    whole, classes = ranks.accuracies()
+    whole, gain, classes = ranks.accuracies()
     result = Comparison(
         ranks.images,
         whole.accuracy if whole else None,
         whole.intervals if whole else None,
+        gain,
         classes,
         _figures((first, second), feeds, threads),
         ranks.share(ranks.top1),
@@ -265,8 +269,8 @@ class _Ranks:
         self.known = batches.data.classes
         self.images = self.top1 = 0
         self.top5 = 0.0
-        # Of every class: images, and those that each model names right.
-        self.right: np.ndarray | None = np.zeros((len(self.known), 3), np.int64)
+        # Of every class: images, those that each model names right, and each of them alone.
+        self.right: np.ndarray | None = np.zeros((len(self.known), 5), np.int64)
         self.compared = True
 
     def add(
@@ -278,8 +282,9 @@ class _Ranks:
             return
         indices = output_indices(self.known, a.shape[1])
         if self.right is not None and indices is not None and labels is not None:
-            found = [x.argmax(axis=1) == indices[labels] for x in (a, b)]
-            np.add.at(self.right, labels, np.stack([np.ones(n, bool), *found], axis=1))
+            one, other = (x.argmax(axis=1) == indices[labels] for x in (a, b))
+            counted = [np.ones(n, bool), one, other, one & ~other, other & ~one]
+            np.add.at(self.right, labels, np.stack(counted, axis=1))
         else:
             self.right = None
         five = min(5, a.shape[1])
@@ -288,13 +293,15 @@ class _Ranks:
         pairs = zip(first, second, strict=True)
         self.top5 += sum(len(np.intersect1d(p, q)) for p, q in pairs) / five
 
-    def accuracies(self) -> tuple[ClassAccuracy | None, list[ClassAccuracy]]:
-        """Of all images, and of every class that has some."""
+    def accuracies(self) -> tuple[ClassAccuracy | None, Gain | None, list[ClassAccuracy]]:
+        """Of all images, what the second gains on them, and of every class that has some."""
         if self.right is None:
-            return None, []
+            return None, None, []
         rows = zip(self.known, self.right.tolist(), strict=True)
-        classes = [ClassAccuracy.of(name, *counts) for name, counts in rows if counts[0]]
-        return ClassAccuracy.of("all", *self.right.sum(axis=0).tolist()), classes
+        classes = [ClassAccuracy.of(name, *counts[:3]) for name, counts in rows if counts[0]]
+        images, one, other, one_alone, other_alone = self.right.sum(axis=0).tolist()
+        gain = Gain.counted(images, other_alone, one_alone)
+        return ClassAccuracy.of("all", images, one, other), gain, classes
 
     def share(self, count: float) -> float | None:
         return count / self.images if self.compared else None

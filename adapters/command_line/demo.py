@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,11 @@ from ..finetune.source import SourceModule
 from ..finetune.training import Settings, Training
 from ..images.image_data import ArrayFile, Batches
 from ..images.image_model import score
-from ..report.curves import STYLE, curves
-from ..report.html import Page
-from ..report.reorganization import report_page
+from .demo_page import demo_page, late
 from .demo_stream import digits_stream
 from .terminal import Listing, percent
 
 TEST_IMAGES = 540
-TOGETHER = 5  # tasks of the stream that one point of its curves is the mean of
 
 
 class DigitsNet(nn.Module):
@@ -172,6 +170,9 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
         for g in loaded.groups
     ]
     say(Listing("Channel groups", header, rows))
+    smaller, shrunk = onnx_adapter.shrink(loaded, calibration, ratio=0.75)
+    smaller.save(results.path("smaller"))
+    results.measure("smaller", "shrunk, a quarter of all channels", "no training yet")
     made = {}
     for name, (said, recipe) in recipes(seed).items():
         made[name] = onnx_adapter.reorganize(loaded, calibration, layers="last", recipe=recipe)
@@ -202,36 +203,24 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
     before, after, trained = (
         onnx_adapter.collect(model, calibration, groups) for model in (loaded, changed, finished)
     )
-    line = report.groups[0]
-    page = Page("Self-reorganized and rejuvenated", f"scikit-learn's digits, {original.name}")
-    page.figures(
-        [
-            ("channels", line.channels, line.group),
-            ("surviving", line.survivors, f"{line.merged} channels share a place"),
-            ("rejuvenated", line.new, "channels that start anew"),
-            (
-                "accuracy",
-                percent(results.scores["preserving_finetuned"]),
-                f"{percent(results.scores['original'])} before, "
-                f"{percent(results.scores['original_finetuned'])} by plain training",
-            ),
-        ]
-    )
+    means = before, after, trained
+    html = folder / "report.html"
     title = f"Accuracy on {TEST_IMAGES} test images"
-    page.bars(title, results.rows)
-    _show_stream(page, stream)
-    write_text(folder / "report.html", report_page("", report, before, after, trained, page))
+    call = f"rejuvenet demo --output {shlex.quote(str(folder))} --epochs {epochs} --seed {seed}"
+    write_text(html, demo_page(folder, call, results, report, shrunk, means, stream, test))
     seconds = time.perf_counter() - began
     shown = [(said, percent(share), remark) for said, share, remark in results.rows]
     say(Listing(title, ["network", "accuracy", "after"], shown))
-    say(str(line))
-    say(Listing("Data that keep changing", ["training", "accuracy", "of"], _late(stream)))
-    say(f"Pictures: {folder / 'report.html'}; {seconds:.0f} s in all")
+    say(str(report.groups[0]))
+    say(f"Shrunk: {shrunk.saved()}")
+    tasks_of = [(name, percent(share), of) for name, share, of in late(stream)]
+    say(Listing("Data that keep changing", ["training", "accuracy", "of"], tasks_of))
+    say(f"Pictures, and what to do next: {html}; {seconds:.0f} s in all")
     return {
         "accuracy": results.scores,
         "report": report.to_dict(),
         "stream": stream,
-        "page": str(folder / "report.html"),
+        "page": str(html),
         "seconds": seconds,
     }
 
@@ -240,32 +229,6 @@ def _train(module: nn.Module, train: Batches, epochs: int, lr: float, seed: int)
     """Train on digits, which are not to be shifted or mirrored."""
     settings = Settings(epochs, lr, augment="none", smoothing=0.0, seed=seed, device="cpu")
     Training(module, Objective(Classes(0, "scores")), train, settings=settings).run()
-
-
-def _late(stream: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str]]:
-    """The accuracy on the first and the last quarter of the tasks."""
-    rows = []
-    for name, online in stream.items():
-        n = max(1, len(online) // 4)
-        rows.append((name, percent(float(np.mean(online[:n]))), f"tasks 1 to {n}"))
-        last = f"tasks {len(online) - n + 1} to {len(online)}"
-        rows.append((name, percent(float(np.mean(online[-n:]))), last))
-    return rows
-
-
-def _show_stream(page: Page, stream: Mapping[str, Sequence[float]]) -> None:
-    tasks = len(next(iter(stream.values())))
-    n = min(TOGETHER, tasks // 2)
-    smooth = {name: np.convolve(o, np.ones(n) / n, "valid").tolist() for name, o in stream.items()}
-    page.add(
-        "Data that keep changing",
-        "Every task shuffles the pixels of the digits anew. Shown is the accuracy on every batch "
-        f"before it is learned, a mean of {n} tasks. Plain training loses the ability to "
-        "learn; where redundant channels start anew, the network keeps it.",
-        curves(smooth, f"tasks 1 to {n}", f"tasks {tasks - n + 1} to {tasks}"),
-        STYLE,
-    )
-    page.table("The same in figures", ["training", "accuracy", "of"], _late(stream))
 
 
 def recipes(seed: int) -> dict[str, tuple[str, Recipe]]:

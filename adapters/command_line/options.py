@@ -118,7 +118,19 @@ Restart = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cuda or cpu; cuda by default where there is one.")
 ]
-Html = Annotated[Path | None, typer.Option(help="Write a page with pictures here.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a page here: what was gained, what to do next, and all that was found."
+    ),
+]
+Test = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, help="Images to measure on for --html; by default those of --data that no "
+        "refit used.",
+    ),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
@@ -179,6 +191,14 @@ def check_outputs(
                         f"{option} would overwrite {visible(file)}: it is {role}; give another "
                         f"name{allow}"
                     )
+
+
+def check_page(html: Path | None, model: Path, output: Path) -> None:
+    """A page compares the files before and after, so that both have to be there."""
+    if html is not None and _same(model, output):
+        raise typer.BadParameter(
+            "--html compares the model with what is written: give -o another name"
+        )
 
 
 def _same(a: Path, b: Path) -> bool:

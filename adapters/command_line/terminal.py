@@ -200,7 +200,7 @@ def print_report(report: Any) -> None:
 
     arranged = bool(report.groups) and report.groups[0].kind == "arrange"
     title = "Arranged" if arranged else "Reorganized" if report.cost is None else "Shrunk"
-    out.print(Listing(title, *report_rows(report)))
+    out.print(Listing(title, *report_rows([line.to_dict() for line in report.groups])))
     for name, reason in report.skipped.items():
         say_plainly(f"Left as it was: {name}: {reason}")
     if saved := report.saved():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from ...graph.measure.class_means import ClassMeans
 from ...graph.plan.recipe import Recipe
 from ...graph.report import Report
+from ..images.accuracy import Gain
 from ..images.image_data import Batches, output_labels
 from ..images.image_model import Runner, hits
 from ..onnx.collect import described
@@ -31,41 +31,6 @@ EVALUATED = 0.2  # of the images, where none are given to evaluate on
 
 
 @dataclass
-class Comparison:
-    """Two files on the same images.
-
-    Attributes
-    ----------
-    difference : float
-        Accuracy of the first less that of the second.
-    error : float
-        Standard error of the difference, from the images that only one of them gets right.
-    """
-
-    difference: float
-    error: float
-
-    @classmethod
-    def of(cls, first: np.ndarray, second: np.ndarray) -> Comparison:
-        """From what each file gets right.
-
-        >>> Comparison.of(np.array([1, 1, 1, 0]) > 0, np.array([1, 0, 1, 0]) > 0).difference
-        0.25
-        """
-        gap = first.astype(float) - second.astype(float)
-        return cls(float(gap.mean()), float(gap.std() / sqrt(len(gap))))
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference is more than two standard errors."""
-        return abs(self.difference) > 2 * self.error
-
-    def __str__(self) -> str:
-        points, error = 100 * self.difference, 100 * self.error
-        return f"{points:+.2f} points, with a standard error of {error:.2f}"
-
-
-@dataclass
 class Rejuvenation:
     """What the method came to.
 
@@ -76,9 +41,9 @@ class Rejuvenation:
         ``"rejuvenated"`` and, unless it was left out, ``"plain fine-tuning"``.
     evaluated : int
         How many images that are.
-    gain : Comparison
+    gain : Gain
         Of the rejuvenated file over the original.
-    against_plain : Comparison or None
+    against_plain : Gain or None
         Of the rejuvenated file over plain fine-tuning.
     report : Report
         What was reorganized.
@@ -92,8 +57,8 @@ class Rejuvenation:
 
     accuracy: dict[str, float]
     evaluated: int
-    gain: Comparison
-    against_plain: Comparison | None
+    gain: Gain
+    against_plain: Gain | None
     report: Report
     note: str
     trained: dict[str, Result]
@@ -213,8 +178,8 @@ def rejuvenate_file(
     return Rejuvenation(
         {name: float(found.mean()) for name, found in right.items()},
         len(right["original"]),
-        Comparison.of(right["rejuvenated"], right["original"]),
-        Comparison.of(right["rejuvenated"], right["plain fine-tuning"]) if control else None,
+        Gain.of(right["rejuvenated"], right["original"]),
+        Gain.of(right["rejuvenated"], right["plain fine-tuning"]) if control else None,
         outcome.report,
         note,
         results,

@@ -194,6 +194,31 @@ def shrink(
     ValueError
         For bad data, an unknown layer, or nothing that can be removed.
     """
+    changed, outcome = shrunk(
+        model, batches, layers, recipe, progress, ratio=ratio, target_params=target_params,
+        target_flops=target_flops, target_latency=target_latency, threads=threads,
+        classes=classes, pseudo_classes=pseudo_classes, unpack=unpack, max_batches=max_batches,
+        max_bytes=max_bytes, max_change=max_change,
+    )  # fmt: skip
+    return changed, outcome.report
+
+
+def shrunk(
+    model: Source,
+    batches: Iterable[Any] | None = None,
+    layers: Layers = "all",
+    recipe: Recipe | None = None,
+    progress: bool = False,
+    *,
+    ratio: float | Mapping[str, float] | None = None,
+    target_params: float | None = None,
+    target_flops: float | None = None,
+    target_latency: float | str | None = None,
+    threads: int = 1,
+    unpack: Unpack | None = None,
+    **options: Any,
+) -> tuple[OnnxModel, reorganizing.Outcome]:
+    """As :func:`shrink`, with the class means before and after."""
     model = model if isinstance(model, OnnxModel) else load(model)
     budget: Budget | TimeBudget | None = Budget.of(target_params, target_flops)
     target = None
@@ -203,13 +228,12 @@ def shrink(
         target = LatencyTarget(target_latency, model, _one_run(model, batches, unpack), threads)
         budget = target.budget()
     changed, outcome = reorganized(
-        model, batches, layers, shrinking(recipe, ratio), progress, classes=classes,
-        pseudo_classes=pseudo_classes, unpack=unpack, max_batches=max_batches,
-        max_bytes=max_bytes, max_change=max_change, remove=True, budget=budget,
+        model, batches, layers, shrinking(recipe, ratio), progress, unpack=unpack, remove=True,
+        budget=budget, **options,
     )  # fmt: skip
     if target is not None:
         target.describe(outcome.report, changed)
-    return changed, outcome.report
+    return changed, outcome
 
 
 def _one_run(

@@ -1,29 +1,34 @@
-"""Curves over time as a picture inside the page (SVG, no script)."""
+"""Curves over time as a picture inside the page (SVG, no script), as wide as there is room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT, LEFT, BELOW = 760, 260, 52, 34
-COLORS = ("var(--soft)", "var(--new)", "var(--kept)", "var(--accent)")
+from .page import text
+
+COLORS = ("var(--old)", "var(--new)", "var(--kept)", "var(--accent)")
 STYLE = """
-.curves { width: 100%; max-width: 760px; height: auto; font-size: 13px; }
-.curves text { fill: var(--soft); }
-.curves .grid { stroke: var(--line); }
-.curves polyline { fill: none; stroke-width: 2.5; stroke-linejoin: round; }
+.curves { position: relative; height: 250px; margin: 8px 0 0 52px; max-width: 820px; }
+.curves svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
+.curves .grid { stroke: var(--line); vector-effect: non-scaling-stroke; }
+.curves polyline { fill: none; stroke-width: 2.5; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke; }
+.curves span { position: absolute; right: calc(100% + 8px); transform: translateY(-50%);
+  font-size: 13px; color: var(--soft); white-space: nowrap; }
+.curve-ends { display: flex; justify-content: space-between; margin: 6px 0 0 52px;
+  max-width: 820px; font-size: 13px; color: var(--soft); }
 """
 
 
-def curves(values: Mapping[str, Sequence[float]], first: str, last: str) -> str:
+def curves(values: Mapping[str, Sequence[float | None]], first: str, last: str) -> str:
     """Shares between 0 and 1, one curve a name, as percent.
 
     Parameters
     ----------
-    values : mapping of str to sequence of float
-        At most four curves of one length, at least two values each.
+    values : mapping of str to sequence of float or None
+        At most four curves, of two values or more; None where there is none.
     first, last : str
         What the values at both ends are of.
 
@@ -33,28 +38,34 @@ def curves(values: Mapping[str, Sequence[float]], first: str, last: str) -> str:
     >>> picture.count("<polyline"), ">80 %<" in picture
     (2, True)
     """
-    rows = np.array(list(values.values()))
-    step = 0.05 if np.ptp(rows) > 0.1 else 0.02
-    low, high = step * np.floor(rows.min() / step), step * np.ceil(rows.max() / step)
-    x = np.linspace(LEFT, WIDTH - 8, rows.shape[1])
+    known = [value for row in values.values() for value in row if value is not None]
+    spread = np.ptp(known)
+    step = next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if spread <= 6 * s), 0.2)
+    low, high = step * np.floor(min(known) / step), step * np.ceil(max(known) / step)
+    high = max(high, low + step)
+    longest = max(map(len, values.values()))
 
     def height(share: float) -> float:
-        return 24 + (HEIGHT - BELOW - 24) * (high - share) / max(high - low, step)
+        return 100 * (high - share) / (high - low)
 
-    parts = [f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
-    for share in np.arange(low, high + step / 2, step):
-        y = height(share)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - 8}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
-                     f"{100 * share:.0f} %</text>")  # fmt: skip
-    for number, (row, color) in enumerate(zip(rows, COLORS, strict=False)):
-        points = " ".join(f"{a:.1f},{height(b):.1f}" for a, b in zip(x, row, strict=True))
-        parts.append(f'<polyline points="{points}" style="stroke:{color}"/>')
-        name = escape(list(values)[number])
-        place = LEFT + number * (WIDTH - LEFT) / len(rows)
-        parts.append(f'<text x="{place:.0f}" y="14" style="fill:{color}">&#9644; {name}</text>')
-    for end, anchor, said in ((LEFT, "start", first), (WIDTH - 8, "end", last)):
-        parts.append(f'<text x="{end}" y="{HEIGHT - 8}" text-anchor="{anchor}">'
-                     f"{escape(said)}</text>")  # fmt: skip
-    parts.append("</svg>")
-    return "".join(parts)
+    shares = np.arange(low, high + step / 2, step)
+    grid = "".join(f'<path class="grid" d="M0 {height(s):.2f}H100"/>' for s in shares)
+    said = [f"{100 * share:.{int(step < 0.01)}f} %" for share in shares]
+    labels = "".join(
+        f'<span style="top:{height(share):.2f}%">{name}</span>'
+        for share, name in zip(shares, said, strict=True)
+    )
+    lines, key = "", ""
+    for (name, row), color in zip(values.items(), COLORS, strict=False):
+        x = np.arange(len(row)) * 100 / max(longest - 1, 1)
+        points = " ".join(
+            f"{a:.2f},{height(b):.2f}" for a, b in zip(x, row, strict=True) if b is not None
+        )
+        lines += f'<polyline points="{points}" style="stroke:{color}"/>'
+        key += f'<span><i style="background:{color};border:0"></i>{text(name)}</span>'
+    alt = f"curves of {', '.join(values)}, from {first} to {last}"
+    return (
+        f'<div class="key">{key}</div><div class="curves">{labels}<svg viewBox="0 0 100 100" '
+        f'preserveAspectRatio="none" role="img" aria-label="{text(alt)}">{grid}{lines}</svg></div>'
+        f'<div class="curve-ends"><span>{text(first)}</span><span>{text(last)}</span></div>'
+    )

@@ -1,59 +1,119 @@
-"""The HTML page of a rejuvenation: what was gained, both trainings, what became of the layers."""
+"""The page of ``rejuvenate``: what it gained over the original and over plain fine-tuning."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from .html import Page
-from .reorganization import report_page
+from ..images.accuracy import wilson
+from .before_after import add_outputs
+from .network.section import add_network
+from .page import Page, Step, Tone, percent
+from .reorganization import Pictures, add_groups, add_pictures
+from .shares import Share, add_classes, add_shares
+from .training import add_epochs
 
 if TYPE_CHECKING:
-    from ..finetune.rejuvenating import Rejuvenation
+    from ..command_line.invocation import Invocation
+    from .network.picture import Picture
+
+STATES = {
+    "original": "as it was",
+    "reorganized": "no training yet",
+    "plain fine-tuning": "for as many epochs",
+    "rejuvenated": "reorganized, then trained",
+}
 
 
-def rejuvenation_page(title: str, result: Rejuvenation) -> str:
-    """The page of a result of :func:`rejuvenet.adapters.finetune.rejuvenating.rejuvenate_file`.
+def rejuvenation_page(
+    call: Invocation,
+    result: Mapping[str, Any],
+    comparison: Mapping[str, Any],
+    pictures: Pictures,
+    network: Picture,
+    recipe: Mapping[str, Any],
+    versions: str = "",
+) -> str:
+    """The page of a rejuvenation.
 
     Parameters
     ----------
-    title : str
-        What was changed, below the heading.
-    result : Rejuvenation
+    call : Invocation
+        The command that made it.
+    result : dict
+        Of :class:`rejuvenet.adapters.finetune.rejuvenating.Rejuvenation`.
+    comparison : dict
+        Of the original and the rejuvenated file, on the images set apart.
+    pictures : mapping of group name to (panels, classes)
+    network : Picture
+    recipe : dict
+        Options of the method.
+    versions : str
     """
-    page = Page("Rejuvenated", title)
-    shares = result.accuracy
-    cards = [
-        ("accuracy", _percent(shares["rejuvenated"]), f"of {result.evaluated} images set apart"),
-        ("original", _percent(shares["original"]), "before anything was done"),
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    page = Page(f"Rejuvenated: {output}", f"from {model}")
+    shares, n = result["accuracy"], result["evaluated"]
+    images = f"{n} images set apart"
+    cards = [("accuracy", percent(shares["rejuvenated"]), f"rejuvenated, on {images}")]
+    cards += [
+        (name, percent(shares[name]), STATES[name])
+        for name in ("original", "plain fine-tuning")
+        if name in shares
     ]
-    if "plain fine-tuning" in shares:
-        cards.append(
-            ("plain fine-tuning", _percent(shares["plain fine-tuning"]), "for as many epochs")
-        )
-    page.figures(cards)
-    page.bars(
-        "Accuracy", [(name, share, "") for name, share in shares.items()], result.verdict
+    new = sum(line["new"] for line in result["report"]["groups"])
+    cards.append(("new", str(new), "channels started anew"))
+    page.lead(result["verdict"], _tone(result), cards, _steps(call, result))
+    rows = [
+        (name, Share(shares[name], wilson(round(shares[name] * n), n)), said)
+        for name, said in STATES.items()
+        if name in shares
+    ]
+    add_shares(page, "Accuracy", rows, f"On {images}, which nothing was trained on or chosen by.")
+    add_classes(page, ("original", "rejuvenated"), comparison["classes"])
+    add_outputs(page, comparison, images)
+    add_epochs(page, {name: found["trained"] for name, found in result["trained"].items()})
+    if result["note"]:
+        page.add("How the layers were chosen", result["note"], "")
+    add_groups(page, result["report"])
+    add_pictures(page, pictures, result["report"]["groups"])
+    add_network(page, network, note="Groups that were changed are in colour.")
+    page.made_by([("This page and the files:", str(call))], {**call.settings, **recipe}, versions)
+    return str(page)
+
+
+def _clear(gain: Mapping[str, float] | None) -> bool:
+    return gain is not None and abs(gain["difference"]) > 2 * gain["error"]
+
+
+def _tone(result: Mapping[str, Any]) -> Tone:
+    """Better only where neither the original nor plain training does as well."""
+    gain, plain = result["gain"], result["against_plain"]
+    if _clear(plain) and plain["difference"] < 0:
+        return "worse"
+    if not _clear(gain):
+        return "same"
+    if gain["difference"] < 0:
+        return "worse"
+    return "better" if plain is None or _clear(plain) else "same"
+
+
+def _steps(call: Invocation, result: Mapping[str, Any]) -> list[Step]:
+    """Which file to use, and what else could be tried."""
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    stem = output.removesuffix(".onnx")
+    gain, plain = result["gain"], result["against_plain"]
+    best = output
+    if _clear(plain) and plain["difference"] < 0:
+        best = f"{stem}.plain.onnx"
+    elif _clear(gain) and gain["difference"] < 0:
+        best = model
+    smaller = call.command(
+        "shrink", best, "-o", f"{stem}.smaller.onnx", "--html", f"{stem}.smaller.html"
     )
-    names = list(result.trained)
-    epochs = [result.trained[name].trained.epochs for name in names]
-    rows = []
-    for number in range(max(map(len, epochs))):
-        row: list[object] = [number]
-        for run in epochs:
-            epoch = run[number] if number < len(run) else None
-            row += [
-                None if epoch is None else value
-                for value in (epoch and epoch.loss, epoch and epoch.held_out_accuracy)
-            ]
-        rows.append(row)
-    header = ["epoch"]
-    for name in names:
-        header += [f"{name}: loss", f"{name}: held-out accuracy"]
-    kept = ", ".join(f"{name}: epoch {result.trained[name].trained.best}" for name in names)
-    page.table("Training", header, rows, f"{result.note} Kept by held-out images: {kept}.")
-    before, after, trained = result.means
-    return report_page(title, result.report, before, after, trained, page)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    if not _clear(gain) or best == model:
+        said = f"Nothing was gained in accuracy: keep {model}. What it does not need can go:"
+        return [(said, smaller.replace(best, model, 1))]
+    if not _clear(plain) and plain is not None:
+        said = f"Use {output} or {stem}.plain.onnx; these images cannot tell them apart."
+        return [(said, ""), ("Or make it smaller and faster:", smaller)]
+    return [(f"Use {best}.", ""), ("Or make it smaller and faster:", smaller)]

@@ -1,120 +1,207 @@
-"""The HTML page of a report: the picture of Fig. 2 for every changed group, and its figures."""
+"""The page of ``reorganize`` and ``shrink``: what it saved or cost, and what became of groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from .activations import Panel, add_activations
+from .before_after import accuracy_card, add_comparison, cost_cards, gain
+from .network.section import add_network
+from .page import Page, Step, Tone, percent
 
-from ...graph import ClassMeans, GroupReport, Report
-from .html import Page, Panel, neighbor_similarity
+if TYPE_CHECKING:
+    from ..command_line.invocation import Invocation
+    from .network.picture import Picture
+
+Groups = Sequence[Mapping[str, Any]]
+Pictures = Mapping[str, tuple[Sequence[Panel], Sequence]]  # panels and classes, by group
+MOST_PICTURES = 3
 
 
-def report_page(
-    title: str,
-    report: Report,
-    before: Mapping[str, ClassMeans],
-    after: Mapping[str, ClassMeans],
-    trained: Mapping[str, ClassMeans] | None = None,
-    page: Page | None = None,
+def reorganization_page(
+    call: Invocation,
+    report: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None,
+    images: str,
+    pictures: Pictures,
+    network: Picture,
+    recipe: Mapping[str, Any] | None = None,
+    versions: str = "",
 ) -> str:
-    """The page of a report.
+    """The page of a change.
 
     Parameters
     ----------
-    title : str
-        What was changed, below the heading.
-    report : Report
-        With its plan, which says where the new channels are.
-    before, after : mapping of group name to ClassMeans
-        Class-representative activations of the model before and after the change.
-    trained : mapping of group name to ClassMeans, optional
-        The same after fine-tuning.
-    page : Page, optional
-        Goes on where this one ends.
+    call : Invocation
+        The command that made it.
+    report : dict
+        Of :class:`.Report`.
+    comparison : dict or None
+        Of the files before and after.
+    images : str
+        Which images those figures are of.
+    pictures : mapping of group name to (panels, classes)
+    network : Picture
+    recipe : dict, optional
+        Options of the method.
+    versions : str
     """
-    page = page or Page("Self-reorganized and rejuvenated", title)
-    plans = {plan.group: plan for plan in report.plan.groups} if report.plan else {}
-    for line in report.groups:
-        if line.group in before:
-            new = plans[line.group].new if line.group in plans else np.zeros(0, int)
-            finished = (trained or {}).get(line.group)
-            _group(page, line.group, new, before[line.group], after[line.group], finished)
-    page.table("Groups", *report_rows(report))
-    if report.skipped:
-        page.table("Left as they were", ["group", "because"], report.skipped.items())
-    if report.plan is not None and report.plan.recipe is not None:
-        shown = {name: str(value) for name, value in report.plan.recipe.to_dict().items()}
-        page.table("Recipe", ["option", "value"], shown.items())
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    kind = _kind(report)
+    page = Page(f"{kind}: {output}", f"from {model}")
+    verdict, tone = _verdict(kind, report, comparison, images)
+    cards = _cards(kind, report, comparison)
+    page.lead(verdict, tone, cards, _steps(kind, call, comparison, tone))
+    if comparison is not None:
+        add_comparison(page, (model, output), comparison, images, kind == "Shrunk")
+    add_groups(page, report, kind)
+    add_pictures(page, pictures, report["groups"])
+    add_network(page, network, note="Groups that were changed are in colour.")
+    made = [("This page and the file:", str(call))]
+    page.made_by(made, {**call.settings, **(recipe or {})}, versions)
     return str(page)
 
 
-def report_rows(report: Report) -> tuple[list[str], list[list[object]]]:
+def add_groups(page: Page, report: Mapping[str, Any], kind: str = "Reorganized") -> None:
+    """Add what became of each group, and which were left as they were."""
+    said = {
+        "Arranged": "Channels that respond alike stand side by side now.",
+        "Shrunk": "Channels that others tell were removed; what read them was refitted.",
+    }.get(kind, "Channels that respond alike share a place; the places left free start anew.")
+    if report["groups"]:
+        page.table("What was done", *report_rows(report["groups"]), said)
+    if report["skipped"]:
+        page.table("Left as they were", ["group", "because"], report["skipped"].items())
+
+
+def add_pictures(page: Page, pictures: Pictures, groups: Groups = ()) -> None:
+    """Add the picture of Fig. 2 for the groups whose consumers miss most."""
+    missed = {line["group"]: line["missed"] or 0.0 for line in groups}
+    names = sorted(pictures, key=lambda name: -missed.get(name, 0.0))
+    for name in names[:MOST_PICTURES]:
+        add_activations(page, name, *pictures[name])
+
+
+def report_rows(groups: Groups) -> tuple[list[str], list[list[object]]]:
     """Header and rows of the groups of a report; columns in which nothing stands are left out."""
 
-    def rejuvenated(line: GroupReport) -> bool:
-        return bool(line.nodes) and line.removed is None
+    def rejuvenated(line: Mapping) -> bool:
+        return bool(line["nodes"]) and line["removed"] is None
+
+    def rank(line: Mapping) -> str | None:
+        figures = [line[when] for when in ("before", "after") if line[when]]
+        return " → ".join(f"{found['effective_rank']:.1f}" for found in figures) or None
 
     columns: dict[str, list[object]] = {
-        "group": [line.group for line in report.groups],
-        "channels": [line.channels for line in report.groups],
-        "moved": [line.moved or None for line in report.groups],
+        "group": [line["group"] for line in groups],
+        "channels": [line["channels"] for line in groups],
+        "moved": [line["moved"] or None for line in groups],
         "left": [
-            None if line.removed is None else line.channels - line.removed
-            for line in report.groups
+            None if line["removed"] is None else line["channels"] - line["removed"]
+            for line in groups
         ],
-        "survive": [line.survivors if rejuvenated(line) else None for line in report.groups],
-        "merged": [line.merged if line.nodes else None for line in report.groups],
-        "new": [line.new if rejuvenated(line) else None for line in report.groups],
+        "survive": [line["survivors"] if rejuvenated(line) else None for line in groups],
+        "merged": [
+            line["merged"] if rejuvenated(line) or line["merged"] else None for line in groups
+        ],
+        "new": [line["new"] if rejuvenated(line) else None for line in groups],
         "occupied nodes": [
-            f"{line.occupied} of {line.nodes}" if rejuvenated(line) else None
-            for line in report.groups
+            f"{line['occupied']} of {line['nodes']}" if rejuvenated(line) else None
+            for line in groups
         ],
-        "effective rank": [
-            line.before and round(line.before.effective_rank, 1) for line in report.groups
-        ],
-        "after": [line.after and round(line.after.effective_rank, 1) for line in report.groups],
+        "effective rank": [rank(line) for line in groups],
         "consumers miss": [
-            None if line.missed is None else f"{line.missed:.1%}" for line in report.groups
+            None if line["missed"] is None else percent(line["missed"], 1) for line in groups
         ],
-        "note": [line.note or None for line in report.groups],
+        "note": [line["note"] or None for line in groups],
     }
     kept = {name: c for name, c in columns.items() if any(v is not None for v in c)}
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
-def _group(
-    page: Page,
-    group: str,
-    new: np.ndarray,
-    before: ClassMeans,
-    after: ClassMeans,
-    trained: ClassMeans | None,
-) -> None:
-    """The picture of Fig. 2 of one group, and its new channels close up."""
-    states = [("Before", "as trained", before.Q), ("Reorganized", "before training", after.Q)]
-    panels = []
-    for name, said, Q in states:
-        kept = Q if name == "Before" else np.delete(Q, new, axis=1)
-        said += f"; neighbouring channels correlate by {neighbor_similarity(kept):.2f}"
-        panels.append(Panel(name, said, Q, new if name != "Before" else np.zeros(0, int)))
-    if trained is not None:
-        panels.append(Panel("Rejuvenated", "after fine-tuning", trained.Q, new))
-    page.activations(
-        f"Class-representative activations: {group}",
-        panels,
-        before.classes,
-        "A row is a class, a column a channel: the mean response of this channel to the images "
-        "of this class (eq. 1, Fig. 2).",
+def _kind(report: Mapping[str, Any]) -> str:
+    if any(line["kind"] == "arrange" for line in report["groups"]):
+        return "Arranged"
+    return "Reorganized" if report["cost"] is None else "Shrunk"
+
+
+def _verdict(
+    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any] | None, images: str
+) -> tuple[str, Tone]:
+    """What was gained, in a sentence or two."""
+    said, tone = gain(comparison, images) if comparison else ("", "")
+    if kind == "Arranged":
+        moved = sum(line["moved"] for line in report["groups"])
+        change = report["output_change"]
+        same = "" if change is None else f" The outputs are the same (to {change:.1e})."
+        return f"{moved:,} channels were put in order.{same}", "same"
+    if kind == "Shrunk":
+        before, after = report["cost_before"], report["cost"]
+        parts = [
+            f"{100 * after[key] / max(before[key], 1):.0f} % of the {name}"
+            for name, key in (("parameters", "parameters"), ("multiply-adds", "multiply_adds"))
+        ]
+        return f"{' and '.join(parts)} are left. {said}", "better" if tone != "worse" else tone
+    new = sum(line["new"] for line in report["groups"])
+    channels = sum(line["channels"] for line in report["groups"])
+    if not new:
+        return f"No channel was freed: none responds as another one does. {said}", "same"
+    return (
+        f"{new:,} of {channels:,} channels are free to learn something new. Nothing is gained yet: "
+        f"they have to be trained. {said}",
+        "same" if tone == "better" else tone,
     )
-    last = trained if trained is not None else after
-    if len(new):
-        activity = np.abs(last.Q[:, new]).mean(axis=(0, 2, 3))
-        shown = np.sort(new[np.argsort(-activity, kind="stable")[:6]])
-        page.close_up(
-            "New channels, close up",
-            last.Q,
-            shown.tolist(),
-            [str(name) for name in last.classes],
-            "The most active of the new channels, one a row, each on its own color scale.",
-        )
+
+
+def _cards(
+    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any] | None
+) -> list[tuple[str, object, str]]:
+    groups = report["groups"]
+    cards: list[tuple[str, object, str]] = []
+    if kind == "Shrunk" and comparison is not None:
+        cards += cost_cards(comparison["files"])
+    elif kind == "Reorganized":
+        channels = sum(line["channels"] for line in groups)
+        cards += [
+            ("channels", channels, f"of {len(groups)} group{'s' * (len(groups) != 1)}"),
+            ("new", sum(line["new"] for line in groups), "start anew"),
+        ]
+    if comparison is not None:
+        cards += accuracy_card(comparison)
+    return cards
+
+
+def _steps(
+    kind: str, call: Invocation, comparison: Mapping[str, Any] | None, tone: Tone
+) -> list[Step]:
+    """What to do next."""
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    stem = output.removesuffix(".onnx")
+    if kind == "Arranged":
+        html = f"{stem}.html"
+        return [
+            (
+                "See how much of its capacity each group uses:",
+                call.command("inspect", output, "--html", html),
+            )
+        ]
+    train = call.command(
+        "finetune", output, "--teacher", model, "-o", f"{stem}.finetuned.onnx",
+        "--html", f"{stem}.finetuned.html",
+    )  # fmt: skip
+    if kind == "Shrunk":
+        lost = tone == "worse" or (comparison and not comparison["accuracy"])
+        first = "Win back what was lost: train it, with the original as its teacher."
+        if not lost:
+            first = "Use it as it is; or train it, with the original as its teacher."
+        more = call.command("shrink", output, "-o", f"{stem}.smaller.onnx", "--html",
+                            f"{stem}.smaller.html")  # fmt: skip
+        return [(first, train), ("Remove more, after training or at once:", more)]
+    both = call.command(
+        "rejuvenate", model, "-o", f"{stem}.rejuvenated.onnx", "--html", f"{stem}.rejuvenated.html"
+    )
+    return [
+        ("Train the new channels, with the original as the teacher:", train),
+        ("Or let one command do both, and say what it gives beside plain fine-tuning:", both),
+    ]

@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from rejuvenet.adapters.report.inspection import inspection_page
 from rejuvenet.adapters.report.network.colors import group_colors, oklab
 from rejuvenet.adapters.report.network.lanes import dominators, lanes_of, rows_of
 from rejuvenet.adapters.report.network.layers import Operation, Unit, network_of
 from rejuvenet.adapters.report.network.layout import lay_out
-from rejuvenet.adapters.report.network.page import network_page
 from rejuvenet.adapters.report.network.picture import Picture
 from rejuvenet.graph import Capacity, find_groups
 from rejuvenet.graph.find.nodes import Concat, Elementwise, Graph, PerChannel
@@ -87,25 +87,30 @@ def painted(root):
 # --- networks of torchvision ----------------------------------------------------------------
 
 
-def test_every_group_has_one_colour_of_its_own(drawn):
+def test_every_group_has_one_colour_and_stages_few_hues(drawn):
     root = ElementTree.fromstring(drawn.svg())
     paints = painted(root)
     assert sorted(paints) == list(range(1, len(drawn.groups) + 1))
     assert all(len(paint) == 1 for paint in paints.values())
     hatch = {p.get("id"): p[0].get("fill") for p in root.iter(f"{SVG}pattern")}
-    colors = set()
+    colors = {}
     for number, (paint,) in paints.items():
         frozen = drawn.groups[number - 1].frozen
         assert (paint == f"url(#f{number})") == bool(frozen)
-        colors.add(hatch[f"f{number}"] if frozen else paint)
-    assert len(colors) == len(drawn.groups)
+        colors[number] = hatch[f"f{number}"] if frozen else paint
+    assert list(dict(sorted(colors.items())).values()) == drawn.colors
+    assert 2 < len(drawn.stages) <= 8
+    assert len(set(drawn.colors)) <= 4 * len(drawn.stages)
+    assert {f"{n}{TIMES}{n}" for n in (32, 4)} <= {
+        name.partition(",")[0] for _, name in drawn.stages
+    }
 
 
 def test_every_weight_is_drawn_in_the_colours_of_its_groups(drawn):
-    body = drawn.inline()
+    body = f"<all>{drawn.columns(linked=True)}</all>"
     units = {}
-    for unit in ElementTree.fromstring(body).iter(f"{SVG}g"):
-        title = unit.find(f"{SVG}title")
+    for unit in ElementTree.fromstring(body).iter("g"):
+        title = unit.find("title")
         if title is not None and unit.get("class") is None:
             inside = " ".join(e.get("class", "") for e in unit.iter()).split()
             for weight in re.findall(rf"^  (\S+) [\d{TIMES}]+$", title.text, re.M):
@@ -119,7 +124,7 @@ def test_every_weight_is_drawn_in_the_colours_of_its_groups(drawn):
 
 
 def test_frozen_groups_say_why(drawn):
-    svg, page = drawn.svg(), network_page(drawn)
+    svg, page = drawn.svg(), inspection_page(drawn)
     reasons = [group.frozen for group in drawn.groups if group.frozen]
     assert reasons
     words = " ".join("".join(e.itertext()) for e in ElementTree.fromstring(svg).iter(f"{SVG}text"))
@@ -139,7 +144,7 @@ def test_shape_suits_a_screen(drawn):
 
 
 def test_page_links_table_and_picture(drawn):
-    page = network_page(drawn)
+    page = inspection_page(drawn)
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -154,7 +159,7 @@ def test_page_links_table_and_picture(drawn):
 def test_the_same_every_time(drawn):
     again = Picture(drawn.title, drawn.graph, drawn.groups)
     assert again.svg() == drawn.svg()
-    assert network_page(again) == network_page(drawn)
+    assert inspection_page(again) == inspection_page(drawn)
 
 
 def test_residual_trunk_is_straight_and_blocks_stand_beside_it():
@@ -280,7 +285,7 @@ def test_strange_names_are_escaped():
     assert "&lt;b&gt;&amp;" in text
     assert "\x00" not in text
     text.encode()
-    page = network_page(picture)
+    page = inspection_page(picture)
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -332,14 +337,14 @@ def test_weights_that_no_input_meets_are_named():
     picture = picture_of(graph)
     assert picture.network.unused == ["forgotten.table"]
     assert "forgotten.table" in picture.svg()
-    assert "forgotten.table" in network_page(picture)
+    assert "forgotten.table" in inspection_page(picture)
 
 
 def test_a_network_without_weights_is_drawn():
     graph = Graph(inputs=["x"], outputs=["x"], shapes={"x": (1, 3, 8, 8)})
     picture = picture_of(graph)
     ElementTree.fromstring(picture.svg())
-    assert "0 channel groups of 0 weights" in network_page(picture) + picture.svg()
+    assert "0 channel groups of 0 weights" in inspection_page(picture) + picture.svg()
 
 
 def test_capacity_is_shown_where_it_is_known():
@@ -347,10 +352,17 @@ def test_capacity_is_shown_where_it_is_known():
     figures = {"a.weight": Capacity(4, 4, 3, 2.5, 0.25, features=9)}
     picture = picture_of(graph, figures=figures)
     assert "effective rank 2.5 of 4, 25% dormant" in picture.svg()
-    page = network_page(picture)
+    page = inspection_page(picture)
     assert "capacity used" in page
-    assert "25% dormant" in page
-    assert "capacity used" not in network_page(picture_of(graph))
+    assert ">25 %<" in page
+    assert "capacity used" not in inspection_page(picture_of(graph))
+
+
+def test_groups_that_did_not_change_are_grey():
+    graph = chain("a.weight", "b.weight")
+    picture = Picture("two", graph, find_groups(graph), changed=["a.weight"])
+    assert picture.colors[1] == "#c3cad4" != picture.colors[0]
+    assert len(picture.stages) == 1
 
 
 def test_hash_seed_does_not_matter():
@@ -373,15 +385,15 @@ def staged():
 
 def test_neighbours_differ_for_everybody():
     n = 150
-    pairs = [(i, i + 1) for i in range(n - 1)] + [(0, i) for i in range(2, n, 9)]
-    colors = group_colors(n, pairs)
-    assert len(set(colors)) == n
+    pairs = [(i, i + 1) for i in range(n - 1)] + [(i, i + 2) for i in range(n - 2)]
+    colors = group_colors([6 * i // n for i in range(n)], pairs)
+    assert len(set(colors)) <= 24
     channels = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors]) / 255
     seen = oklab(
         np.where(channels > 0.04045, ((channels + 0.055) / 1.055) ** 2.4, channels / 12.92)
     )
     apart = [np.linalg.norm(seen[a] - seen[b]) for a, b in pairs]
-    assert min(apart) > 0.12
+    assert min(apart) > 0.11
 
 
 # --- the command ----------------------------------------------------------------------------

@@ -10,12 +10,9 @@ pytest.importorskip("onnx2fx")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rejuvenet.adapters.finetune import rejuvenating
-from rejuvenet.adapters.finetune.rejuvenating import (
-    Comparison,
-    Rejuvenation,
-    rejuvenate_file,
-)
+from rejuvenet.adapters.finetune.rejuvenating import Rejuvenation, rejuvenate_file
 from rejuvenet.adapters.finetune.training import Settings
+from rejuvenet.adapters.images.accuracy import Gain
 from rejuvenet.graph import Report
 from trained_file import data, model
 
@@ -66,13 +63,13 @@ def test_nothing_is_trained_on_what_is_evaluated(tmp_path, monkeypatch):
     ],
 )
 def test_the_verdict_is_honest(gain, plain, said):
-    result = Rejuvenation({}, 100, Comparison(*gain), Comparison(*plain), Report(), "", {})
+    result = Rejuvenation({}, 100, Gain(*gain), Gain(*plain), Report(), "", {})
     assert all(part in result.verdict for part in said)
 
 
 def test_the_error_is_of_images_that_only_one_gets_right():
     first, second = np.ones(100, bool), np.arange(100) >= 4
-    found = Comparison.of(first, second)
+    found = Gain.of(first, second)
     assert found.difference == pytest.approx(0.04)
     assert found.error == pytest.approx(np.sqrt(0.04 * 0.96 / 100))
-    assert not Comparison.of(second, second).clear
+    assert not Gain.of(second, second).clear

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import typer
+
 from .. import terminal
+from ..invocation import Invocation
 from ..options import (
     BatchSize,
     DataPath,
+    Html,
     InputShape,
     Json,
     Mean,
@@ -17,6 +21,7 @@ from ..options import (
     Size,
     Std,
     Threads,
+    check_outputs,
     open_batches,
 )
 from ..terminal import Listing, guarded, percent, print_json, progress
@@ -29,6 +34,7 @@ SHOWN = 20  # classes in the table; --json has them all
 
 @guarded
 def compare(
+    context: typer.Context,
     first: Model,
     second: Model,
     data: DataPath,
@@ -39,15 +45,21 @@ def compare(
     preprocess: Preprocess = None,
     batch_size: BatchSize = 64,
     threads: Threads = 1,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Run two ONNX files on the same images; compare accuracy, size, cost, latency and weights."""
+    check_outputs({"--html": html}, first, second, data)
     from .. import comparison
 
     batches = open_batches(first, data, size, mean, std, preprocess, batch_size, input_shape)
     result = comparison.compare(
         str(first), str(second), batches, progress("images", as_json), threads
     )
+    if html is not None:
+        from ..comparison_page import write_comparison_page
+
+        write_comparison_page(html, Invocation(context), result, batches)
     if as_json:
         print_json({"first": str(first), "second": str(second), **result.to_dict()})
         return
@@ -83,6 +95,8 @@ def compare(
     if result.changed:
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
         terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
+    if html is not None:
+        terminal.say_plainly(f"Wrote {html}")
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:

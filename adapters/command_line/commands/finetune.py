@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import terminal
+from ..invocation import Invocation
 from ..options import (
     Augment,
     BatchSize,
@@ -15,6 +16,7 @@ from ..options import (
     DataPath,
     Device,
     Epochs,
+    Html,
     InputShape,
     Json,
     Mean,
@@ -27,6 +29,7 @@ from ..options import (
     Size,
     Std,
     check_outputs,
+    check_page,
     open_batches,
     parse_input_shapes,
     refuse_options,
@@ -90,6 +93,7 @@ def finetune(
     ] = None,
     restart: Restart = False,
     device: Device = None,
+    html: Html = None,
     seed: Seed = 0,
     input_shape: InputShape = None,
     size: Size = None,
@@ -107,8 +111,9 @@ def finetune(
         refuse_options(context, ["freeze"], "with --module")
     source = module.rpartition(":")[0] if module else ""
     code = Path(source) if source.endswith(".py") else None
-    outputs = {"-o": output, "--changes": changes}
+    outputs = {"-o": output, "--changes": changes, "--html": html}
     check_outputs(outputs, model, data, test, teacher, code, overwrite=overwrite)
+    check_page(html, model, output)
     from ... import onnx as onnx_adapter
     from ...finetune.finetuning import finetune_file
     from ...finetune.training import Settings
@@ -147,6 +152,10 @@ def finetune(
         progress=progress("batches", as_json),
     )
     write_changes(original, output, changes)
+    if html is not None:
+        from ..training_page import write_finetuning_page
+
+        write_finetuning_page(html, Invocation(context), result, batches, tested, as_json)
     if as_json:
         print_json({"model": str(model), "output": str(output), **result.to_dict()})
         return
@@ -155,4 +164,5 @@ def finetune(
     ]
     terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
     terminal.say_plainly(result.verdict)
-    terminal.say_plainly(f"Wrote {output}")
+    for path in filter(None, (output, html)):
+        terminal.say_plainly(f"Wrote {path}")

@@ -68,12 +68,13 @@ def inspect(
     network = network_of(loaded.graph, groups, modules_of(loaded.analysed))
     rows = group_rows(groups, network.modules, figures)
     if html is not None or svg is not None:
-        from ...report.network.page import network_page
+        from ...report.inspection import inspection_page
         from ...report.network.picture import Picture
+        from ..invocation import Invocation, versions
 
         picture = Picture(model.name, loaded.graph, groups, network, figures)
         if html is not None:
-            write_text(html, network_page(picture))
+            write_text(html, inspection_page(picture, Invocation(context), versions()))
         if svg is not None:
             write_text(svg, picture.svg())
     remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ....files import write_text
 from .. import terminal
+from ..invocation import Invocation
 from ..options import (
     Augment,
     BatchSize,
@@ -30,6 +30,7 @@ from ..options import (
     Size,
     Std,
     check_outputs,
+    check_page,
     open_batches,
     parse_input_shapes,
     write_changes,
@@ -39,6 +40,7 @@ from ..terminal import Listing, guarded, percent, print_json, print_report, prog
 
 @guarded
 def rejuvenate(
+    context: typer.Context,
     model: Model,
     data: DataPath,
     output: Output,
@@ -83,6 +85,7 @@ def rejuvenate(
     plain = output.with_name(output.stem + ".plain.onnx") if control else None
     outputs = {"-o": output, "--html": html, "--control": plain, "--changes": changes}
     check_outputs(outputs, model, data, test, overwrite=overwrite)
+    check_page(html, model, output)
     from ....graph import Recipe
     from ... import onnx as onnx_adapter
     from ...finetune.rejuvenating import rejuvenate_file
@@ -116,9 +119,10 @@ def rejuvenate(
     )
     write_changes(original, output, changes)
     if html is not None:
-        from ...report.rejuvenation import rejuvenation_page
+        from ..training_page import write_rejuvenation_page
 
-        write_text(html, rejuvenation_page(f"{model} to {output}", result))
+        call = Invocation(context)
+        write_rejuvenation_page(html, call, result, recipe, batches, tested, as_json)
     if as_json:
         print_json({"model": str(model), "output": str(output), **result.to_dict()})
         return

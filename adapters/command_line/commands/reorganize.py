@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ....files import write_text
 from .. import terminal
+from ..change_page import write_change_page
+from ..invocation import Invocation
 from ..options import (
     READING,
     BatchSize,
@@ -30,7 +31,9 @@ from ..options import (
     Seed,
     Size,
     Std,
+    Test,
     check_outputs,
+    check_page,
     open_batches,
     parse_input_shapes,
     parse_recipe,
@@ -38,8 +41,6 @@ from ..options import (
     write_changes,
 )
 from ..terminal import guarded, print_json, print_report, shows_progress
-
-PICTURE_BYTES = 2**28  # class means of a page are pooled until they fit; its tiles are small
 
 
 @guarded
@@ -79,6 +80,7 @@ def reorganize(
     max_batches: MaxBatches = None,
     seed: Seed = 0,
     html: Html = None,
+    test: Test = None,
     plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
     input_shape: InputShape = None,
     size: Size = None,
@@ -91,7 +93,9 @@ def reorganize(
     """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
     _check_reorganize(context, method)
     outputs = {"-o": output, "--html": html, "--plan": plan, "--changes": changes}
-    check_outputs(outputs, model, data, overwrite=overwrite)
+    check_outputs(outputs, model, data, test, overwrite=overwrite)
+    check_page(html, model, output)
+    from ....graph.reorganizing import Outcome
     from ... import onnx as onnx_adapter
     from ...onnx.reorganize import reorganized
 
@@ -100,43 +104,44 @@ def reorganize(
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
     names = layers or (["all"] if arrange else ["last"])
     loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
-    batches = None
-    if data is not None:
-        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    how = size, mean, std, preprocess, batch_size, input_shape
+    batches = open_batches(model, data, *how) if data else None
+    tested = open_batches(model, test, *how) if test else None
     wanted = names[0] if len(names) == 1 else names
     shown = shows_progress(as_json)
-    pictures: list[Any] = []
     if arrange:
         changed, report = onnx_adapter.arrange(
             loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
         )
+        outcome = Outcome(report)
         if html is not None and batches is not None:
             groups = [loaded.group(line.group) for line in report.groups]
-            pictures = [_pictured(state, batches, groups, shown) for state in (loaded, changed)]
+            outcome.before = _pictured(loaded, batches, groups, shown)
+            outcome.after = _pictured(changed, batches, groups, shown)
     else:
         changed, outcome = reorganized(
             loaded, batches, layers=wanted, recipe=chosen, progress=shown, max_change=max_change,
             pseudo_classes=pseudo_classes, max_batches=max_batches,
         )  # fmt: skip
-        report, pictures = outcome.report, [outcome.before, outcome.after]
-    if html is not None and batches is not None:
-        from ...report.reorganization import report_page
-
-        write_text(html, report_page(f"{model} to {output}", report, *pictures))
+        report = outcome.report
     if plan is not None and report.plan is not None:
         report.plan.save(plan)
     changed.save(output)
     write_changes(loaded, output, changes)
+    if html is not None and batches is not None:
+        write_change_page(html, Invocation(context), loaded, outcome, batches, tested, as_json)
     if as_json:
         print_json({"model": str(model), "output": str(output), **report.to_dict()})
         return
     print_report(report)
-    terminal.say_plainly(f"Wrote {output}")
+    for path in filter(None, (output, html)):
+        terminal.say_plainly(f"Wrote {path}")
 
 
 def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
     """Class means for the pictures of a page."""
     from ...onnx.collect import described
+    from ..change_page import PICTURE_BYTES
 
     return described(model, batches, groups, progress=progress, max_bytes=PICTURE_BYTES)[0]
 
@@ -146,6 +151,8 @@ def _check_reorganize(context: typer.Context, method: str) -> None:
     from ....graph.plan.recipe import COMPARISONS
 
     given = context.params
+    if given["html"] is None:
+        refuse_options(context, ["test"], "without --html")
     if given["data"] is None:
         refuse_options(context, READING, "without --data")
     if not given["arrange"]:

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from .. import terminal
+from ..change_page import write_change_page
+from ..invocation import Invocation
 from ..options import (
     BatchSize,
     DataPath,
+    Html,
     InputShape,
     Json,
     Layers,
@@ -25,8 +28,10 @@ from ..options import (
     Seed,
     Size,
     Std,
+    Test,
     Threads,
     check_outputs,
+    check_page,
     open_batches,
     parse_input_shapes,
     parse_ratios,
@@ -80,6 +85,8 @@ def shrink(
     pseudo_classes: PseudoClasses = None,
     max_batches: MaxBatches = None,
     seed: Seed = 0,
+    html: Html = None,
+    test: Test = None,
     input_shape: InputShape = None,
     size: Size = None,
     mean: Mean = None,
@@ -93,22 +100,32 @@ def shrink(
         refuse_options(context, ["ratio"], "with a target, which chooses the ratios")
     if target_latency is None:
         refuse_options(context, ["threads"], "without --target-latency")
-    check_outputs({"-o": output}, model, data, overwrite=overwrite)
-    from ... import onnx as onnx_adapter
+    if html is None:
+        refuse_options(context, ["test"], "without --html")
+    check_outputs({"-o": output, "--html": html}, model, data, test, overwrite=overwrite)
+    check_page(html, model, output)
+    from ...onnx import load
+    from ...onnx.reorganize import shrunk
 
     recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
-    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
-    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    loaded = load(model, input_shapes=parse_input_shapes(input_shape))
+    how = size, mean, std, preprocess, batch_size, input_shape
+    batches = open_batches(model, data, *how)
+    tested = open_batches(model, test, *how) if test else None
     names = layers or ["all"]
-    changed, report = onnx_adapter.shrink(
+    changed, outcome = shrunk(
         loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
         pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
         target_params=target_params, target_flops=target_flops, target_latency=target_latency,
         threads=threads,
     )  # fmt: skip
     changed.save(output)
+    report = outcome.report
+    if html is not None:
+        write_change_page(html, Invocation(context), loaded, outcome, batches, tested, as_json)
     if as_json:
         print_json({"model": str(model), "output": str(output), **report.to_dict()})
         return
     print_report(report)
-    terminal.say_plainly(f"Wrote {output}")
+    for path in filter(None, (output, html)):
+        terminal.say_plainly(f"Wrote {path}")

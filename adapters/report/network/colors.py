@@ -1,20 +1,20 @@
-"""Colours for many groups: each its own, neighbours far apart, also for the colour-blind.
+"""Colours of groups: a hue for each stage, and in it tones that tell neighbours apart.
 
-Candidates lie on circles of equal lightness in OKLab (Ottosson 2020).  In the order of the groups,
-each takes the candidate whose least distance to its neighbours is greatest, where the distance of
-two colours is the least of what people with normal vision, deuteranopia and protanopia see
-(simulated after Machado, Oliveira and Fernandes 2009).
+Tones lie at equal lightness in OKLab (Ottosson 2020).  In the order of the groups, each takes the
+tone of its stage whose least distance to its neighbours is greatest, where the distance of two
+colours is the least of what people with normal vision, deuteranopia and protanopia see (simulated
+after Machado, Oliveira and Fernandes 2009).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-LIGHTNESS = (0.50, 0.60, 0.70, 0.79, 0.87)  # visible on white and on a dark page
-MOST_CHROMA = 0.17
-_RECENT = 10  # groups one after the other stand close in the picture
+LIGHTNESS = (0.48, 0.60, 0.72, 0.84)  # visible on white and on a dark page
+MOST_CHROMA = 0.15
+FIRST_HUE, LAST_HUE = 4.5, -0.55  # radians, from blue at the input through green to red
 
 _TO_LMS = np.array(
     [
@@ -41,53 +41,46 @@ _VISION = np.array(
 )  # fmt: skip
 
 
-def group_colors(n: int, neighbors: Iterable[tuple[int, int]] = ()) -> list[str]:
-    """Colours of ``n`` groups.
+def group_colors(stages: Sequence[int], neighbors: Iterable[tuple[int, int]] = ()) -> list[str]:
+    """Colours of groups.
 
     Parameters
     ----------
-    n : int
+    stages : sequence of int
+        Of each group, counted from 0.
     neighbors : iterable of (int, int)
         Groups that meet in the picture.
 
     Returns
     -------
     list of str
-        ``"#rrggbb"``, all different.
+        ``"#rrggbb"`` for each group.
 
     Examples
     --------
-    >>> colors = group_colors(40, [(0, 39)])
+    >>> colors = group_colors([0, 0, 0, 1], [(0, 1), (1, 2), (0, 2)])
     >>> len(set(colors))
-    40
+    4
     """
-    hues = max(24, -(-3 * n // (2 * len(LIGHTNESS))))
-    rgb = np.array([_in_gamut(L, 2 * np.pi * k / hues) for k in range(hues) for L in LIGHTNESS])
-    codes = ["#" + bytes(c).hex() for c in np.rint(255 * _encoded(rgb)).astype(np.uint8).tolist()]
-    first = [i for i, code in enumerate(codes) if codes.index(code) == i]
-    codes, rgb = [codes[i] for i in first], rgb[first]
+    n = max(stages, default=0) + 1
+    hues = np.linspace(FIRST_HUE, LAST_HUE, n) if n > 2 else np.array([FIRST_HUE, 0.9])[:n]
+    rgb = np.array([[_in_gamut(L, hue) for L in LIGHTNESS] for hue in hues])
+    codes = np.rint(255 * _encoded(rgb)).astype(np.uint8)
     seen = np.stack([oklab(np.clip(rgb @ matrix.T, 0, 1)) for matrix in _VISION])
-    # Distances of all candidates to a chosen one: the least of the three kinds of vision.
-    far = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1).min(axis=0)
-    meets: list[set[int]] = [set() for _ in range(n)]
+    meets: list[set[int]] = [set() for _ in stages]
     for a, b in neighbors:
         if a != b:
-            meets[a].add(b)
-            meets[b].add(a)
-    chosen: list[int] = []
-    for i in range(n):
-        score = np.full(len(codes), 0.4)
-        for j in range(i):
-            if j in meets[i]:
-                score = np.minimum(score, far[:, chosen[j]])
-            elif j >= i - _RECENT:
-                score = np.minimum(score, 1.8 * far[:, chosen[j]])
-        # Of equally good ones, the one least like all others.
-        for j in chosen:
-            score -= 0.002 * np.exp(-far[:, j] / 0.05)
-        score[chosen] = -np.inf
-        chosen.append(int(score.round(9).argmax()))
-    return [codes[i] for i in chosen]
+            meets[max(a, b)].add(min(a, b))
+    chosen: list[tuple[int, int]] = []
+    for i, stage in enumerate(stages):
+        tones = list(range(len(LIGHTNESS)))
+        if meets[i]:
+            others = np.stack([seen[:, s, t] for s, t in (chosen[j] for j in meets[i])], axis=1)
+            gaps = np.linalg.norm(seen[:, stage, :, None] - others[:, None], axis=-1)
+            apart = gaps.min(axis=(0, 2))
+            tones.sort(key=lambda tone: -round(float(apart[tone]), 6))
+        chosen.append((stage, tones[0]))
+    return ["#" + bytes(codes[stage, tone]).hex() for stage, tone in chosen]
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:

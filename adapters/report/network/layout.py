@@ -39,11 +39,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """What runs from one unit to another, in pieces from above to below."""
+    """What runs from one unit to another, in pieces from above to below, each in a column."""
 
     source: int
     target: int
     pieces: tuple[Piece, ...]
+    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class FramePart:
     """The part of a frame that lies in one column."""
 
     frame: Frame
+    column: int
     goes_on: bool
     x: float
     y: float
@@ -62,8 +64,8 @@ class FramePart:
 class Layout:
     """Places of everything, and the size of the picture.
 
-    ``guides`` lead from the foot of a column to the head of the next: both ends, and where between
-    the columns they go up.
+    ``columns`` are ``(left, width, height)``.  ``guides`` lead from the foot of a column to the
+    head of the next: both ends, and where between the columns they go up.
     """
 
     places: list[Place] = field(default_factory=list)
@@ -72,13 +74,17 @@ class Layout:
     guides: list[tuple[tuple[float, float], tuple[float, float], float]] = field(
         default_factory=list
     )
+    columns: list[tuple[float, float, float]] = field(default_factory=list)
     width: float = 0.0
     height: float = 0.0
     names: list[Frame] = field(default_factory=list)
 
 
 def lay_out(
-    units: Sequence[Unit], sizes: Sequence[tuple[float, float]], runs: Sequence[float]
+    units: Sequence[Unit],
+    sizes: Sequence[tuple[float, float]],
+    runs: Sequence[float],
+    column: float | None = None,
 ) -> Layout:
     """Places of the units of a network.
 
@@ -89,15 +95,21 @@ def lay_out(
     sizes : sequence of (width, height)
     runs : sequence of float
         Width of the line below each unit.
+    column : float, optional
+        Height of the columns; by default what makes the whole picture as wide as a screen.
     """
-    return _Setter(units, sizes, runs).layout()
+    return _Setter(units, sizes, runs, column).layout()
 
 
 class _Setter:
     def __init__(
-        self, units: Sequence[Unit], sizes: Sequence[tuple[float, float]], runs: Sequence[float]
+        self,
+        units: Sequence[Unit],
+        sizes: Sequence[tuple[float, float]],
+        runs: Sequence[float],
+        column: float | None,
     ):
-        self.units, self.sizes, self.runs = units, sizes, runs
+        self.units, self.sizes, self.runs, self.column = units, sizes, runs, column
         self.row = rows_of(units)
         self.lane = lanes_of(units, self.row)
         self.frames = frames_of(units, self.row, self.lane)
@@ -136,7 +148,7 @@ class _Setter:
         self.middle: list[dict[int, float]] = []  # of each lane, by column
         self.bottom: list[float] = []
         right: list[float] = []
-        for first, stop in self._columns():
+        for column, (first, stop) in enumerate(self._columns()):
             middle, width = self._lanes(first, stop, left)
             self.middle.append(middle)
             right.append(left + width)
@@ -147,7 +159,8 @@ class _Setter:
                 self.top[r] = y
                 y += self.height[r] + self.below[r]
             self.bottom.append(y + (STUB if stop < self.n_rows else 0.0))
-            made.frames += self._frame_parts(first, stop, left, middle)
+            made.frames += self._frame_parts(column, first, stop, middle)
+            made.columns.append((left, width, self.bottom[-1]))
             left += width + GUTTER
         made.width, made.height = max(right, default=0.0), max(self.bottom, default=0.0)
         for i in range(len(self.units)):
@@ -156,7 +169,7 @@ class _Setter:
                 Place(self.middle[column][self.lane[i]], self.top[self.row[i]], column)
             )
         for i, unit in enumerate(self.units):
-            made.lines += [Line(j, i, self._pieces(made.places, j, i)) for j in unit.sources]
+            made.lines += [Line(j, i, *self._pieces(made.places, j, i)) for j in unit.sources]
         for column in range(len(right) - 1):
             stop = self._columns()[column][1]
             passing = [i for i in range(len(self.units)) if self.row[i] < stop <= self.end[i]]
@@ -183,7 +196,7 @@ class _Setter:
         for _ in range(3):  # the columns' width depends on where they are cut
             edges = list(itertools.pairwise([0, *cuts, n]))
             width = sum(self._lanes(*edge, 0.0)[1] + GUTTER for edge in edges) / len(edges)
-            wanted = max(LEAST_HEIGHT, sqrt(whole[n] * width / ASPECT))
+            wanted = self.column or max(LEAST_HEIGHT, sqrt(whole[n] * width / ASPECT))
             if whole[n] <= 1.25 * wanted:
                 return []
             cuts = self._cheapest_cuts(whole, whole[n] / round(whole[n] / wanted))
@@ -213,24 +226,37 @@ class _Setter:
         return cuts[-2::-1]
 
     def _lanes(self, first: int, stop: int, left: float) -> tuple[dict[int, float], float]:
-        """Middle of each lane in a column, and the width of the column."""
-        width: dict[int, float] = {}
+        """Middle of each lane in a column, and the width of the column.
+
+        Two lanes are as far apart as they have to be in the rows that both take: a branch stands
+        close to the line beside it, whatever stands in the lane of that line elsewhere.
+        """
+        half: dict[int, dict[int, float]] = {}  # of each lane, by row
         for i in range(len(self.units)):
-            lane = self.lane[i]
+            taken = half.setdefault(self.lane[i], {})
+            for r in range(max(first, self.row[i]), min(stop, max(self.end[i], self.row[i] + 1))):
+                taken[r] = max(taken.get(r, 0.0), self.runs[i] / 2)
             if first <= self.row[i] < stop:
-                width[lane] = max(width.get(lane, 0.0), self.sizes[i][0])
-            if self.row[i] < stop and self.end[i] >= first:
-                width[lane] = max(width.get(lane, 0.0), self.runs[i])
+                taken[self.row[i]] = max(taken[self.row[i]], self.sizes[i][0] / 2)
+            if self.row[i] < first <= self.end[i]:  # it comes in, if only to turn at once
+                taken[first] = max(taken.get(first, 0.0), self.runs[i] / 2)
+        self.half = half = {lane: half[lane] for lane in sorted(half) if half[lane]}
+        middle: dict[int, float] = {}
+        for lane, taken in half.items():
+            least = [0.0]
+            for other, x in middle.items():
+                gaps = [h + half[other][r] for r, h in taken.items() if r in half[other]]
+                least.append(x + (max(gaps) + LANE_GAP if gaps else 0.0))
+            middle[lane] = max(least)
         pad = sum(PADS)
-        x, middle = left + pad, {}
-        for lane in sorted(width):
-            middle[lane] = x + width[lane] / 2
-            x += width[lane] + LANE_GAP
-        self.width_of = width
-        return middle, x - LANE_GAP + pad - left
+        widest = {lane: max(taken.values()) for lane, taken in half.items()}
+        start = min((middle[lane] - h for lane, h in widest.items()), default=0.0)
+        right = max((middle[lane] + h for lane, h in widest.items()), default=0.0)
+        shift = left + pad - start
+        return {lane: x + shift for lane, x in middle.items()}, right - start + 2 * pad
 
     def _frame_parts(
-        self, first: int, stop: int, left: float, middle: dict[int, float]
+        self, column: int, first: int, stop: int, middle: dict[int, float]
     ) -> list[FramePart]:
         parts = []
         for frame in self.frames:
@@ -242,18 +268,26 @@ class _Setter:
                 f for f in self.frames if f is not frame and f.name.startswith(f"{frame.name}.")
             ]
             pad = PADS[frame.depth] + (0.0 if frame.depth else PADS[1])
-            a = middle[min(lanes)] - self.width_of[min(lanes)] / 2 - pad
-            b = middle[max(lanes)] + self.width_of[max(lanes)] / 2 + pad
+            inside = [
+                (middle[lane], half)
+                for lane in lanes
+                for r, half in self.half[lane].items()
+                if rows[0] <= r <= rows[1]
+            ]
+            a = min(x - half for x, half in inside) - pad
+            b = max(x + half for x, half in inside) + pad
             heads = HEADERS[frame.depth]
             heads += sum(HEADERS[1] for f in inner if f.rows[0] <= rows[0] <= f.rows[1])
             tails = sum(PADS[1] for f in inner if f.rows[1] == rows[1])
             y = self.top[rows[0]] - self.gap[rows[0]] - heads + 1
             end = self.top[rows[1]] + self.height[rows[1]] + tails + PADS[frame.depth] - 1
-            parts.append(FramePart(frame, rows[0] > frame.rows[0], a, y, b - a, end - y))
+            parts.append(FramePart(frame, column, rows[0] > frame.rows[0], a, y, b - a, end - y))
         return parts
 
-    def _pieces(self, places: list[Place], j: int, i: int) -> tuple[Piece, ...]:
-        """The line from unit ``j`` to unit ``i``."""
+    def _pieces(
+        self, places: list[Place], j: int, i: int
+    ) -> tuple[tuple[Piece, ...], tuple[int, ...]]:
+        """The line from unit ``j`` to unit ``i``, and the column of each piece."""
         source, target = places[j], places[i]
         y = source.y + self.sizes[j][1]
         pieces: list[Piece] = []
@@ -262,9 +296,13 @@ class _Setter:
             pieces.append((x, y, x, self.bottom[column]))
             y = 0.0
         x = self.middle[target.column][self.lane[j]]
+        columns = list(range(source.column, target.column))
         if x == target.x:
-            return (*pieces, (x, y, x, target.y))
-        turn = max(y, target.y - TURN)
-        if turn > y:
-            pieces.append((x, y, x, turn))
-        return (*pieces, (x, turn, target.x, target.y))
+            pieces.append((x, y, x, target.y))
+        else:
+            turn = max(y, target.y - TURN)
+            if turn > y:
+                pieces.append((x, y, x, turn))
+            pieces.append((x, turn, target.x, target.y))
+        columns += [target.column] * (len(pieces) - len(columns))
+        return tuple(pieces), tuple(columns)

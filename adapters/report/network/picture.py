@@ -11,26 +11,30 @@ The picture needs no script and nothing from outside: groups light up by CSS alo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ....graph.find.channels import ChannelGroup
 from ....graph.find.nodes import Graph
 from ....graph.plan.capacity import Capacity
-from . import marks as marks
+from . import marks
 from .colors import group_colors
 from .lanes import whole_module
 from .layers import Network, Strip, Unit, by, network_of
-from .layout import lay_out
+from .layout import Layout, lay_out
 from .marks import BOX, Marks, box_height, groups_in, num, text, wrapped
+from .stages import stages_of
 
 MARGIN = 20.0
 LEAST_WIDTH = 760.0  # of a picture with a heading
+COLUMN = 640.0  # height of a column on a page, where columns flow like those of a newspaper
+GREY = "#c3cad4"  # of groups that are not shown in colour
+FEW = 2  # groups that a layer reads, so that each can have another tone than what it makes
 
 LEGEND = (
     "A box is a layer. Its upper edge has the colours of the channel groups that it reads, its "
     "lower edge of those that it makes, and the number in it is theirs. Lines have the colour of "
-    "their group and are wider for more channels; several groups side by side are stripes. Hatched "
-    "is frozen, grey is in no group."
+    "their group and are wider for more channels; several groups side by side are stripes. "
+    "Channels of one extent share a hue. Hatched is frozen, grey is in no group."
 )
 OF_SETS = (
     "The lower half of an edge shows sets of channels that change places as a whole, such as the "
@@ -86,6 +90,8 @@ class Picture:
         What is drawn of the graph, where that is known already.
     figures : mapping of group name to Capacity, optional
         How much of its capacity each group uses.
+    changed : collection of str, optional
+        Names of the groups that are shown in colour; all by default.
 
     Examples
     --------
@@ -111,13 +117,19 @@ class Picture:
         groups: Sequence[ChannelGroup],
         network: Network | None = None,
         figures: Mapping[str, Capacity] | None = None,
+        changed: Collection[str] | None = None,
     ):
         self.title, self.graph, self.groups = title, graph, groups
         self.figures = figures or {}
         self.network = network or network_of(graph, groups)
         self.units = self.network.units
         self.whole = whole_module(self.units)
-        self.colors = group_colors(len(groups), _neighbors(self.units))
+        stages, names = stages_of(len(groups), self.units, graph)
+        colors = group_colors(stages, _neighbors(self.units))
+        shown = [changed is None or group.name in changed for group in groups]
+        self.colors = [c if kept else GREY for c, kept in zip(colors, shown, strict=True)]
+        found = {s: c for s, c, kept in zip(stages, colors, shown, strict=True) if kept}
+        self.stages = [(color, names[stage]) for stage, color in sorted(found.items())]
         self.shapes = {weight: graph.shapes[tensor] for tensor, weight in graph.weights.items()}
         self.marks = self._marks(linked=False)
         self.sizes = [self._size(unit) for unit in self.units]
@@ -125,6 +137,7 @@ class Picture:
         for unit in self.units:
             for j in unit.sources:
                 runs[j] = max(runs[j], self.marks.line_width(self._carried(j, unit)))
+        self.runs = runs
         self.layout = lay_out(self.units, self.sizes, runs)
 
     def svg(self) -> str:
@@ -134,14 +147,29 @@ class Picture:
         heading, top = self._heading(width)
         footing, height = self._footing(top + self.layout.height + MARGIN, width)
         style = f"<style>{STYLE}{self.highlights()}</style>"
-        body = [style, *heading, self._drawing(top), *footing]
-        return '<?xml version="1.0" encoding="UTF-8"?>\n' + self._framed(body, width, height, "img")
+        drawing = f'<g transform="translate({num(MARGIN)} {num(top)})">{self._all()}</g>'
+        body = [style, *heading, drawing, *footing]
+        return '<?xml version="1.0" encoding="UTF-8"?>\n' + self._framed(body, width, height)
 
-    def inline(self) -> str:
-        """The drawing alone, for a page that has :data:`STYLE`, :meth:`highlights` and a table."""
-        self.marks = self._marks(linked=True)
-        width, height = self.layout.width + 2 * MARGIN, self.layout.height + 2 * MARGIN
-        return self._framed([self._drawing(MARGIN)], width, height, "group")
+    def columns(self, linked: bool) -> str:
+        """The drawing in columns of one height, each an SVG of its own that a page lets flow.
+
+        For a page with :data:`STYLE` and :meth:`highlights`, and a table where it is ``linked``.
+        """
+        self.marks = self._marks(linked)
+        layout = lay_out(self.units, self.sizes, self.runs, COLUMN)
+        parts = []
+        for number, (left, width, height) in enumerate(layout.columns):
+            patterns = "" if number else f"<defs>{self.marks.hatches()}</defs>"
+            box = f"{num(left - 2)} 0 {num(width + 4)} {num(height)}"
+            named = f"{self.title}, part {number + 1} of {len(layout.columns)}"
+            parts.append(
+                f'<svg class="net" role="group" viewBox="{box}" aria-label="{text(named)}" '
+                f'style="width:calc(var(--scale) * {num(width + 4)}px);'
+                f'min-width:{num(0.85 * width)}px">'
+                f"{patterns}{self._drawn(layout, number)}</svg>"
+            )
+        return "\n".join(parts)
 
     def highlights(self) -> str:
         """CSS that lights up a group wherever somebody points at it, or follows a link to it."""
@@ -266,10 +294,10 @@ class Picture:
             return self.marks.line_width(unit.makes) + 8, 8.0
         return (120.0, 16.0) if unit.kind in ("input", "output") else (14.0, 14.0)
 
-    def _framed(self, body: list[str], width: float, height: float, role: str) -> str:
+    def _framed(self, body: list[str], width: float, height: float) -> str:
         size = f'width="{num(width)}" height="{num(height)}"'
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="net" role="{role}" {size} '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="net" role="img" {size} '
             f'viewBox="0 0 {num(width)} {num(height)}" preserveAspectRatio="xMidYMin" '
             'aria-labelledby="net-title net-text">',
             f'<title id="net-title">{text(self.title)}</title>',
@@ -281,18 +309,26 @@ class Picture:
         ]
         return "\n".join(lines) + "\n"
 
-    def _drawing(self, top: float) -> str:
-        layout = self.layout
-        parts = [f'<g transform="translate({num(MARGIN)} {num(top)})">']
-        parts += [marks.frame(part) for part in layout.frames]
-        parts += [marks.guide(*ends) for ends in layout.guides]
+    def _all(self) -> str:
+        """Every column, and the ways between them."""
+        columns = range(len(self.layout.columns))
+        parts = [self._drawn(self.layout, column) for column in columns]
+        return "\n".join([*parts, *(marks.guide(*ends) for ends in self.layout.guides)])
+
+    def _drawn(self, layout: Layout, column: int) -> str:
+        """What stands in one column."""
+        frames = [part for part in layout.frames if part.column == column]
+        parts = [marks.frame(part) for part in frames]
         for line in layout.lines:
-            strip = self._carried(line.source, self.units[line.target])
-            whole = strip == self.units[line.source].makes
-            parts.append(self.marks.line(strip, line.pieces, whole))
-        parts += [marks.frame_name(part, self.whole) for part in layout.frames]
-        parts += [self._unit(i) for i in range(len(self.units))]
-        return "\n".join([*parts, "</g>"])
+            pieces = [p for p, c in zip(line.pieces, line.columns, strict=True) if c == column]
+            if pieces:
+                strip = self._carried(line.source, self.units[line.target])
+                whole = strip == self.units[line.source].makes
+                parts.append(self.marks.line(strip, pieces, whole))
+        parts += [marks.frame_name(part, self.whole) for part in frames]
+        places = enumerate(layout.places)
+        parts += [self._unit(i, layout) for i, place in places if place.column == column]
+        return "\n".join(parts)
 
     def _name(self, module: str) -> str:
         """A module's name without what the frames around it say."""
@@ -302,8 +338,8 @@ class Picture:
         short = module.removeprefix(f"{self.whole}.")
         return module if short[:1].isdecimal() else short
 
-    def _unit(self, i: int) -> str:
-        unit, place = self.units[i], self.layout.places[i]
+    def _unit(self, i: int, layout: Layout) -> str:
+        unit, place = self.units[i], layout.places[i]
         width, height = self.sizes[i]
         x, y = place.x - width / 2, place.y
         if unit.operations:
@@ -326,7 +362,8 @@ def _neighbors(units: Sequence[Unit]) -> set[tuple[int, int]]:
         strips = [unit.makes]
         for operation in unit.operations:
             strips += [operation.reads, operation.makes]
-            found |= {(a, b) for a, _ in operation.reads for b, _ in operation.makes}
+            if len(operation.reads) <= FEW:
+                found |= {(a, b) for a, _ in operation.reads for b, _ in operation.makes}
         for strip in strips:
             found |= {(a, b) for (a, _), (b, _) in itertools.pairwise(strip)}
     return {(a, b) for a, b in found if a >= 0 and b >= 0}

@@ -1,0 +1,79 @@
+"""A command as it was called: to repeat it, and to say the next one on the same images."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .options import READING
+
+IMAGES = ("data", "input_shape", *READING)  # what another command on the same images needs
+
+
+class Invocation:
+    """What was typed, as far as it was, and every setting that was in force.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Of the command that runs.
+    """
+
+    def __init__(self, context: typer.Context) -> None:
+        self._context = context
+        self._parameters = {str(p.name): p for p in context.command.params}
+        self.settings: dict[str, Any] = {
+            name.replace("_", "-"): value
+            for name, value in context.params.items()
+            if value is not None and name not in ("as_json", "overwrite")
+        }
+
+    def __str__(self) -> str:
+        given = [name for name in self._parameters if self._given(name) and name != "as_json"]
+        return shlex.join(["rejuvenet", str(self._context.info_name), *self.words(given)])
+
+    def command(self, name: str, *words: str | Path, images: bool = True) -> str:
+        """Another command, on the images of this one unless it needs none."""
+        read = self.words(IMAGES) if images else []
+        files, options = [], list(map(str, words))
+        while options and not options[0].startswith("-"):
+            files.append(options.pop(0))
+        return shlex.join(["rejuvenet", name, *files, *read, *options])
+
+    def _given(self, name: str) -> bool:
+        source = self._context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    def words(self, names: Sequence[str]) -> list[str]:
+        """Parameters that were given, as they are written on the command line."""
+        found: list[str] = []
+        for name in names:
+            value, parameter = self._context.params.get(name), self._parameters.get(name)
+            if parameter is None or not self._given(name):
+                continue
+            if parameter.param_type_name == "argument":
+                found.append(str(value))
+                continue
+            option = max(parameter.opts, key=len) if name != "output" else "-o"
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                found += [option] if one is True else [option, str(one)]
+        return found
+
+
+def versions() -> str:
+    """What this ran on, in a sentence."""
+    from ... import __version__
+
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu", "torch", "numpy"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f"rejuvenet {__version__} with {', '.join(found)}, Python {platform.python_version()}."

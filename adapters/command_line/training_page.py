@@ -1,0 +1,108 @@
+"""Writes the pages of ``finetune`` and ``rejuvenate``: measures the files, and hands over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...files import write_text
+from .change_page import both_panels, panels_of, picture_of
+from .comparison import compare
+from .invocation import Invocation, versions
+from .terminal import progress
+
+if TYPE_CHECKING:
+    from ..finetune.finetuning import Result
+    from ..finetune.rejuvenating import Rejuvenation
+    from ..images.image_data import Batches
+
+
+def write_finetuning_page(
+    html: Path,
+    call: Invocation,
+    result: Result,
+    batches: Batches,
+    test: Batches | None,
+    quiet: bool,
+) -> None:
+    """Write the page of ``finetune``, whose file is there already.
+
+    Parameters
+    ----------
+    html : Path
+    call : Invocation
+    result : Result
+    batches, test : Batches
+        What was trained and chosen by, and images that were neither, if there are any.
+    quiet : bool
+        Show no progress.
+    """
+    from ..finetune.finetuning import split
+    from ..onnx import load
+    from ..report.training import finetuning_page
+
+    model, output = call.settings["model"], call.settings["output"]
+    what = "test images"
+    if test is None:
+        test = split(batches, call.settings["held-out"], call.settings["seed"], None)[1]
+        what = "held-out images, which chose the epoch,"
+    if test is None:
+        test, what = batches, "images that it was trained on"
+    figures = compare(str(model), str(output), test, progress("images", quiet)).to_dict()
+    loaded = load(model)
+    page = finetuning_page(
+        call,
+        result.to_dict(),
+        figures,
+        f"{figures['images']} {what}",
+        both_panels(loaded, load(output), batches, ("Before", "Fine-tuned")),
+        picture_of(loaded, str(model)),
+        versions(),
+    )
+    write_text(html, page)
+
+
+def write_rejuvenation_page(
+    html: Path,
+    call: Invocation,
+    result: Rejuvenation,
+    recipe: Any,
+    batches: Batches,
+    test: Batches | None,
+    quiet: bool,
+) -> None:
+    """Write the page of ``rejuvenate``, whose files are there already.
+
+    Parameters
+    ----------
+    html : Path
+    call : Invocation
+    result : Rejuvenation
+    recipe : Recipe
+    batches, test : Batches
+        All images, and those to evaluate on where they were given apart.
+    quiet : bool
+        Show no progress.
+    """
+    from ...graph.reorganizing import Outcome
+    from ..finetune.finetuning import split
+    from ..finetune.rejuvenating import EVALUATED
+    from ..onnx import load
+    from ..report.rejuvenation import rejuvenation_page
+
+    model, output = call.settings["model"], call.settings["output"]
+    apart = test or split(batches, EVALUATED, call.settings["seed"], None)[1]
+    assert apart is not None  # it was evaluated
+    figures = compare(str(model), str(output), apart, progress("images", quiet)).to_dict()
+    before, after, trained = result.means
+    names = [line.group for line in result.report.groups]
+    page = rejuvenation_page(
+        call,
+        result.to_dict(),
+        figures,
+        panels_of(Outcome(result.report, dict(before), dict(after)), trained),
+        picture_of(load(model), str(model), names),
+        recipe.to_dict(),
+        versions(),
+    )
+    write_text(html, page)

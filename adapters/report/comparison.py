@@ -1,0 +1,91 @@
+"""The page of ``compare``: two files, or the files of two runs, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .before_after import accuracy_card, add_comparison, cost_cards, gain
+from .network.section import add_network
+from .page import Page, Step, Tone, percent
+from .reorganization import Pictures, add_pictures
+
+if TYPE_CHECKING:
+    from ..command_line.invocation import Invocation
+    from .network.picture import Picture
+
+MOST_WEIGHTS = 20
+FASTER = 0.95  # of the time; less may be the clock
+
+
+def comparison_page(
+    call: Invocation,
+    figures: Mapping[str, Any],
+    pictures: Pictures,
+    network: Picture | None,
+    versions: str = "",
+) -> str:
+    """The page of two files.
+
+    Parameters
+    ----------
+    call : Invocation
+        The command that made it.
+    figures : dict
+        Of :class:`rejuvenet.adapters.command_line.comparison.Comparison`.
+    pictures : mapping of group name to (panels, classes)
+        Of both files.
+    network : Picture or None
+        Of the first; None where its graph is not understood.
+    versions : str
+    """
+    names = str(call.settings["first"]), str(call.settings["second"])
+    page = Page(" and ".join(names), "Two files on the same images")
+    images = f"{figures['images']} images of {call.settings['data']}"
+    said, tone = gain(figures, images, names)
+    cards = [*accuracy_card(figures, f"of {names[0]}"), *cost_cards(figures["files"], "first")]
+    page.lead(said, tone, cards, _steps(call, figures, tone, names))
+    add_comparison(page, names, figures, images)
+    changed = sorted(figures["changed"].items(), key=lambda item: -item[1])
+    alone = len(figures["only_first"]) + len(figures["only_second"])
+    note = (
+        f"{figures['equal']} weights are equal, {len(changed)} differ, {alone} are of one file "
+        "only or of another shape."
+    )
+    header = ["weight", "differs by at most"]
+    listed = page.rows(header, changed[:MOST_WEIGHTS]) if changed else ""
+    if changed[MOST_WEIGHTS:]:
+        listed += f"<details><summary>{len(changed) - MOST_WEIGHTS} that differ by less</summary>"
+        listed += f"{page.rows(header, changed[MOST_WEIGHTS:])}</details>"
+    page.add("Weights", note, listed)
+    add_pictures(page, pictures)
+    if network is not None:
+        add_network(page, network, note=f"{names[0]}, with the groups in colour that differ.")
+    page.made_by([("This page:", str(call))], call.settings, versions)
+    return str(page)
+
+
+def _steps(
+    call: Invocation, figures: Mapping[str, Any], tone: Tone, names: tuple[str, str]
+) -> list[Step]:
+    """Which of them to use."""
+    first, second = (file["latency"]["milliseconds"] for file in figures["files"])
+    stem = names[1].removesuffix(".onnx")
+    if tone == "better":
+        return [(f"Use {names[1]}.", "")]
+    train = call.command(
+        "finetune", names[1], "--teacher", names[0], "-o", f"{stem}.finetuned.onnx",
+        "--html", f"{stem}.finetuned.html",
+    )  # fmt: skip
+    if tone == "worse":
+        return [(f"Use {names[0]}; or train {names[1]}, with the other as its teacher:", train)]
+    if figures["accuracy"]:
+        if second < FASTER * first:
+            saved = percent(1 - second / first, 0)
+            return [(f"Use {names[1]}, which takes {saved} less time.", "")]
+        return [("Use either; they do as well as these images can tell.", "")]
+    same = figures["top1"]
+    if same is not None and same < 1:
+        said = f"Bring {names[1]} nearer to {names[0]} by training it to give the same outputs:"
+        return [(said, train)]
+    return []

@@ -1,0 +1,58 @@
+"""Numbers as a picture inside the page: a palette PNG in the colours of Viridis."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+
+# Viridis at nine even steps (matplotlib's table); the colours between are interpolated.
+_VIRIDIS = np.array(
+    [
+        (68, 1, 84),
+        (71, 44, 122),
+        (59, 81, 139),
+        (44, 113, 142),
+        (33, 144, 141),
+        (39, 173, 129),
+        (92, 200, 99),
+        (170, 220, 50),
+        (253, 231, 37),
+    ]
+)
+_GAP = 255  # palette entry between tiles: transparent
+
+
+def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Palette entries 0..254 for values between ``low`` and ``high``; NaN is the gap."""
+    spread = (np.nan_to_num(values) - low) / max(high - low, 1e-30)
+    entries = np.clip(np.rint(254 * spread), 0, 254).astype(np.uint8)
+    return np.where(np.isnan(values), np.uint8(_GAP), entries)
+
+
+def png(entries: np.ndarray) -> str:
+    """A data address with a palette PNG of :func:`levels` (PNG specification, colour type 3)."""
+    steps = np.linspace(0, len(_VIRIDIS) - 1, 255)
+    colors = [np.interp(steps, np.arange(len(_VIRIDIS)), channel) for channel in _VIRIDIS.T]
+    palette = np.vstack([np.rint(np.stack(colors, axis=1)), [(128, 128, 128)]]).astype(np.uint8)
+    height, width = entries.shape
+    rows = np.insert(entries.astype(np.uint8), 0, 0, axis=1)  # filter 0 before each row
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette.tobytes()),
+        (b"tRNS", bytes([255] * 255 + [0])),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def scale() -> str:
+    """All colours from low to high."""
+    return png(np.arange(255, dtype=np.uint8)[None])

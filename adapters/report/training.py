@@ -1,0 +1,100 @@
+"""The page of ``finetune``, and what the pages of trainings show of their epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .before_after import accuracy_card, add_comparison, gain
+from .curves import STYLE, curves
+from .network.section import add_network
+from .page import Page, Step, Tone, percent
+from .reorganization import Pictures, add_pictures
+
+if TYPE_CHECKING:
+    from ..command_line.invocation import Invocation
+    from .network.picture import Picture
+
+
+def finetuning_page(
+    call: Invocation,
+    result: Mapping[str, Any],
+    comparison: Mapping[str, Any],
+    images: str,
+    pictures: Pictures,
+    network: Picture,
+    versions: str = "",
+) -> str:
+    """The page of a training.
+
+    Parameters
+    ----------
+    call : Invocation
+        The command that made it.
+    result : dict
+        Of :class:`rejuvenet.adapters.finetune.finetuning.Result`.
+    comparison : dict
+        Of the files before and after.
+    images : str
+        Which images those figures are of.
+    pictures : mapping of group name to (panels, classes)
+    network : Picture
+    versions : str
+    """
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    page = Page(f"Fine-tuned: {output}", f"from {model}")
+    verdict, tone = gain(comparison, images)
+    best = result["trained"]["best"]
+    counts = result["images"]
+    cards: list[tuple[str, object, str]] = [
+        *accuracy_card(comparison),
+        ("epoch kept", best, f"of {len(result['trained']['epochs']) - 1}"),
+        ("images", counts["training"], f"trained on, {counts['held-out']} held out"),
+    ]
+    page.lead(f"{verdict} {result['verdict']}", tone, cards, _steps(call, tone, best))
+    add_comparison(page, (model, output), comparison, images, reorganized=False)
+    add_epochs(page, {"training": result["trained"]})
+    add_pictures(page, pictures)
+    add_network(page, network)
+    page.made_by([("This page and the file:", str(call))], call.settings, versions)
+    return str(page)
+
+
+def add_epochs(page: Page, trained: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the epochs of one or more trainings: held-out accuracy as curves, and all figures."""
+    epochs = {name: run["epochs"] for name, run in trained.items()}
+    longest = max(map(len, epochs.values()))
+    accuracy = {name: [e["held_out_accuracy"] for e in run] for name, run in epochs.items()}
+    accuracy = {k: v for k, v in accuracy.items() if sum(share is not None for share in v) > 1}
+    header = ["epoch"]
+    for name in epochs:
+        header += [f"{name}: loss", "held-out loss", "held-out accuracy"]
+    rows = []
+    for number in range(longest):
+        row: list[object] = [number]
+        for run in epochs.values():
+            epoch = run[number] if number < len(run) else None
+            row += [epoch and epoch["loss"], epoch and epoch["held_out_loss"],
+                    epoch and percent(epoch["held_out_accuracy"])]  # fmt: skip
+        rows.append(row)
+    kept = ", ".join(f"{name}: epoch {run['best']}" for name, run in trained.items())
+    drawn = curves(accuracy, "epoch 0", f"epoch {longest - 1}") if accuracy else ""
+    body = f"{drawn}<details><summary>Every epoch</summary>{page.rows(header, rows)}</details>"
+    note = "Accuracy on held-out images, which choose the epoch that is kept"
+    page.add("Training", f"{note} ({kept}).", body, STYLE)
+
+
+def _steps(call: Invocation, tone: Tone, best: int) -> list[Step]:
+    model, output = str(call.settings["model"]), str(call.settings["output"])
+    stem = output.removesuffix(".onnx")
+    if tone == "worse" or best == 0:
+        lower = (call.settings.get("lr") or 1e-3) / 5
+        again = call.command(
+            "finetune", model, "-o", f"{stem}.slower.onnx", "--lr", f"{lower:g}",
+            "--epochs", str(2 * call.settings["epochs"]), "--html", f"{stem}.slower.html",
+        )  # fmt: skip
+        return [("Nothing was gained: keep the original; or train more gently:", again)]
+    smaller = call.command(
+        "shrink", output, "-o", f"{stem}.smaller.onnx", "--html", f"{stem}.smaller.html"
+    )
+    return [(f"Use {output}.", ""), ("Or make it smaller and faster:", smaller)]
