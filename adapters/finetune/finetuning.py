@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .source import SourceModule, make_module
 from .trainable import TrainableGraph
 from .training import Epoch, Settings, Trained, Training
 
+MEASURED = 1024  # images that say what convolutions make, before they are normalized
 HELD_OUT = 0.1  # of the images, to choose the epoch by
 
 
@@ -75,6 +77,7 @@ def finetune_file(
     teacher: str | Path | None = None,
     held_out: float = HELD_OUT,
     freeze: Sequence[str] = (),
+    renormalize: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     restart: bool = False,
     seconds: float = 60.0,
@@ -100,6 +103,9 @@ def finetune_file(
         Share of the images, of every class, that are not trained on and choose the best epoch.
     freeze : sequence of str
         Names of weights, or patterns, that stay as they are; not with ``source``.
+    renormalize : bool
+        Normalize by the batch behind convolutions whose normalization was folded, as long as it
+        trains (:mod:`.renormalization`); not with ``source``.
     input_shapes : dict, optional
         Of the file's inputs, as :func:`rejuvenet.adapters.onnx.load` takes them.
     restart : bool
@@ -140,12 +146,15 @@ def finetune_file(
     training, held = split(train, held_out, settings.seed, labels)
     run = fingerprint(
         module.arrays(), asdict(settings), source, str(teacher), held_out, list(freeze),
-        train.batch_size, train.data.described(), training.rows.tolist(),
+        renormalize, train.batch_size, train.data.described(), training.rows.tolist(),
     )  # fmt: skip
     checkpoint = Checkpoint(Path(output), run)
     if restart:
         checkpoint.remove()
     kept = checkpoint.load()
+    if renormalize and isinstance(module, TrainableGraph):
+        batches = islice(training, -(-MEASURED // training.batch_size))
+        module.renormalize(inputs for inputs, _ in batches)
     # The files are scored by the names of the classes, which stand for outputs.
     measured = {"held-out" if held else "training": replace(held or training, labels=None)}
     measured |= {"test": test} if test else {}

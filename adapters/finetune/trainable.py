@@ -6,12 +6,14 @@ The operators are those of onnx2fx.  Around it:
   that what is shared stays shared; weights are parameters, in float32 where the file has halves;
 - ``BatchNormalization`` normalizes by the batch while the module trains and updates the running
   statistics, which are buffers;
-- what parameters and statistics have become goes back under the names of the file.
+- what parameters and statistics have become goes back under the names of the file;
+- on demand, normalization stands behind convolutions while the module trains
+  (:mod:`.renormalization`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,8 +23,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from ..images.batch_inputs import Inputs, arrays_of
 from ..onnx.model import OnnxModel
 from ..onnx.session import swapped
+from .renormalization import insert
 from .weights import Weights, weights_of
 
 MOMENTUM = 0.1  # of the newest batch, as in PyTorch; files may say 0.01, too slow for a few epochs
@@ -82,13 +86,51 @@ class TrainableGraph(nn.Module):
             self._keep(own, statistics[own], held.dtype)
             setattr(self.graph, own, held.float() if held.dtype in HALVES else held)
         _narrow(self.graph, {k.partition(".")[2]: v for k, v in self.types.items()})
+        self._normalized: dict[str, tuple[str, str]] = {}
+
+    def renormalize(self, inputs: Iterable[Inputs]) -> int:
+        """Normalize behind convolutions while it trains; :meth:`arrays` has it folded away.
+
+        Parameters
+        ----------
+        inputs : iterable
+            Of the data, to measure what the convolutions make.
+
+        Returns
+        -------
+        int
+            Behind how many.
+
+        Raises
+        ------
+        ValueError
+            Behind none, or the file takes so few samples at a time that their statistics say
+            nothing.
+        """
+        if self.samples is not None:
+            raise ValueError(
+                f"the model takes {self.samples} samples at a time, too few to normalize by; leave "
+                "out --renormalize"
+            )
+        given = (tuple(map(torch.from_numpy, arrays_of(x))) for x in inputs)
+        self._normalized = insert(self.graph, MOMENTUM, map(self._read, given))
+        if not self._normalized:
+            raise ValueError(
+                "no convolution of the model holds a folded normalization: one with a bias of its "
+                "own, both trained, in float32, and read by further layers; leave out --renormalize"
+            )
+        return len(self._normalized)
+
+    def _read(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Inputs in the types that the graph reads."""
+        return tuple(x.to(kind) for x, kind in zip(inputs, self._reads, strict=True))
 
     def _keep(self, own: str, name: str, kind: torch.dtype) -> None:
         self.names[f"graph.{own}"], self.types[f"graph.{own}"] = name, kind
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs of the model in its order; floats are read in its own type."""
-        inputs = tuple(x.to(kind) for x, kind in zip(inputs, self._reads, strict=True))
+        inputs = self._read(inputs)
         if self.samples is None:
             return _outputs(self.graph(*inputs))
         n = len(inputs[0])
@@ -109,6 +151,12 @@ class TrainableGraph(nn.Module):
     def arrays(self) -> dict[str, np.ndarray]:
         """Present values by their names in the file, in the number types that it has."""
         state = self.state_dict()
+        for name, attributes in self._normalized.items():
+            weight, bias = (f"graph.{own}" for own in attributes)
+            normalization: Any = self.graph.get_submodule(name)
+            with torch.no_grad():
+                folded = normalization.folded(state[weight], state[bias])
+            state[weight], state[bias] = folded
         found = {
             name: state[own].detach().to("cpu", self.types[own]).numpy()
             for own, name in self.names.items()

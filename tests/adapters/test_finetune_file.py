@@ -20,7 +20,8 @@ from rejuvenet.adapters.finetune.finetuning import finetune_file  # noqa: E402
 from rejuvenet.adapters.finetune.training import Settings  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from rejuvenet.adapters.images.image_model import Runner  # noqa: E402
-from trained_file import SETTINGS, WEIGHTS, arrays, data, model  # noqa: E402
+from rejuvenet.adapters.onnx import load  # noqa: E402
+from trained_file import SETTINGS, WEIGHTS, arrays, data, folded, model  # noqa: E402
 
 
 def skeleton(path):
@@ -164,6 +165,30 @@ def test_frozen_weights_stay(tmp_path):
     assert {n for n in old if not np.array_equal(old[n], new[n])} == {"last", "last.bias"}
     with pytest.raises(ValueError, match="no weight is named 'head"):
         finetune_file(given, output, data(), settings=SETTINGS, freeze=["head*"])
+
+
+def test_normalization_that_was_folded_comes_back_for_training(tmp_path):
+    """Behind three of five convolutions: not where gates or outputs are made."""
+    given, output = folded(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    module = trainable.TrainableGraph(load(given))
+    before = module.arrays()
+    images = next(iter(data()))[0]
+    with torch.no_grad():
+        first = module(torch.from_numpy(images))[0]
+        assert module.renormalize([images]) == 3
+        assert all(np.array_equal(before[name], x) for name, x in module.arrays().items())
+        assert torch.allclose(module.eval()(torch.from_numpy(images))[0], first, atol=1e-5)
+    how = {"settings": Settings(4, lr=0.02, augment="none"), "held_out": 0.25}
+    result = finetune_file(given, output, data(96), renormalize=True, **how)
+    epochs = result.trained.epochs
+    assert epochs[-1].held_out_loss < epochs[0].held_out_loss
+    assert skeleton(output) == skeleton(given)
+    onnx.checker.check_model(str(output), full_check=True)
+    plain = finetune_file(given, tmp_path / "plain.onnx", data(96), **how)
+    assert epochs[-1].held_out_loss < plain.trained.epochs[-1].held_out_loss
+    for bad, said in (({"batch": 1, "shape": (1, 4)}, "takes 1 samples"), ({}, "no convolution")):
+        with pytest.raises(ValueError, match=said):
+            finetune_file(model(tmp_path / "b.onnx", **bad), output, data(), renormalize=True)
 
 
 def test_what_cannot_be_trained_is_one_sentence(tmp_path, monkeypatch):

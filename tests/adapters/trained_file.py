@@ -80,3 +80,35 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     held = {t.name: t for t in graph.initializer}
     held |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
     return {name: numpy_helper.to_array(tensor) for name, tensor in held.items()}
+
+
+def folded(path: Path) -> Path:
+    """Pictures of 1 x 6 x 6, four convolutions whose normalization is folded, a gate, a head."""
+    rng, node = np.random.default_rng(0), helper.make_node
+    shapes = {"a": (8, 1), "b": (8, 8), "c": (8, 1), "gate": (8, 8), "head": (3, 8)}
+    arrays = {n: rng.normal(size=(*s, 1, 1), scale=0.5).astype("f4") for n, s in shapes.items()}
+    arrays["b"] = rng.normal(size=(8, 8, 3, 3), scale=0.3).astype("f4")
+    arrays |= {f"{n}.bias": rng.normal(size=len(w)).astype("f4") for n, w in arrays.items()}
+    nodes = [
+        node("Conv", ["x", "a", "a.bias"], ["h1"]),
+        node("Relu", ["h1"], ["h2"]),
+        node("Conv", ["h2", "b", "b.bias"], ["h3"], pads=[1, 1, 1, 1]),
+        node("Relu", ["h3"], ["h4"]),
+        node("Conv", ["h4", "c", "c.bias"], ["h5"], group=8),
+        node("GlobalAveragePool", ["h5"], ["g1"]),
+        node("Conv", ["g1", "gate", "gate.bias"], ["g2"]),
+        node("Sigmoid", ["g2"], ["g3"]),
+        node("Mul", ["h5", "g3"], ["h6"]),
+        node("Conv", ["h6", "head", "head.bias"], ["h7"]),
+        node("GlobalAveragePool", ["h7"], ["h8"]),
+        node("Flatten", ["h8"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "folded", [value("x", onnx.TensorProto.FLOAT, ["n", 1, 6, 6])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(v, k) for k, v in arrays.items()],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path

@@ -91,6 +91,14 @@ def finetune(
         list[str] | None,
         typer.Option(help="Weights that stay: a name, or a pattern; may be repeated."),
     ] = None,
+    renormalize: Annotated[
+        bool,
+        typer.Option(
+            "--renormalize",
+            help="Normalize behind convolutions while it trains, for a file whose BatchNorm is "
+            "folded into them; it is folded away again.",
+        ),
+    ] = False,
     restart: Restart = False,
     device: Device = None,
     html: Html = None,
@@ -108,7 +116,7 @@ def finetune(
     A run that was interrupted continues when the command is repeated.
     """
     if module is not None:
-        refuse_options(context, ["freeze"], "with --module")
+        refuse_options(context, ["freeze", "renormalize"], "with --module")
     source = module.rpartition(":")[0] if module else ""
     code = Path(source) if source.endswith(".py") else None
     outputs = {"-o": output, "--changes": changes, "--html": html}
@@ -144,6 +152,7 @@ def finetune(
         teacher=teacher,
         held_out=held_out,
         freeze=freeze or [],
+        renormalize=renormalize,
         input_shapes=parse_input_shapes(input_shape),
         restart=restart,
         on_epoch=lambda epoch: terminal.say_aside(
