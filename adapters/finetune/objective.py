@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ..onnx.operator_names import operator
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -62,10 +64,10 @@ def classes_of(graph: ir.Graph, output: str | None) -> Classes | None:
         return None
     value = graph.outputs[names.index(output)]
     maker = value.producer()
-    while maker is not None and maker.op_type in SHAPING and maker.inputs[0] is not None:
+    while maker is not None and operator(maker) in SHAPING and maker.inputs[0] is not None:
         maker = maker.inputs[0].producer()
     made = {"Softmax": "probabilities", "Sigmoid": "questions", "HardSigmoid": "questions"}
-    kind = "scores" if maker is None else made.get(maker.op_type, "scores")
+    kind = "scores" if maker is None else made.get(operator(maker), "scores")
     return Classes(names.index(output), kind)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..onnx.model import OnnxModel
+from ..onnx.operator_names import operator
 
 
 class SourceModule(nn.Module):
@@ -202,7 +203,7 @@ def _weights(model: OnnxModel) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     held = {str(name): v.const_value for name, v in graph.initializers.items()}
     biases = {}
     for node in graph:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
+        if operator(node) in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) == 3:
             weight, bias = node.inputs[1:]
             if weight is not None and bias is not None and weight.name and bias.name:
                 biases[weight.name] = bias.name

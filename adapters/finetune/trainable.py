@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from ..images.batch_inputs import Inputs, arrays_of
 from ..onnx.model import OnnxModel
+from ..onnx.operator_names import operator
 from ..onnx.session import swapped
 from .renormalization import insert
 from .weights import Weights, weights_of
@@ -178,7 +179,7 @@ def _prepared(
     """
     held = graph.graph.initializers
     for node in list(graph.graph):
-        if node.op_type == "Constant":
+        if operator(node) == "Constant":
             _lift(node, graph.graph)
     for name, copy in model.copies.items():  # the file has one array for all of these uses
         ir.convenience.replace_all_uses_with(held[name], held[copy.original])

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from ..onnx.operator_names import operator
+
 PLACES = {  # the inputs of layers that hold weights
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -22,18 +24,18 @@ PLACES = {  # the inputs of layers that hold weights
     "GroupNormalization": (1, 2),
     "LayerNormalization": (1, 2),
     "SimplifiedLayerNormalization": (1,),
-    "SkipLayerNormalization": (2, 3, 4),
+    "com.microsoft.SkipLayerNormalization": (2, 3, 4),
     "RMSNormalization": (1,),
     "PRelu": (1,),
     "LSTM": (1, 2, 3, 7),
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
-    "Attention": (1, 2),
-    "FusedConv": (1, 2),
-    "FusedGemm": (0, 1, 2),
-    "FusedMatMul": (0, 1),
-    "BiasGelu": (1,),
-    "FastGelu": (1,),
+    "com.microsoft.Attention": (1, 2),
+    "com.microsoft.FusedConv": (1, 2),
+    "com.microsoft.FusedGemm": (0, 1, 2),
+    "com.microsoft.FusedMatMul": (0, 1),
+    "com.microsoft.BiasGelu": (1,),
+    "com.microsoft.FastGelu": (1,),
 }
 # Weights where what they meet was made by a layer: a bias in a node of its own, a layer scale,
 # positions, a class token.  Before the first layer they are the normalization of pictures.
@@ -79,23 +81,23 @@ def weights_of(graph: ir.Graph, fixed: frozenset[str] = frozenset()) -> Weights:
     found: dict[str, None] = {}
     for node in graph:
         read = [value for value in node.inputs if value is not None]
-        if node.op_type == "Constant":
+        if operator(node) == "Constant":
             roots[node.outputs[0]] = []
             continue
         if read and all(value in roots for value in read) and not _has_graph(node):
             made = list(dict.fromkeys(name for value in read for name in roots[value]))
             roots |= dict.fromkeys(node.outputs, made)
             continue
-        places = PLACES.get(node.op_type, ())
+        places = PLACES.get(operator(node), ())
         meets = any(value in learned for value in read)
         for place, source in enumerate(node.inputs):
             names = roots.get(source, []) if source is not None else []
-            table = node.op_type in TABLES and place == 0
+            table = operator(node) in TABLES and place == 0
             if place in places or table:
                 found |= dict.fromkeys(names)
-            elif meets and node.op_type in MEETING:  # a single number is part of a formula
+            elif meets and operator(node) in MEETING:  # a single number is part of a formula
                 found |= dict.fromkeys(name for name in names if name not in single)
-        if places or meets or node.op_type in TABLES:
+        if places or meets or operator(node) in TABLES:
             learned.update(node.outputs)
     return Weights(list(found), _statistics(graph))
 
@@ -107,7 +109,7 @@ def _statistics(graph: ir.Graph) -> set[str]:
     """
     found = set()
     for node in graph:
-        if node.op_type != "BatchNormalization" or len(node.inputs) < 5:
+        if operator(node) != "BatchNormalization" or len(node.inputs) < 5:
             continue
         both = [v for v in node.inputs[3:5] if v is not None and v.is_initializer()]
         if len(both) == 2 and all(len(v.uses()) == 1 for v in both):

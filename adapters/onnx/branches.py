@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .inference import fixed_values
+from .operator_names import operator
 
 
 def without_fixed_branches(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
@@ -19,11 +20,11 @@ def without_fixed_branches(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     """
     brought: set[str] = set()
     copied = False
-    while any(node.op_type == "If" for node in model.graph):
+    while any(operator(node) == "If" for node in model.graph):
         known = fixed_values(model)
         fixed = [
             n for n in model.graph
-            if n.op_type == "If" and _is_whole(n)
+            if operator(n) == "If" and _is_whole(n)
             and known.get(_condition(n), np.empty(0)).size == 1
         ]  # fmt: skip
         if not fixed:
@@ -32,7 +33,7 @@ def without_fixed_branches(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
         if not copied:
             model, copied = model.clone(), True
         for node in list(model.graph):
-            if node.op_type == "If" and str(node.outputs[0].name) in conditions:
+            if operator(node) == "If" and str(node.outputs[0].name) in conditions:
                 brought |= _inline(model.graph, node, conditions[str(node.outputs[0].name)])
     return model, frozenset(brought)
 
@@ -76,7 +77,7 @@ def _inline(graph: ir.Graph, node: ir.Node, condition: bool) -> set[str]:
     for value in initializers:
         graph.register_initializer(value)
         constants.add(str(value.name))
-    constants |= {str(n.outputs[0].name) for n in nodes if n.op_type == "Constant"}
+    constants |= {str(n.outputs[0].name) for n in nodes if operator(n) == "Constant"}
     results = [ir.Node("", "Identity", [end]) for end in ends]
     ir.convenience.replace_nodes_and_values(
         graph, node, [node], [*nodes, *results], node.outputs, [r.outputs[0] for r in results]

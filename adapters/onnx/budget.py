@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from .example_inputs import IMAGE_EXTENT, UNKNOWN_EXTENT
 from .external import Refused, is_external
 from .inference import MAKERS, MAX_BYTES, SMALL, inferred, run_as_far_as_known
+from .operator_names import operator
 
 VARIABLE = "REJUVENET_MAX_BYTES"
 EVERYTHING = 8  # times as much, for all tensors of a run on example inputs
@@ -165,7 +166,7 @@ class _Count:
         small = {t.name: t for t in graph.initializer if math.prod(t.dims) <= SMALL}
         for node in graph.node:
             constant = all(name in fixed for name in node.input if name)
-            constant |= node.op_type in ("Shape", "Size")
+            constant |= operator(node) in ("Shape", "Size")
             for attribute in node.attribute:
                 for inner in (attribute.g, *attribute.graphs):
                     if inner.node:
@@ -175,7 +176,7 @@ class _Count:
                     fixed.add(name)
                 size = self._size(declared.get(name))
                 if size is None:
-                    self.unknown |= constant and node.op_type in MAKERS
+                    self.unknown |= constant and operator(node) in MAKERS
                     continue
                 self.all += size
                 self.constant += size if constant else 0
@@ -208,7 +209,7 @@ def _alone(
     ONNX's inference does not look at their values within a subgraph.
     """
     read = {name for node in graph.node for name in node.input}
-    if not any(node.op_type in MAKERS for node in graph.node):
+    if not any(operator(node) in MAKERS for node in graph.node):
         return graph
     alone = onnx.ModelProto(ir_version=message.ir_version, opset_import=message.opset_import)
     alone.graph.CopyFrom(graph)

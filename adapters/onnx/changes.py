@@ -18,6 +18,7 @@ import numpy as np
 
 from ...files import written_beside
 from .model import OnnxModel
+from .operator_names import operator
 from .storage import OnDisk, blocks
 
 ORIGINAL = "rejuvenet.original"  # the entry of the header
@@ -159,7 +160,7 @@ def _arrays(model: OnnxModel) -> Iterator[tuple[str, np.ndarray]]:
         if value.const_value is not None:
             yield str(name), value.const_value.numpy()
     for node in model.ir.graph:
-        if node.op_type == "Constant":
+        if operator(node) == "Constant":
             attribute = next(iter(node.attributes.values()))
             if attribute.name == "value":
                 yield str(node.outputs[0].name), attribute.value.numpy()

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .operator_names import operator
 from .operators.registration import REGISTERED
 from .session import light_message
 
@@ -125,24 +126,24 @@ def folded(
     for node in model.graph:
         read = [str(v.name) for v in node.inputs if v is not None]
         names = [str(v.name) for v in node.outputs]
-        if node.op_type == "Shape" and (read[0] in shapes or read[0] in values):
+        if operator(node) == "Shape" and (read[0] in shapes or read[0] in values):
             shape = shapes[read[0]] if read[0] in shapes else values[read[0]].shape
             start, end = (node.attributes.get(name) for name in ("start", "end"))
             part = slice(*(None if a is None else a.as_int() for a in (start, end)))
             lengths = [UNKNOWN if n is None else n for n in shape]
             values[names[0]] = np.array(lengths[part], np.int64)
             continue
-        if node.op_type == "Size" and None not in (shape := shapes.get(read[0], (None,))):
+        if operator(node) == "Size" and None not in (shape := shapes.get(read[0], (None,))):
             values[names[0]] = np.array(prod(n or 0 for n in shape), np.int64)
             continue
-        if node.op_type.startswith("Random") or any(name not in values for name in read):
+        if operator(node).startswith("Random") or any(name not in values for name in read):
             continue
         # Only what moves whole numbers about may see one that is not known.
-        counted = read[1:] if node.op_type in MOVES else [] if node.op_type in JOINS else read
+        counted = read[1:] if operator(node) in MOVES else [] if operator(node) in JOINS else read
         if any(_is_unknown(values[name]) for name in counted):
             continue
         made = [shapes.get(name, (None,)) for name in filter(None, names)]
-        if node.op_type in UNBOUNDED and any(None in shape for shape in made):
+        if operator(node) in UNBOUNDED and any(None in shape for shape in made):
             continue
         size = 8 * sum(math.prod(n or 1 for n in shape) for shape in made)
         if size > max_bytes:
@@ -167,7 +168,7 @@ def fixed_values(model: ir.Model) -> dict[str, np.ndarray]:
     both = {v.name for v in model.graph.inputs} & set(model.graph.initializers)
     defaults = both if model.ir_version >= 4 else set()
     for node in model.graph:
-        by_values = node.op_type not in ("Shape", "Size")
+        by_values = operator(node) not in ("Shape", "Size")
         if by_values and any(v is not None and v.name in defaults for v in node.inputs):
             defaults |= {v.name for v in node.outputs}
     return {

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from ...graph.find.channels import ChannelGroup
+from .operator_names import operator
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules around a node
 
@@ -62,7 +63,7 @@ def _weights_read(model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
     """Nodes that have a name, with the first weight that each of them reads."""
     made_by = {str(v.name): node for node in model.graph for v in node.outputs}
     for node in model.graph:
-        if not node.name or node.op_type in ("Identity", "Constant"):
+        if not node.name or operator(node) in ("Identity", "Constant"):
             continue
         weights = [w for v in node.inputs[1:] if (w := _source(v, model, made_by)) is not None]
         if weights:  # scales and zero points stand before the weight of a quantized layer
@@ -75,9 +76,9 @@ def _source(
     """The initializer or constant that a value is, perhaps dequantized."""
     while value is not None and str(value.name) in made_by:
         maker = made_by[str(value.name)]
-        if maker.op_type == "Constant":
+        if operator(maker) == "Constant":
             return value
-        if maker.op_type not in ("Identity", "DequantizeLinear", "QuantizeLinear"):
+        if operator(maker) not in ("Identity", "DequantizeLinear", "QuantizeLinear"):
             return None
         value = maker.inputs[0]
     return value if value is not None and str(value.name) in model.graph.initializers else None

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from ...graph.change.removal import Removal
 from ...graph.find.channels import Unfit
 from ...graph.find.nodes import Shape
+from .operator_names import operator
 from .operators.recurrent import GATES
 from .structure import Structure
 
@@ -48,7 +49,7 @@ class Lengths:
         for node in structure.ir.graph:
             names = [str(v.name) for v in (*node.inputs, *node.outputs) if v is not None]
             if any(self._name(name) in removal.kept for name in names):
-                RULES.get(node.op_type, _nothing)(self, node)
+                RULES.get(operator(node), _nothing)(self, node)
                 self._constants(node)
 
     # --- what rules ask -----------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Lengths:
         if present is not None and np.array_equal(present, array):
             return
         maker = value.producer()
-        if maker is None or maker.op_type == "Constant":
+        if maker is None or operator(maker) == "Constant":
             if present is None:
                 return
             use = _key(node), place
@@ -107,20 +108,20 @@ class Lengths:
             if use in self.uses and not np.array_equal(self.uses[use][1], array):
                 raise Unfit("a constant of the file would need two values")
             self.uses[use] = str(value.name), array
-        elif maker.op_type == "Concat" and array.ndim == 1:
+        elif operator(maker) == "Concat" and array.ndim == 1:
             start = 0
             for i, part in enumerate(maker.inputs):
                 assert part is not None
                 length = self.before(part)[0]
                 self.need(maker, i, array[start : start + length])
                 start += length
-        elif maker.op_type in PASSED_ON and maker.inputs[0] is not None:
+        elif operator(maker) in PASSED_ON and maker.inputs[0] is not None:
             inner = self.before(maker.inputs[0])
             if array.size == np.prod(inner):
                 self.need(maker, 0, array.reshape(inner))
-        elif maker.op_type in FILLED and np.all(array == array.flat[0]):
-            self.need(maker, FILLED[maker.op_type], np.array(array.shape))
-            if maker.op_type == "Expand" and maker.inputs[0] is not None:
+        elif operator(maker) in FILLED and np.all(array == array.flat[0]):
+            self.need(maker, FILLED[operator(maker)], np.array(array.shape))
+            if operator(maker) == "Expand" and maker.inputs[0] is not None:
                 inner = self.before(maker.inputs[0])
                 ends = array.shape[len(array.shape) - len(inner) :]
                 found = [1 if n == 1 else m for n, m in zip(inner, ends, strict=True)]
@@ -148,11 +149,11 @@ def _nothing(lengths: Lengths, node: ir.Node) -> None:
 
 
 def _convolution(lengths: Lengths, node: ir.Node) -> None:
-    place = 3 if node.op_type == "QLinearConv" else 1
+    place = 3 if operator(node) == "QLinearConv" else 1
     x, weight, y = node.inputs[0], node.inputs[place], node.outputs[0]
     assert x is not None
     assert weight is not None
-    transposed = node.op_type.startswith("ConvTranspose")
+    transposed = operator(node).startswith("ConvTranspose")
     outer = lengths.after(y if transposed else x)[1]
     groups = node.attributes.get("group")
     if groups is not None and groups.value > 1:

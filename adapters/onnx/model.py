@@ -26,6 +26,7 @@ from .budget import check_inputs, check_nodes, check_sizes, max_bytes_of
 from .example_inputs import Shapes, example_inputs
 from .external import Refused
 from .layer_names import Request, layers_of, resolve
+from .operator_names import operator
 from .saving import write
 from .session import adapting_session, swapped
 from .shared import Copy, separated, with_copies
@@ -140,9 +141,9 @@ class OnnxModel:
             return ""
         sources = []
         for node in self.analysed.graph.all_nodes():
-            if node.op_type in LAYERS and len(node.inputs) > 1 and node.inputs[1] is not None:
+            if operator(node) in LAYERS and len(node.inputs) > 1 and node.inputs[1] is not None:
                 maker = node.inputs[1].producer()
-                sources.append(maker.op_type if maker is not None else "an input")
+                sources.append(operator(maker) if maker is not None else "an input")
         if not sources:
             return "the model has no channel groups: it holds no convolution and no product"
         return (
@@ -327,7 +328,7 @@ def _executable(model: ir.Model, max_bytes: int) -> ir.Model:
 
 
 def _constants(model: ir.Model) -> frozenset[str]:
-    return frozenset(str(n.outputs[0].name) for n in model.graph if n.op_type == "Constant")
+    return frozenset(str(n.outputs[0].name) for n in model.graph if operator(n) == "Constant")
 
 
 def _is_sorted(graph: ir.Graph) -> bool:

@@ -18,6 +18,7 @@ import onnx
 from onnx import helper
 
 from ...graph.network import BatchNormalization
+from .operator_names import operator
 
 PARTS = ("offset", "factor", "constant")
 AXES_ARE_AN_INPUT = 18  # of ReduceMean, from this opset on
@@ -42,7 +43,7 @@ def adapt(message: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict
     nodes: list[onnx.NodeProto] = []
     found: dict[str, int] = {}
     for node in graph.node:
-        if node.op_type == "BatchNormalization" and node.input[0] in shapes:
+        if operator(node) == "BatchNormalization" and node.input[0] in shapes:
             x = node.input[0]
             if x not in found:
                 found[x] = types.get(node.input[3], onnx.TensorProto.FLOAT)

@@ -20,6 +20,7 @@ from ...graph.find.channels import Unfit
 from .external import is_external
 from .lengths import Lengths
 from .model import OnnxModel
+from .operator_names import operator
 from .saving import ALIGNMENT, filled
 from .shared import Copy, with_copies
 from .storage import Stored, blocks, unpacked
@@ -48,7 +49,7 @@ def without_channels(model: OnnxModel, removal: Removal) -> OnnxModel:
     message.CopyFrom(with_copies(stored.message, [*copies, *further]))
     _set_attributes(message, lengths.attributes)
     own = {t.name for t in message.graph.initializer}
-    own |= {n.output[0] for n in message.graph.node if n.op_type == "Constant"}
+    own |= {n.output[0] for n in message.graph.node if operator(n) == "Constant"}
     missing = [name for name in removal.weights if name not in own and name not in model.copies]
     if missing:
         raise Unfit(f"the weight {missing[0]!r} lies in a function or in a branch of the file")

@@ -36,6 +36,7 @@ from ...files import (
     written_beside,
 )
 from .external import is_external, place, tensors_of
+from .operator_names import operator
 from .storage import BLOCK, Stored, blocks
 
 ALIGNMENT = 4096  # of values that are put at the end of a file, so that they can be mapped
@@ -151,7 +152,7 @@ def filled(message: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
         if tensor.name in values and not is_external(tensor):
             _fill(tensor, values[tensor.name])
     for node in message.graph.node:
-        if node.op_type == "Constant" and node.output[0] in values:
+        if operator(node) == "Constant" and node.output[0] in values:
             attribute, array = node.attribute[0], values[node.output[0]]
             if attribute.HasField("t"):
                 _fill(attribute.t, array)

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from .external import Refused, file_of
+from .operator_names import operator
 from .operators.registration import LIBRARIES
 from .own_statistics import adapt
 from .storage import tensor_like
@@ -61,7 +62,7 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
     """
     kept_values: dict[str, ir.TensorProtocol] = {}
     kept_nodes: dict[ir.Node, ir.Attr] = {}
-    constants = {str(n.outputs[0].name): n for n in model.graph if n.op_type == "Constant"}
+    constants = {str(n.outputs[0].name): n for n in model.graph if operator(n) == "Constant"}
     try:
         for name, array in weights.items():
             if name in model.graph.initializers:
@@ -272,7 +273,7 @@ def run_everything(
     with _ALLOCATOR:  # of the process; a session keeps the one that it was made with
         taken = session(model, names, optimized=False, capped=_capped(max_bytes))
     produced = [o.name for o in taken.get_outputs()]
-    looping = any(node.op_type == "Loop" for node in model.graph.all_nodes())
+    looping = any(operator(node) == "Loop" for node in model.graph.all_nodes())
     failure: DoesNotRun | None = None
     for feeds in candidates:
         options = onnxruntime.RunOptions()

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from ...graph.find.nodes import uniform_axes
+from .operator_names import operator
 
 SMALL = 1 << 20  # elements; larger ones are no ones and zeros of a layer
 
@@ -56,7 +57,7 @@ def separated(model: ir.Model) -> tuple[ir.Model, dict[str, Copy]]:
     for (name, uses), tensor in found:
         for number, (output, place) in enumerate(uses, 1):
             node = made_by[output]
-            renames = node.op_type == "Identity" and not node.outputs[0].is_graph_output()
+            renames = operator(node) == "Identity" and not node.outputs[0].is_graph_output()
             copy = output if renames else f"{name}_{number}"
             while copy in taken and not renames:
                 copy += "_"
@@ -86,7 +87,7 @@ def _shared(
     constants = [
         (node.outputs[0], node.attributes["value"].value)
         for node in nodes
-        if node.op_type == "Constant" and "value" in node.attributes
+        if operator(node) == "Constant" and "value" in node.attributes
     ]
     given = [(value, value.const_value) for value in model.graph.initializers.values()]
     found = []
@@ -96,7 +97,7 @@ def _shared(
             continue
         # What reads it by its own name keeps it.
         placed = sorted(
-            (u.node.op_type == "Identity", order[u.node], u.idx) for u in uses if u.node in order
+            (operator(u.node) == "Identity", order[u.node], u.idx) for u in uses if u.node in order
         )
         firsts = [(nodes[i].outputs[0].name, idx) for _, i, idx in placed]
         own = [(str(output), idx) for output, idx in firsts if output]

@@ -33,6 +33,7 @@ from .budget import EVERYTHING, MAX_BYTES
 from .example_inputs import example_inputs
 from .external import Refused
 from .inference import run_as_far_as_known
+from .operator_names import operator
 from .operators.registration import REGISTERED, rule_of
 from .session import DoesNotRun, run_everything
 
@@ -116,7 +117,7 @@ class Call:
         """The node that makes input ``i``, which is a sequence."""
         value = self.node.inputs[i]
         node = value.producer() if value is not None else None
-        if node is None or node.op_type != "SplitToSequence":
+        if node is None or operator(node) != "SplitToSequence":
             raise self.unsupported("reads a sequence that is not a split")
         return Call(self.model, node)
 
@@ -323,18 +324,18 @@ class Structure:
         for node in self.ir.graph:
             read = [str(v.name) for v in node.inputs if v is not None]
             read = [self.alias.get(name, name) for name in read]
-            if node.op_type == "Identity" and read[0] in self.weights:
+            if operator(node) == "Identity" and read[0] in self.weights:
                 self.alias[str(node.outputs[0].name)] = read[0]
                 continue
             for name in read:
                 self.uses[name] = self.uses.get(name, 0) + 1
             if _has_subgraph(node):
                 continue
-            if node.op_type == "CastLike":  # of its second input it reads the type
+            if operator(node) == "CastLike":  # of its second input it reads the type
                 read = read[:1]
             names = [str(v.name) for v in node.outputs if v.name]
-            constant = node.op_type in ("Constant", "Shape", "Size")
-            fixed = all(n in self.known for n in read) and not node.op_type.startswith("Random")
+            constant = operator(node) in ("Constant", "Shape", "Size")
+            fixed = all(n in self.known for n in read) and not operator(node).startswith("Random")
             if not constant and not fixed:
                 continue
             weighted = [n for n in read if n in self.weights or n in self.derived]
@@ -347,11 +348,11 @@ class Structure:
                 if name not in values:
                     continue
                 array = np.asarray(values[name])
-                if node.op_type == "Constant" and array.size > 1 and array.dtype.kind == "f":
+                if operator(node) == "Constant" and array.size > 1 and array.dtype.kind == "f":
                     self.known[name] = array
                     if name not in self.shared:
                         self.weights.add(name)
-                elif weighted and node.op_type in ("Expand", "Slice") and all(
+                elif weighted and operator(node) in ("Expand", "Slice") and all(
                     _all_equal(a) for a in (array, *(self.known[n] for n in weighted))
                 ):
                     self.known[name] = array  # the first state of a recurrent layer
@@ -381,8 +382,8 @@ class Structure:
         before = len(self.graph.nodes)
         try:
             if _has_subgraph(node):
-                raise Unsupported(f"the operator {node.op_type} holds a graph of its own")
-            name = node.op_type if not node.domain else f"{node.domain}.{node.op_type}"
+                raise Unsupported(f"the operator {operator(node)} holds a graph of its own")
+            name = operator(node)
             rule = rule_of(node.domain, node.op_type)
             if rule is None:
                 raise Unsupported(f"the operator {name} is not understood")
@@ -398,14 +399,14 @@ class Structure:
             if (node.domain, node.op_type) in REGISTERED:
                 raise
             del self.graph.nodes[before:]  # an invalid or unforeseen form: frozen, never a crash
-            self._opaque(node, names, f"the operator {node.op_type} has a form not understood")
+            self._opaque(node, names, f"the operator {operator(node)} has a form not understood")
 
     def _opaque(self, node: ir.Node, names: list[str], reason: str) -> None:
         read = [str(v.name) for v in node.inputs if v is not None]
         read += [n for n in _captured(node) if n in self.shapes]
         self.graph.nodes.append(
             Opaque(
-                tuple(self.tensor(n, node.op_type) for n in read if n in self.shapes),
+                tuple(self.tensor(n, operator(node)) for n in read if n in self.shapes),
                 tuple(self.register(n) for n in names if n in self.shapes),
                 reason,
             )
@@ -415,7 +416,7 @@ class Structure:
     def _show_inner_weights(self, node: ir.Node, reason: str) -> None:
         """Layers of a subgraph, between what is unknown: they stay, and ``inspect`` says why."""
         for inner in _inner_nodes(node):
-            if inner.op_type not in ("Conv", "Gemm", "MatMul") or len(inner.inputs) < 2:
+            if operator(inner) not in ("Conv", "Gemm", "MatMul") or len(inner.inputs) < 2:
                 continue
             value = inner.inputs[1]
             name = str(value.name) if value is not None else ""
@@ -426,10 +427,10 @@ class Structure:
                 self.weights.add(name)
             if name not in self.weights:
                 continue
-            weight, temporary = self.tensor(name, inner.op_type), self.graph.temporary
+            weight, temporary = self.tensor(name, operator(inner)), self.graph.temporary
             shape = self.graph.shapes[weight]
             letters = [f"w{axis}" for axis in range(len(shape))]
-            out = 1 if inner.op_type == "MatMul" else 0  # the axis of what it makes, or nearly so
+            out = 1 if operator(inner) == "MatMul" else 0  # the axis of what it makes, or nearly so
             x = temporary([n for axis, n in enumerate(shape) if axis != out])
             y, end = temporary((shape[out],)), temporary((1,))
             read = tuple(letter for axis, letter in enumerate(letters) if axis != out)
@@ -469,7 +470,7 @@ def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
 def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The values of an initializer, or of a ``Constant``."""
     maker = value.producer() if value is not None else None
-    if maker is not None and maker.op_type == "Constant" and "value" in maker.attributes:
+    if maker is not None and operator(maker) == "Constant" and "value" in maker.attributes:
         return maker.attributes["value"].as_tensor()
     return None if value is None else value.const_value
 

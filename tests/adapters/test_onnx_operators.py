@@ -247,6 +247,28 @@ def test_operators_of_other_domains_freeze_what_they_touch(tmp_path):
     np.testing.assert_array_equal(changed.weights["c"], model.weights["c"])
 
 
+def test_operators_of_other_domains_are_not_those_of_the_same_name(tmp_path):
+    """An ``Identity`` that somebody else made may do anything with a weight."""
+    arrays = {"a": values(8, 3, 1, 1), "b": values(6, 8, 1, 1), "c": values(4, 6, 1, 1)}
+    nodes = [
+        node("Conv", ["x", "a"], ["h"]),
+        node("Conv", ["h", "b"], ["i"]),
+        node("Identity", ["c"], ["d"], domain="own"),
+        node("Conv", ["i", "d"], ["y"]),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, arrays, 17)
+    message = onnx.load(path)
+    message.opset_import.append(helper.make_opsetid("own", 1))
+    message.graph.value_info.append(
+        helper.make_tensor_value_info("d", TensorProto.FLOAT, (4, 6, 1, 1))
+    )
+    onnx.save(message, path)
+    model = load(path)
+    changed, report = arrange(model, order="random")
+    assert [line.group for line in report.groups] == ["a"]
+    np.testing.assert_array_equal(changed.weights["c"], model.weights["c"])
+
+
 def test_functions_are_inlined(tmp_path):
     function = helper.make_function(
         "own", "Block", ["u", "w"], ["v"],

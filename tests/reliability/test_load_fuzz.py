@@ -158,6 +158,8 @@ FINDS = [  # by hand, each once an error of another kind
             [helper.make_opsetid("", 17)],
         )],
     ).SerializeToString(),
+    # Another domain's operator of the same name, which needs no input.
+    hostile.model([hostile.node("Shape", [""], ["q"], domain="own")]).SerializeToString(),
     # A node that makes nothing, and reads what others read.
     hostile.model([hostile.node("Own", ["b"], [], domain="own")]).SerializeToString(),
     # An input whose name has a line break and that declares no shape.
