@@ -59,9 +59,7 @@ class Channels:
         traced = trace(model, torch.zeros(2, 3, size, size, device=device))
         self.model, self.tensors = model, traced.tensors
         self.groups = [group for group in traced.groups if group.frozen is None]
-        self.convolutions = [
-            name for name, tensor in self.tensors.items() if tensor.ndim == 4
-        ]  # fmt: skip
+        self.convolutions = [name for name, tensor in self.tensors.items() if tensor.ndim == 4]
 
     @staticmethod
     def summed(group: ChannelGroup) -> bool:
@@ -131,11 +129,9 @@ class Channels:
             sources[axis] = torch.cat(rows)
         for path, module in list(self.model.named_modules()):
             widen_module(module, path, sources)
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                read = sources.get((f"{path}.weight", 1))
-                made = sources.get((f"{path}.weight", 0))
-                if read is not None:
-                    separate(self.model, path, module, read < 0, made is not None and made < 0)
+            read, made = (sources.get((f"{path}.weight", axis)) for axis in (1, 0))
+            if read is not None:
+                separate(module, read < 0, None if made is None else made < 0)
 
     def rescale(self, target: float) -> None:
         """Raise scales to ``target``, and lower what reads the channels in proportion."""
@@ -230,7 +226,7 @@ class CrossAttention(nn.Conv2d):
 class TwoViews(nn.Linear):
     """A classifier by survivors and by rejuvenated features: ``(n, classes, 2)`` in training."""
 
-    def separated(self, new_in: torch.Tensor, new_out: torch.Tensor) -> None:
+    def separated(self, new_in: torch.Tensor) -> None:
         self.register_buffer("new", new_in, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -238,18 +234,18 @@ class TwoViews(nn.Linear):
         return views if self.training else views.sum(-1)
 
 
-def separate(
-    model: nn.Module, path: str, module: nn.Module, new_in: torch.Tensor, new_out: Any
-) -> None:
-    """Turn a layer that reads survivors and rejuvenated channels into one that tells them apart."""
+def separate(module: nn.Module, new_in: torch.Tensor, new_out: torch.Tensor | None) -> None:
+    """Turn a layer that reads survivors and rejuvenated channels into one that tells them apart.
+
+    ``new_out`` is None for a classifier.
+    """
     device = module.weight.device
     if isinstance(module, nn.Linear):
         module.__class__ = TwoViews
-    elif new_in.any() and new_out is not False and new_out.any():
+        module.separated(new_in.to(device))
+    elif new_in.any() and new_out is not None and new_out.any():
         module.__class__ = CrossAttention
-    else:
-        return
-    module.separated(new_in.to(device), torch.as_tensor(new_out).to(device))
+        module.separated(new_in.to(device), new_out.to(device))
 
 
 class NeuralRejuvenation(Arm):
