@@ -9,11 +9,13 @@ its own, and the tests hold all of them to the same numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from .find.channels import Tap, Unfit
+from .find.nodes import Window
 
 A = TypeVar("A")
 Extent = tuple[int, int]
@@ -53,6 +55,17 @@ class Arrays(Protocol, Generic[A]):
 
     def positions(self, x: A) -> A:
         """A copy of (n, o, h, w) as (n, o, p), at most ``MOST_POSITIONS`` evenly spaced."""
+        ...
+
+    def picked(self, x: A, places: np.ndarray) -> A:
+        """A copy of (n, o, h, w) at some of the ``h w`` places, as (n, o, p)."""
+        ...
+
+    def patches(self, x: A, windows: Sequence[Window], kernel: Sequence[int], at: np.ndarray) -> A:
+        """What a kernel reads of (n, c, h, w) at the places ``at`` (2, p) of what it makes.
+
+        As (n, c * kernel + 1, p), the offsets of one channel side by side, and ones at the end.
+        """
         ...
 
     def gram(self, x: A, y: A, samples: np.ndarray) -> np.ndarray:
@@ -139,6 +152,20 @@ class NumpyArrays:
         x = x.reshape(*x.shape[:2], -1)
         chosen = evenly(x.shape[2])
         return np.array(x) if chosen is None else x.take(chosen, axis=2)
+
+    def picked(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+        return x.reshape(*x.shape[:2], -1).take(places, axis=2)
+
+    def patches(
+        self, x: np.ndarray, windows: Sequence[Window], kernel: Sequence[int], at: np.ndarray
+    ) -> np.ndarray:
+        x = np.pad(x, ((0, 0), (0, 0), *((w.before, w.after) for w in windows)))
+        spans = tuple((k - 1) * w.dilation + 1 for k, w in zip(kernel, windows, strict=True))
+        seen = np.lib.stride_tricks.sliding_window_view(x, spans, (2, 3))
+        (s, d), (t, e) = ((w.stride, w.dilation) for w in windows)
+        found = np.moveaxis(seen[:, :, ::s, ::t, ::d, ::e][:, :, at[0], at[1]], 2, -1)
+        found = found.reshape(len(x), -1, at.shape[1])
+        return np.concatenate([found, np.ones_like(found[:, :1])], axis=1)
 
     def gram(self, x: np.ndarray, y: np.ndarray, samples: np.ndarray) -> np.ndarray:
         a = x[samples].swapaxes(0, 1).reshape(x.shape[1], -1).astype(np.float64)

@@ -7,14 +7,16 @@ All groups change together, so that the number of runs does not grow with that o
 2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.least_squares`), and
    all changes at once (:mod:`.surgery`).
 3. Where one group changes, its consumers are refitted once more, to what they read now: two runs,
-   of the network before and after, side by side.
+   of the network before and after, side by side.  Where channels are removed, every product that
+   reads some is, one after the other (:mod:`.products`).
 4. One run for the statistics of all normalizations.  Each takes those of the batch meanwhile
    (:mod:`.batch_statistics`), so that none has to wait for those before it.
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
 
-That is 3 runs for each sample, 5 where one group changes; pseudo-classes and gradients of the loss
-take one more each.  Everything or nothing: a failure undoes all, in all processes.
+That is 3 runs for each sample, 5 where one group changes, or two parts of one more for each product
+that reads channels which were removed; pseudo-classes and gradients of the loss take one more each.
+Everything or nothing: a failure undoes all, in all processes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from .change.balance import balance_plan, scaled_members
 from .change.least_squares import SecondMoments, Sums, held_out, refit
 from .change.new_filters import filters_of
 from .change.normalizations import Correction, Statistics, touched_normalizations
+from .change.products import MOST_ROWS, ProductSums, fitted, products_of
 from .change.removal import Layout, compacted, removable
 from .change.surgery import restricted, transform
 from .collecting import with_pseudo_classes
@@ -335,9 +338,37 @@ class _Run:
                 found = unremovable(self.network, self.layout, self._freed, self.active)
                 self.refused |= found
                 self._put_back(list(found))
-        if len(self.active) == 1 and self.active[0].group in self._sums:
+        if self.layout is not None:
+            self._fit_products()
+        elif len(self.active) == 1 and self.active[0].group in self._sums:
             self._fit_beside(self.active[0])
         self._recalibrate()
+
+    def _fit_products(self) -> None:
+        """What reads channels of the plans, one product after the other, both networks beside."""
+        network, team = self.network, self.team
+        if self.data is None or self.recipe.outgoing != "least_squares":
+            return
+        plans = self.active
+        reading = {m.weight for plan in plans for m in plan.members if m.kind == "consumer"}
+        normalized = {n.tensor for n in self._moments.normalizations}
+        for product in products_of(network.graph, reading, normalized):
+            names = [name for name in (product.weight, product.bias) if name]
+            weights = self.edit.read(names)
+            sums = ProductSums(product, weights[product.weight].shape, network.arrays)
+            if sums.rows > MOST_ROWS:
+                continue
+            own = self._own_statistics()
+            with team.together():
+                for number, (first, inputs, n, _) in enumerate(self._read("least squares")):
+                    with self.edit.undone():
+                        network.run(inputs, by_tensor(sums.watch(n)))
+                    watch = by_tensor(sums.watch_changed(first, n))
+                    network.run(inputs, watch, statistics=own(number))
+            self.passes += 2
+            sums.share(team)
+            with team.together():
+                self.edit.write(fitted(sums, plans, weights))
 
     def _fit_beside(self, plan: GroupPlan) -> None:
         """The one plan refitted to what its consumers read now, both networks side by side."""
@@ -367,6 +398,8 @@ class _Run:
         names = [plan.group for plan in back]
         with self.team.together():
             self._put_back(names)
+        if self.layout is not None:
+            self._fit_products()
         self._recalibrate()
         return names
 

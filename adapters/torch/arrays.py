@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from ...graph.arrays import Extent, evenly, rows_of_a_sample, two_axes
 from ...graph.find.channels import Tap
+from ...graph.find.nodes import Window
 
 BLOCK = 2**20  # elements
 ROW_BY_ROW = frozenset({"cpu"})  # devices on which samples are added one by one
@@ -87,6 +89,21 @@ class TorchArrays:
         if chosen is None:
             return x.clone()
         return x.index_select(2, torch.as_tensor(chosen, device=x.device))
+
+    def picked(self, x: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+        return x.flatten(2).index_select(2, torch.as_tensor(places, device=x.device))
+
+    def patches(
+        self, x: torch.Tensor, windows: Sequence[Window], kernel: Sequence[int], at: np.ndarray
+    ) -> torch.Tensor:
+        rows, columns = windows
+        x = F.pad(x, (columns.before, columns.after, rows.before, rows.after))
+        for axis, (k, window) in enumerate(zip(kernel, windows, strict=True)):
+            x = x.unfold(2 + axis, (k - 1) * window.dilation + 1, window.stride)
+        i, j = torch.as_tensor(at, device=x.device)
+        found = x[..., :: rows.dilation, :: columns.dilation][:, :, i, j].movedim(2, -1)
+        found = found.flatten(1, 3)
+        return torch.cat([found, torch.ones_like(found[:, :1])], 1)
 
     def gram(self, x: torch.Tensor, y: torch.Tensor, samples: np.ndarray) -> np.ndarray:
         index = torch.as_tensor(samples, device=x.device)

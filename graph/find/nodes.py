@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,15 @@ class PerChannel:
     roles: tuple[str, ...]
 
 
+class Window(NamedTuple):
+    """Where along one axis a kernel reads: padding before and after, steps, gaps."""
+
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+
 @dataclass(frozen=True)
 class Contraction:
     """``output[out] = sum a[a_axes] * b[b_axes]``, axes named by strings as in ``einsum``.
@@ -75,6 +85,8 @@ class Contraction:
 
     With ``groups``, as of a convolution: the summed axis of ``a``, the axis of the output that only
     ``b`` makes, and the first axis of ``b`` consist of so many parts, and only equal parts meet.
+
+    ``windows`` say where the kernel of a convolution reads, axis by axis; None where not known.
     """
 
     inputs: tuple[str, str]
@@ -83,6 +95,7 @@ class Contraction:
     b_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
     groups: int = 1
+    windows: tuple[Window, ...] | None = None
 
     @property
     def summed(self) -> tuple[str, ...]:
@@ -281,6 +294,7 @@ class Graph:
         output: str,
         groups: int = 1,
         transposed: bool = False,
+        windows: tuple[Window, ...] | None = None,
     ) -> None:
         """Add ``output = conv(x, weight)``, ``x`` of shape ``(n, i, *spatial)``.
 
@@ -297,6 +311,7 @@ class Graph:
                 (*channels, *(f"k{k}" for k in rank)),
                 ("n", "o", *(f"y{k}" for k in rank)),
                 groups,
+                windows,
             )
         )
 

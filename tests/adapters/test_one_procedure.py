@@ -16,6 +16,7 @@ from rejuvenet.adapters.torch.arrays import TorchArrays  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from rejuvenet.graph.arrays import MOST_POSITIONS, NumpyArrays  # noqa: E402
 from rejuvenet.graph.find.channels import Tap  # noqa: E402
+from rejuvenet.graph.find.nodes import Window  # noqa: E402
 from torch import nn  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,3 +122,19 @@ def test_sums_of_tensors_are_those_of_arrays(shape):
         )  # fmt: skip
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_kernel_reads_makes_what_the_convolution_makes():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 3, 7, 9)).astype(np.float32)
+    weight = random.normal(size=(4, 3, 2, 3)).astype(np.float32)
+    windows = Window(2, 3, 1, 0), Window(1, 2, 0, 2)  # stride, dilation, padding
+    padded = nn.functional.pad(torch.from_numpy(x), (0, 2, 1, 0))
+    y = nn.functional.conv2d(padded, torch.from_numpy(weight), None, (2, 1), 0, (3, 2)).numpy()
+    places = np.array([3, 8, 19])
+    at = np.stack(np.unravel_index(places, y.shape[2:]))
+    for own, given in ((NumpyArrays(), x), (TorchArrays(), torch.from_numpy(x))):
+        read = own.to_numpy(own.patches(given, windows, (2, 3), at))
+        made = np.einsum("or,nrp->nop", weight.reshape(4, -1), read[:, :-1])
+        np.testing.assert_allclose(made, y.reshape(2, 4, -1)[:, :, places], atol=1e-5)
+        assert (read[:, -1] == 1).all()

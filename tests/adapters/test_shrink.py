@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnx_ir
 import pytest
 import torch
 from rejuvenet.adapters.onnx import latency_target, load
@@ -18,6 +19,7 @@ from rejuvenet.adapters.onnx.latency import Latency
 from rejuvenet.adapters.onnx.runner import Runner
 from rejuvenet.adapters.torch import reorganize, shrink
 from rejuvenet.graph import Recipe
+from rejuvenet.graph.find.nodes import Contraction
 from rejuvenet.graph.measure.cost import cost
 from rejuvenet.graph.measure.verdict import relative_change
 from rejuvenet.graph.plan.recipe import shrinking
@@ -153,8 +155,48 @@ def test_from_images_module_and_file_become_the_same(data, tmp_path):
     with torch.no_grad():
         expected = model(images).numpy()
     found = answers(smaller, {smaller.ir.graph.inputs[0].name: images[:2].numpy()})[0]
-    assert relative_change(expected[:2], found) < 1e-3  # sums in single precision
+    # The file takes two images at a time: others of them are held out.
+    assert relative_change(expected[:2], found) < 1e-2
     assert report.output_change == pytest.approx(of_file.output_change, rel=0.1)
+
+
+def test_what_reads_a_neighbour_takes_the_place_of_a_channel_that_is_moved_by_one(data, tmp_path):
+    """The second channel is the first one, moved: no weight of the first alone tells it."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        first.bias.zero_()
+        first.weight.zero_()
+        first.weight[0, 0, 1, 1] = first.weight[1, 0, 1, 0] = 1.0
+        second.weight[:, 1, :, ::2] = 0.0
+        second.weight[:, 0] *= 2.0
+    model = nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), nn.Linear(192, 5)).eval()
+    images = [(torch.nn.functional.pad(x[..., 1:-1], (1, 1)), y) for x, y in data]
+    path = export(model, images[0][0][:2], tmp_path / "model.onnx", "script, kept")
+    report = shrink(model, images, layers=["0"], ratio=0.5)
+    arrays = [(x.numpy(), y.numpy()) for x, y in images]
+    _, of_file = shrink_file(path, arrays, layers=["0"], ratio=0.5)
+    assert [group.removed for group in report.groups] == [1]
+    assert model[2].in_channels == 1
+    assert max(report.output_change, of_file.output_change) < 0.02
+
+
+def test_padding_that_the_sizes_say():
+    from onnx import TensorProto, helper
+
+    found = []
+    for rule in ("SAME_UPPER", "SAME_LOWER", "VALID"):
+        node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad=rule, strides=[2, 1])
+        graph = helper.make_graph(
+            [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 1, 8, 8))],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [helper.make_tensor("w", TensorProto.FLOAT, (2, 1, 3, 2), [1.0] * 12)],
+        )  # fmt: skip
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        model = load(onnx_ir.from_proto(proto))
+        (made,) = (n for n in model.graph.nodes if isinstance(n, Contraction))
+        found.append([(w.before, w.after) for w in made.windows])
+    assert found == [[(0, 1), (0, 1)], [(1, 0), (1, 0)], [(0, 0), (0, 0)]]
 
 
 @pytest.mark.parametrize("target", ["params", "flops"])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ....graph.find.composites import multiplied, parametrized
-from ....graph.find.nodes import Contraction, Elementwise, Freeze, Reduce, Transpose
+from ....graph.find.nodes import Contraction, Elementwise, Freeze, Reduce, Transpose, Window
 
 if TYPE_CHECKING:
     from ..structure import Call
@@ -32,7 +32,29 @@ def convolved(c: Call, weight: int, *parameters: tuple[int, str], output: str = 
     output = output or c.output()
     with parametrized(c.graph, 1, channel_parameters(c, *parameters), output) as y:
         transposed = "ConvTranspose" in c.op
-        c.graph.add_convolution(c.data(0), c.data(weight), y, c.attribute("group", 1), transposed)
+        windows = _windows(c) if c.op == "Conv" else None
+        c.graph.add_convolution(
+            c.data(0), c.data(weight), y, c.attribute("group", 1), transposed, windows
+        )
+
+
+def _windows(c: Call) -> tuple[Window, ...]:
+    """Where the kernel of a convolution reads."""
+    sizes, made = c.shape(c.data(0))[2:], c.shape(c.output())[2:]
+    kernel, rank = c.shape(c.data(1))[2:], len(sizes)
+    strides = c.attribute("strides", (1,) * rank)
+    dilations = c.attribute("dilations", (1,) * rank)
+    pads, rule = c.attribute("pads", (0,) * 2 * rank), c.attribute("auto_pad", "NOTSET")
+    found = []
+    for i, (stride, dilation) in enumerate(zip(strides, dilations, strict=True)):
+        before, after = pads[i], pads[rank + i]
+        if rule.startswith("SAME"):
+            span = (kernel[i] - 1) * dilation + 1
+            total = max((made[i] - 1) * stride + span - sizes[i], 0)
+            before = total // 2 if rule == "SAME_UPPER" else total - total // 2
+            after = total - before
+        found.append(Window(stride, dilation, before, after))
+    return tuple(found)
 
 
 def convolution(c: Call) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ....graph.find.composites import attended, multiplied, parametrized, taken
-from ....graph.find.nodes import Contraction, Elementwise, Graph
+from ....graph.find.nodes import Contraction, Elementwise, Graph, Window
 from .table import Value, rule
 
 
@@ -19,7 +19,14 @@ def _bias(bias: Value | None) -> list[tuple[str, str]]:
 def convolution(graph: Graph, out: Value, x: Value, weight: Value, bias: Value | None, *rest: Any):
     """``convolution(x, weight, bias, stride, padding, dilation, transposed, _, groups)``."""
     with parametrized(graph, 1, _bias(bias), out.name) as product:
-        graph.add_convolution(x.name, weight.name, product, rest[5], rest[3])
+        windows = None if rest[3] else _windows(len(x.shape) - 2, *rest[:3])
+        graph.add_convolution(x.name, weight.name, product, rest[5], rest[3], windows)
+
+
+def _windows(rank: int, *options: list[int]) -> tuple[Window, ...]:
+    """From stride, padding and dilation, of which one may be for all axes."""
+    each = (option * rank if len(option) == 1 else option for option in options)
+    return tuple(Window(s, d, p, p) for s, p, d in zip(*each, strict=True))
 
 
 @rule("mm", "bmm", "mv", "dot", "vdot")
