@@ -359,16 +359,17 @@ class _Run:
             if sums.rows > MOST_ROWS:
                 continue
             own = self._own_statistics()
-            with team.together():
+            try:
                 for number, (first, inputs, n, _) in enumerate(self._read("least squares")):
                     with self.edit.undone():
                         network.run(inputs, by_tensor(sums.watch(n)))
                     watch = by_tensor(sums.watch_changed(first, n))
                     network.run(inputs, watch, statistics=own(number))
+            except Unfit:  # what it reads is not of samples
+                continue
             self.passes += 2
             sums.share(team)
-            with team.together():
-                self.edit.write(fitted(sums, plans, weights))
+            self.edit.write(fitted(sums, plans, weights))
 
     def _fit_beside(self, plan: GroupPlan) -> None:
         """The one plan refitted to what its consumers read now, both networks side by side."""
