@@ -1,5 +1,6 @@
 """The README's blocks run as printed, beside the files that the demo leaves behind."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,8 @@ import rejuvenet
 from rejuvenet.adapters.command_line.app import app
 from typer.testing import CliRunner
 
-README = (Path(rejuvenet.__file__).parent / "README.md").read_text()
+ROOT = Path(rejuvenet.__file__).parent
+README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -31,10 +33,10 @@ def test_opens_with_the_two_commands():
 def test_shows_every_use():
     assert [line.split()[1] for line in commands()] == [
         "inspect",
-        "reorganize",
-        "compare",
         "shrink",
         "finetune",
+        "compare",
+        "reorganize",
         "rejuvenate",
     ]
     shown = "".join(blocks("python"))
@@ -49,7 +51,10 @@ def test_commands_run_as_printed(demo_run, monkeypatch):
         done = CliRunner().invoke(app, shlex.split(line)[1:])
         assert done.exit_code == 0, f"{line}\n{done.output}"
         assert done.stdout.strip(), line
-    assert (folder / "reorganized.html").read_text().startswith("<!doctype html>")
+    pages = [word for line in commands() for word in line.split() if word.endswith(".html")]
+    assert len(pages) == len(commands())
+    for page in pages:
+        assert "What to do next" in (folder / page).read_text()
     assert (folder / "finetuned.onnx").stat().st_size > 10_000
 
 
@@ -66,5 +71,17 @@ def test_python_runs_as_printed(demo_run, monkeypatch, capsys):
 
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_makefile_has_the_target(target):
-    makefile = (Path(rejuvenet.__file__).parent / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_figures_are_those_of_the_run():
+    """The table on top has the means and ranges of ``tutorials/results/digits_file.json``."""
+    runs = json.loads((ROOT / "tutorials/results/digits_file.json").read_text())["runs"]
+    for name, file in (("half", 0), ("half", 1), ("half_trained", 1)):
+        shares = [100 * run[name]["accuracy"][file] for run in runs]
+        low, high = min(shares), max(shares)
+        said = f"{sum(shares) / len(shares):.1f} % ({low:.1f} to {high:.1f})"
+        assert said in README.replace("**", "")
+        costs = [run[name]["files"][file]["cost"] for run in runs]
+        assert all(f"{value:,}" in README for cost in costs for value in cost.values())

@@ -15,6 +15,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,24 @@ def export(module: nn.Module, path: Path) -> None:
         program.save(beside)
 
 
+def write_images(folder: Path) -> tuple[Batches, Batches]:
+    """Write ``digits_train.npz`` and ``digits_test.npz`` into ``folder``; both as batches."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: digits(name) for name in ("train", "test")}
+    for name, part in parts.items():
+        with written_beside(folder / f"digits_{name}.npz") as beside:
+            np.savez_compressed(beside, x=part.x, y=part.labels)
+    return Batches(parts["train"], 32), Batches(parts["test"], TEST_IMAGES)
+
+
+def trained(train: Batches, epochs: int, seed: int) -> nn.Module:
+    """A :class:`DigitsNet` that has learned the digits."""
+    torch.manual_seed(seed)
+    module: nn.Module = DigitsNet()
+    _train(module, train, epochs, lr=3e-3, seed=seed)
+    return module
+
+
 def run_demo(
     folder: str | Path,
     epochs: int = 10,
@@ -145,21 +164,13 @@ def _one_thread() -> Iterator[None]:
 
 def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> dict[str, Any]:
     began = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: digits(name) for name in ("train", "test")}
-    for name, part in parts.items():
-        with written_beside(folder / f"digits_{name}.npz") as beside:
-            np.savez_compressed(beside, x=part.x, y=part.labels)
-    train, test = Batches(parts["train"], 32), Batches(parts["test"], TEST_IMAGES)
-    calibration = Batches(parts["train"], 256)
+    train, test = write_images(folder)
+    calibration = replace(train, batch_size=256)
     results = Results(folder, test)
 
-    say(f"Training on {len(parts['train'].labels)} digits for {epochs} epochs ...")
-    torch.manual_seed(seed)
-    module: nn.Module = DigitsNet()
-    _train(module, train, epochs, lr=3e-3, seed=seed)
+    say(f"Training on {len(train.rows)} digits for {epochs} epochs ...")
     original = results.path("original")
-    export(module, original)
+    export(trained(train, epochs, seed), original)
     results.measure("original", "original", f"{epochs} epochs")
 
     say(f"Working on {original}: groups, class-representative activations, map, plan ...")
@@ -200,10 +211,9 @@ def _run(folder: Path, epochs: int, seed: int, say: Callable[[Any], None]) -> di
     changed, report = made["preserving"]
     groups = [loaded.group(line.group) for line in report.groups]
     finished = onnx_adapter.load(results.path("preserving_finetuned"))
-    before, after, trained = (
+    means = tuple(
         onnx_adapter.collect(model, calibration, groups) for model in (loaded, changed, finished)
     )
-    means = before, after, trained
     html = folder / "report.html"
     title = f"Accuracy on {TEST_IMAGES} test images"
     call = f"rejuvenet demo --output {shlex.quote(str(folder))} --epochs {epochs} --seed {seed}"

@@ -57,7 +57,7 @@ def evaluated(
     found = compare(str(model), str(output), images, progress).to_dict()
     n = found["images"]
     if test is not None:
-        return found, f"{n} test images"
+        return found, f"{n:,} test images"
     if held:
-        return found, f"{n} images that no refit used"
-    return found, f"the {n} images that it was fitted to"
+        return found, f"{n:,} images that no refit used"
+    return found, f"the {n:,} images that it was fitted to"

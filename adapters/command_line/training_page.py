@@ -45,16 +45,22 @@ def write_finetuning_page(
     what = "test images"
     if test is None:
         test = split(batches, call.settings["held-out"], call.settings["seed"], None)[1]
-        what = "held-out images, which chose the epoch,"
+        what = "held-out images that chose the epoch"
     if test is None:
         test, what = batches, "images that it was trained on"
-    figures = compare(str(model), str(output), test, progress("images", quiet)).to_dict()
+    teacher, watched = call.settings.get("teacher"), progress("images", quiet)
+    figures = compare(str(model), str(output), test, watched).to_dict()
+    beside = [
+        compare(str(teacher), str(file), test, watched).to_dict()
+        for file in ((model, output) if teacher is not None else ())
+    ]
     loaded = load(model)
     page = finetuning_page(
         call,
         result.to_dict(),
         figures,
-        f"{figures['images']} {what}",
+        beside,
+        f"{figures['images']:,} {what}",
         both_panels(loaded, load(output), batches, ("Before", "Fine-tuned")),
         picture_of(loaded, str(model)),
         versions(),

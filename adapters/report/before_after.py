@@ -12,10 +12,16 @@ from .page import Page, Tone, percent, points
 from .shares import Share, add_classes, add_shares
 
 Figures = Mapping[str, Any]
+FASTER = 0.95  # of the time; what is nearer may be the clock
 
 
 def add_comparison(
-    page: Page, names: Sequence[str], figures: Figures, images: str, reorganized: bool = True
+    page: Page,
+    names: Sequence[str],
+    figures: Figures,
+    images: str,
+    reorganized: bool = True,
+    others: Sequence[tuple[str, Share, str]] = (),
 ) -> None:
     """Add every section that there are figures for.
 
@@ -30,11 +36,13 @@ def add_comparison(
         Which images these are, as ``"540 images of test.npz"``.
     reorganized : bool
         Whether channels may have changed, so that the cost is worth a table.
+    others : sequence of (name, share, remark)
+        Accuracies of other files, to be shown beside.
     """
     if figures["accuracy"]:
         pairs = zip(names, figures["accuracy"], figures["intervals"], strict=True)
         rows = [(name, Share(value, ends), "") for name, value, ends in pairs]
-        add_shares(page, "Accuracy", rows, f"On {images}.")
+        add_shares(page, "Accuracy", [*others, *rows], f"On {images}.")
         add_classes(page, names, figures["classes"])
     if reorganized:
         add_cost(page, names, figures["files"])

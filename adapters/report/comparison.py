@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .before_after import accuracy_card, add_comparison, cost_cards, gain
+from .before_after import FASTER, accuracy_card, add_comparison, cost_cards, gain
 from .network.section import add_network
 from .page import Page, Step, Tone, percent
 from .reorganization import Pictures, add_pictures
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .network.picture import Picture
 
 MOST_WEIGHTS = 20
-FASTER = 0.95  # of the time; less may be the clock
 
 
 def comparison_page(
@@ -41,7 +40,7 @@ def comparison_page(
     """
     names = str(call.settings["first"]), str(call.settings["second"])
     page = Page(" and ".join(names), "Two files on the same images")
-    images = f"{figures['images']} images of {call.settings['data']}"
+    images = f"{figures['images']:,} images of {call.settings['data']}"
     said, tone = gain(figures, images, names)
     cards = [*accuracy_card(figures, f"of {names[0]}"), *cost_cards(figures["files"], "first")]
     page.lead(said, tone, cards, _steps(call, figures, tone, names))

@@ -42,7 +42,7 @@ def curves(values: Mapping[str, Sequence[float | None]], first: str, last: str) 
     spread = np.ptp(known)
     step = next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if spread <= 6 * s), 0.2)
     low, high = step * np.floor(min(known) / step), step * np.ceil(max(known) / step)
-    high = max(high, low + step)
+    low = min(low, high - step)
     longest = max(map(len, values.values()))
 
     def height(share: float) -> float:

@@ -53,7 +53,7 @@ def rejuvenation_page(
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Rejuvenated: {output}", f"from {model}")
     shares, n = result["accuracy"], result["evaluated"]
-    images = f"{n} images set apart"
+    images = f"{n:,} images set apart"
     cards = [("accuracy", percent(shares["rejuvenated"]), f"rejuvenated, on {images}")]
     cards += [
         (name, percent(shares[name]), STATES[name])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .activations import Panel, add_activations
-from .before_after import accuracy_card, add_comparison, cost_cards, gain
+from .before_after import FASTER, accuracy_card, add_comparison, cost_cards, gain
 from .network.section import add_network
 from .page import Page, Step, Tone, percent
 
@@ -134,7 +134,7 @@ def _verdict(
     if kind == "Arranged":
         moved = sum(line["moved"] for line in report["groups"])
         change = report["output_change"]
-        same = "" if change is None else f" The outputs are the same (to {change:.1e})."
+        same = "" if change is None else f" The outputs are the same up to rounding, {change:.1e}."
         return f"{moved:,} channels were put in order.{same}", "same"
     if kind == "Shrunk":
         before, after = report["cost_before"], report["cost"]
@@ -179,7 +179,7 @@ def _steps(
     model, output = str(call.settings["model"]), str(call.settings["output"])
     stem = output.removesuffix(".onnx")
     if kind == "Arranged":
-        html = f"{stem}.html"
+        html = f"{stem}.groups.html"
         return [
             (
                 "See how much of its capacity each group uses:",
@@ -191,13 +191,23 @@ def _steps(
         "--html", f"{stem}.finetuned.html",
     )  # fmt: skip
     if kind == "Shrunk":
-        lost = tone == "worse" or (comparison and not comparison["accuracy"])
+        unsure = comparison is None or (not comparison["accuracy"] and comparison["top1"] != 1)
+        lost = tone == "worse" or unsure
         first = "Win back what was lost: train it, with the original as its teacher."
         if not lost:
             first = "Use it as it is; or train it, with the original as its teacher."
         more = call.command("shrink", output, "-o", f"{stem}.smaller.onnx", "--html",
                             f"{stem}.smaller.html")  # fmt: skip
-        return [(first, train), ("Remove more, after training or at once:", more)]
+        steps = [(first, train), ("Remove more, after training or at once:", more)]
+        if comparison is not None:
+            a, b = (file["latency"]["milliseconds"] for file in comparison["files"])
+            timed = call.command(
+                "shrink", model, "--target-latency", "0.7", "-o", f"{stem}.faster.onnx",
+                "--html", f"{stem}.faster.html",
+            )  # fmt: skip
+            said = "It is hardly faster on this machine. Let the clock choose the channels:"
+            steps += [(said, timed)] if b > FASTER * a else []
+        return steps
     both = call.command(
         "rejuvenate", model, "-o", f"{stem}.rejuvenated.onnx", "--html", f"{stem}.rejuvenated.html"
     )

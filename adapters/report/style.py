@@ -30,7 +30,7 @@ section > p { margin: 0 0 14px; color: var(--soft); max-width: 80ch; }
 .lead li + li { margin-top: 12px; }
 .lead li p, details p, .again p { margin: 0 0 6px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; }
-.card { border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px;
+.card { border: 1px solid var(--line); border-radius: 10px; max-width: 460px; padding: 12px 16px;
   display: flex; flex-direction: column; }
 .card .name, .card .remark { color: var(--soft); font-size: 13px; }
 .card .value { font-size: 25px; font-weight: 650; font-variant-numeric: tabular-nums; }

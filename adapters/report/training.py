@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .before_after import accuracy_card, add_comparison, gain
@@ -10,6 +10,7 @@ from .curves import STYLE, curves
 from .network.section import add_network
 from .page import Page, Step, Tone, percent
 from .reorganization import Pictures, add_pictures
+from .shares import Share
 
 if TYPE_CHECKING:
     from ..command_line.invocation import Invocation
@@ -20,6 +21,7 @@ def finetuning_page(
     call: Invocation,
     result: Mapping[str, Any],
     comparison: Mapping[str, Any],
+    beside: Sequence[Mapping[str, Any]],
     images: str,
     pictures: Pictures,
     network: Picture,
@@ -35,6 +37,8 @@ def finetuning_page(
         Of :class:`rejuvenet.adapters.finetune.finetuning.Result`.
     comparison : dict
         Of the files before and after.
+    beside : sequence of dict
+        The teacher compared with both; empty where there was none.
     images : str
         Which images those figures are of.
     pictures : mapping of group name to (panels, classes)
@@ -44,6 +48,14 @@ def finetuning_page(
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Fine-tuned: {output}", f"from {model}")
     verdict, tone = gain(comparison, images)
+    agreed = [figures["top1"] for figures in beside if figures["top1"] is not None]
+    if len(agreed) == 2 and not comparison["accuracy"]:
+        before, after = agreed
+        verdict = (
+            f"On {images} it names the same class first as its teacher for {percent(after)}, "
+            f"{percent(before)} before."
+        )
+        tone = "better" if after > before else "same"
     best = result["trained"]["best"]
     counts = result["images"]
     cards: list[tuple[str, object, str]] = [
@@ -52,7 +64,14 @@ def finetuning_page(
         ("images", counts["training"], f"trained on, {counts['held-out']} held out"),
     ]
     page.lead(f"{verdict} {result['verdict']}", tone, cards, _steps(call, tone, best))
-    add_comparison(page, (model, output), comparison, images, reorganized=False)
+    others = []
+    if beside and beside[0]["accuracy"]:
+        share = Share(beside[0]["accuracy"][0], beside[0]["intervals"][0])
+        others = [(str(call.settings["teacher"]), share, "teacher")]
+    add_comparison(page, (model, output), comparison, images, False, others)
+    if len(agreed) == 2:
+        rows = [(name, percent(s)) for name, s in zip((model, output), agreed, strict=True)]
+        page.table("Beside the teacher", ["file", "same first class"], rows, f"On {images}.")
     add_epochs(page, {"training": result["trained"]})
     add_pictures(page, pictures)
     add_network(page, network)

@@ -128,7 +128,10 @@ class Picture:
         colors = group_colors(stages, _neighbors(self.units))
         shown = [changed is None or group.name in changed for group in groups]
         self.colors = [c if kept else GREY for c, kept in zip(colors, shown, strict=True)]
-        found = {s: c for s, c, kept in zip(stages, colors, shown, strict=True) if kept}
+        found: dict[int, str] = {}
+        for stage, color, kept in zip(stages, colors, shown, strict=True):
+            if kept:
+                found.setdefault(stage, color)
         self.stages = [(color, names[stage]) for stage, color in sorted(found.items())]
         self.shapes = {weight: graph.shapes[tensor] for tensor, weight in graph.weights.items()}
         self.marks = self._marks(linked=False)
@@ -161,7 +164,7 @@ class Picture:
         parts = []
         for number, (left, width, height) in enumerate(layout.columns):
             patterns = "" if number else f"<defs>{self.marks.hatches()}</defs>"
-            box = f"{num(left - 2)} 0 {num(width + 4)} {num(height)}"
+            box = f"{num(left - 2)} 0 {num(width + 4)} {num(height + 2)}"
             named = f"{self.title}, part {number + 1} of {len(layout.columns)}"
             parts.append(
                 f'<svg class="net" role="group" viewBox="{box}" aria-label="{text(named)}" '
