@@ -46,7 +46,7 @@ def save_changes(original: OnnxModel, changed: OnnxModel, path: str | os.PathLik
     ValueError
         A shape changed, or an array has a type that safetensors does not have.
     OSError
-        As :func:`rejuvenet.files.written_beside`.
+        What the file system says; nothing is then written.
     """
     held = dict(_arrays(changed))
     found: dict[str, np.ndarray] = {}
