@@ -248,7 +248,7 @@ def main() -> None:
         for network, number, own in study.expected_hours(left):
             hours += own
             print(f"  {network}: {number} runs, {own:.2f} hours", flush=True)
-        print(f"{hours:.1f} hours expected on {options.device}", flush=True)
+        print(f"{hours:.2f} hours expected on {options.device}", flush=True)
         for cell in () if options.hours else left:
             result = study.run(cell)
             print(f"{cell.name}: {result['top1']:.2%} (top 5 {result['top5']:.2%}), "
