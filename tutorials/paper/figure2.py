@@ -7,8 +7,8 @@ Run as::
 
 The weights are those that ``experiments.py --keep`` writes of a run of plain training; networks of
 ImageNet have published ones.  The block is reorganized once, and the network is trained for some
-epochs at the last rate of its protocol.  The library makes the page, as it does for
-``rejuvenet reorganize``.
+epochs at the last rate of its protocol.  The picture is the library's, as on the pages of the
+command line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from arms import RECIPES, Arm, Run  # noqa: E402
 from experiments import Study  # noqa: E402
 from networks import NETWORKS  # noqa: E402
 from protocols import PROTOCOLS  # noqa: E402
-from rejuvenet.adapters.report.reorganization import report_page  # noqa: E402
+from rejuvenet.adapters.report.activations import add_activations, group_panels  # noqa: E402
+from rejuvenet.adapters.report.page import Page  # noqa: E402
+from rejuvenet.adapters.report.reorganization import add_groups  # noqa: E402
 from rejuvenet.adapters.torch import collect, reorganize, trace  # noqa: E402
 from rejuvenet.graph import ClassMeans, Report  # noqa: E402
 from training import Training, deterministic  # noqa: E402
@@ -64,6 +66,18 @@ class Once(Arm):
         groups = [self.traced.group(layer) for layer in self.layers]
         self.states.append(collect(self.traced, self.batches, groups))
 
+    def page(self, title: str) -> str:
+        """All states of every group, one below the other."""
+        page = Page("Class-representative activations", title)
+        before, after, trained = self.states
+        assert self.report.plan is not None
+        for plan in self.report.plan.groups:
+            means = before[plan.group]
+            panels = group_panels(means, after[plan.group], plan.new, trained[plan.group])
+            add_activations(page, plan.group, panels, means.classes)
+        add_groups(page, self.report.to_dict())
+        return str(page)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,8 +110,7 @@ def main() -> None:
         training.model.load_state_dict(weights)
     training.run()
     arm.look()
-    title = f"{network.title}, {options.block}"
-    options.output.write_text(report_page(title, arm.report, *arm.states))
+    options.output.write_text(arm.page(f"{network.title}, {options.block}"))
     print(arm.report)
 
 
