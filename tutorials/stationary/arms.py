@@ -1,0 +1,138 @@
+"""Arms: what happens between two stages of a training whose data stay."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from cases import Case, Labelled, network
+from rejuvenet.adapters.torch import Reorganizer, WarmUp
+from rejuvenet.graph import Recipe
+from torch import nn
+
+DECAYS = (0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass
+class Arm:
+    """Plain training, with the same restarts as in every other arm."""
+
+    decay: float = 0.0  # AdamW's weight decay; nan stands for the case's tuned one
+
+    def weight_decay(self, case: Case) -> float:
+        return case.tuned if math.isnan(self.decay) else self.decay
+
+    def event(
+        self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
+        seed: int,
+    ) -> int:  # fmt: skip
+        """Changes the model, given some of the last stage's data; returns the freed channels."""
+        return 0
+
+
+@dataclass
+class Fresh(Arm):
+    """``theta <- keep theta + draw fresh``, with ``fresh`` the weights of a new network.
+
+    Shrink and perturb (Ash and Adams 2020) where both are small; where ``keep`` is 0 and ``draw``
+    1, a reset, of all layers or of those whose names begin with one of ``layers``: later-layer
+    forgetting (Zhou et al. 2022).
+    """
+
+    keep: float = 0.0
+    draw: float = 1.0
+    layers: tuple[str, ...] = ("",)
+
+    def event(
+        self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
+        seed: int,
+    ) -> int:  # fmt: skip
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            fresh = network().state_dict()
+            for name, value in model.state_dict().items():
+                if name.startswith(self.layers):
+                    value.mul_(self.keep).add_(fresh[name], alpha=self.draw)
+        return 0
+
+
+@dataclass
+class Reorganized(Arm):
+    """Channels are freed by a recipe in all hidden layers, and drawn again.
+
+    For a share ``absent`` of the stage they stay out of the network (RePr); ``head`` draws the
+    layer of the scores again.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe.preserving)
+    absent: float = 0.0
+    head: bool = False
+
+    def event(
+        self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
+        seed: int,
+    ) -> int:  # fmt: skip
+        warmup = WarmUp(steps=0, wait=round(self.absent * case.steps)) if self.absent else None
+        reorganizer = Reorganizer(
+            model, optimizer, [data], layers="all", every=1, recipe=self.recipe, seed=seed,
+            warmup=warmup,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "nothing was freed")
+            report = reorganizer.step(0)
+        if self.head:
+            Fresh(layers=("9.",)).event(case, model, optimizer, data, seed)
+        return sum(group.new for group in report.groups)
+
+
+def freeing(ratio: Any, method: str = "sofm", **options: Any) -> dict[str, Any]:
+    """Options of :class:`Reorganized` with the recipe that keeps the function."""
+    return {"recipe": Recipe.preserving(ratio=ratio, method=method, optimizer="reset"), **options}
+
+
+# Few of the early channels, most of the later ones; and a new head.
+GRADED = {"0.*": 0.9, "2.*": 0.7, "4.*": 0.4, "7.*": 0.1}
+
+ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
+    # name: (title, kind, what differs from its defaults)
+    "plain": ("plain", Arm, {}),
+    "tuned-decay": ("tuned weight decay", Arm, {"decay": float("nan")}),
+    "shrink-perturb": ("shrink and perturb", Fresh, {"keep": 0.6, "draw": 0.1}),
+    "later-layers": ("later-layer forgetting", Fresh, {"layers": ("4.", "7.", "9.")}),
+    "reset": ("full reset", Fresh, {}),
+    "random-0.8": ("random channels, 0.8", Reorganized, freeing(0.8, "random")),
+    "random-0.5": ("random channels, 0.5", Reorganized, freeing(0.5, "random")),
+    "random-graded": (
+        "random channels, graded, new head", Reorganized, freeing(GRADED, "random", head=True),
+    ),
+    "repr": (
+        "RePr, 0.7, absent for half a stage", Reorganized,
+        {"recipe": Recipe.comparison("repr", ratio=0.7, optimizer="reset"), "absent": 0.5},
+    ),
+    "ours-redundant": ('ours, "redundant"', Reorganized, freeing("redundant")),
+    "ours-0.8": ("ours, 0.8", Reorganized, freeing(0.8)),
+    "ours-0.5": ("ours, 0.5", Reorganized, freeing(0.5)),
+    "ours-graded": ("ours, graded, new head", Reorganized, freeing(GRADED, head=True)),
+    **{f"decay-{d:g}": (f"weight decay {d:g}", Arm, {"decay": d}) for d in DECAYS},
+}  # fmt: skip
+
+# What is not compared: the grid from which the tuned weight decay comes.
+COMPARED = [name for name in ARMS if not name.startswith("decay-")]
+
+
+def make(name: str) -> Arm:
+    """The arm of that name."""
+    _, kind, options = ARMS[name]
+    return kind(**options)
+
+
+def settings(arm: Arm) -> Iterator[tuple[str, Any]]:
+    """What decides an arm beside its weight decay, ready for JSON."""
+    for name in arm.__dataclass_fields__:
+        value = getattr(arm, name)
+        if name != "decay":
+            yield name, value.to_dict() if isinstance(value, Recipe) else value

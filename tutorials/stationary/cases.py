@@ -1,0 +1,124 @@
+"""Cases: data that stay, or only grow, trained in five stages with a network made to memorize.
+
+CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16; the 2,000 test images
+of these classes are never trained on.  Every stage is 75 steps of AdamW on batches of 128, with
+a new optimizer and a rate that falls along a cosine.  The network has no normalization.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cifar100
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CLASSES = 20
+
+Labelled = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, on what, and for how long.
+
+    Attributes
+    ----------
+    title : str
+    stages : callable
+        From training data and seed to the data of each stage.
+    tuned : float
+        AdamW's weight decay that :data:`arms.DECAYS` was best at on seeds from 100 on, which the
+        comparison does not use (nan where that has not been run).
+    augment : bool
+        Random flips and crops.
+    steps, batch, rate
+        Steps of a stage, images of a step, and learning rate at the start of a stage.
+    """
+
+    title: str
+    stages: Callable[[Labelled, int], list[Labelled]]
+    tuned: float = float("nan")
+    augment: bool = False
+    steps: int = 75
+    batch: int = 128
+    rate: float = 3e-3
+
+
+@functools.cache
+def images(root: Path, split: str) -> Labelled:
+    """Images ``(n, 3, 16, 16)``, normalized, and labels."""
+    x, y = cifar100.load(str(root / "cifar100"), split, CLASSES)
+    return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
+
+
+def network() -> nn.Sequential:
+    """Three convolutions with stride 2 and a hidden linear layer, by PyTorch's defaults.
+
+    The hidden groups of channels are those of layers 0, 2, 4 and 7; layer 9 makes the scores.
+    """
+    layers: list[nn.Module] = []
+    for n_in, n_out in ((3, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(n_in, n_out, 3, 2, 1), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, CLASSES)]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def chosen(train: Labelled, seed: int, per_class: int) -> Labelled:
+    """So many images of each class, drawn by the seed, classes taking turns."""
+    x, y = train
+    generator = torch.Generator().manual_seed(seed)
+    of_each = [torch.where(y == label)[0] for label in range(CLASSES)]
+    shuffled = [rows[torch.randperm(len(rows), generator=generator)] for rows in of_each]
+    rows = torch.stack([rows[:per_class] for rows in shuffled], 1).flatten()
+    return x[rows].contiguous(memory_format=torch.channels_last), y[rows]
+
+
+def same(
+    train: Labelled, seed: int, per_class: int, n: int = 5, noise: float = 0.0
+) -> list[Labelled]:
+    """The same images in every stage; a share ``noise`` of the labels is drawn at random.
+
+    Symmetric noise: a label that is drawn may be the right one.
+    """
+    x, y = chosen(train, seed, per_class)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(CLASSES, (len(y),), generator=generator)
+    noisy = torch.rand(len(y), generator=generator) < noise
+    return [(x, torch.where(noisy, drawn, y))] * n
+
+
+def growing(train: Labelled, seed: int, per_class: int, n: int = 5) -> list[Labelled]:
+    """``n`` equal chunks of the data; stage ``k`` has the first ``k`` of them."""
+    x, y = chosen(train, seed, per_class)
+    ends = [len(y) * k // n for k in range(1, n + 1)]
+    return [(x[:end], y[:end]) for end in ends]
+
+
+CASES = {
+    "noise": Case(
+        "40 % of the labels at random, 50 images a class",
+        functools.partial(same, per_class=50, noise=0.4),
+    ),
+    # Ash and Adams (2020), "On warm-starting neural network training".
+    "growing": Case(
+        "Growing data: 10 to 50 images a class in five chunks, warm starts",
+        functools.partial(growing, per_class=50),
+    ),
+    "memorizing": Case(
+        "Memorizing, no augmentation: 50 images a class", functools.partial(same, per_class=50)
+    ),
+    "few-25": Case(
+        "25 images a class, augmented", functools.partial(same, per_class=25), augment=True
+    ),
+    "few-50": Case(
+        "50 images a class, augmented", functools.partial(same, per_class=50), augment=True
+    ),
+    "few-100": Case(
+        "100 images a class, augmented", functools.partial(same, per_class=100), augment=True
+    ),
+}
