@@ -102,7 +102,7 @@ def growing(train: Labelled, seed: int, per_class: int, n: int = 5) -> list[Labe
 CASES = {
     "noise": Case(
         "40 % of the labels at random, 50 images a class",
-        functools.partial(same, per_class=50, noise=0.4),
+        functools.partial(same, per_class=50, noise=0.4), tuned=3.0,
     ),
     # Ash and Adams (2020), "On warm-starting neural network training".
     "growing": Case(
