@@ -107,7 +107,7 @@ CASES = {
     # Ash and Adams (2020), "On warm-starting neural network training".
     "growing": Case(
         "Growing data: 10 to 50 images a class in five chunks, warm starts",
-        functools.partial(growing, per_class=50),
+        functools.partial(growing, per_class=50), tuned=3.0,
     ),
     "memorizing": Case(
         "Memorizing, no augmentation: 50 images a class", functools.partial(same, per_class=50)
