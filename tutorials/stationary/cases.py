@@ -102,12 +102,14 @@ def growing(train: Labelled, seed: int, per_class: int, n: int = 5) -> list[Labe
 CASES = {
     "noise": Case(
         "40 % of the labels at random, 50 images a class",
-        functools.partial(same, per_class=50, noise=0.4), tuned=3.0,
+        functools.partial(same, per_class=50, noise=0.4),
+        tuned=3.0,
     ),
     # Ash and Adams (2020), "On warm-starting neural network training".
     "growing": Case(
         "Growing data: 10 to 50 images a class in five chunks, warm starts",
-        functools.partial(growing, per_class=50), tuned=3.0,
+        functools.partial(growing, per_class=50),
+        tuned=3.0,
     ),
     "memorizing": Case(
         "Memorizing, no augmentation: 50 images a class", functools.partial(same, per_class=50)

@@ -1,0 +1,141 @@
+"""``tutorials/stationary``: every arm on a few images of noise, and the page of its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+FOLDER = Path(__file__).parents[2] / "tutorials" / "stationary"
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The runner; its modules have plain names, so they leave with the fixture."""
+    path, modules = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import study
+
+        yield study
+    finally:
+        sys.path[:] = path
+        ours = {"study", "cases", "arms", "table", "paired", "run_files", "cifar100"}
+        for name in ours - modules:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Fifty images of noise for each of the classes."""
+    x = torch.randn(1000, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return {"train": (x, torch.arange(1000) % 20), "test": (x[:100], torch.arange(100) % 20)}
+
+
+FREED = {
+    # Of 16, 32, 64 and 128 channels; ours frees more where fewer respond differently.
+    "random-0.8": 48, "ours-0.8": 48, "random-graded": 165, "ours-graded": 165, "repr": 72,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*samples give")
+def test_every_arm_runs_and_frees_its_share(study, data, tmp_path):
+    two = functools.partial(study.cases.same, per_class=50, n=2)
+    case = dataclasses.replace(study.cases.CASES["noise"], stages=two, steps=4, tuned=1.0)
+    first = set()
+    for arm in study.arms.COMPARED:
+        if arm.endswith("0.5"):
+            continue  # as with 0.8
+        result = study.run("noise", case, arm, 0, data)
+        assert len(result["test"]) == len(result["train"]) == 2
+        (event,) = result["events"]
+        share = FREED.get(arm, 0)
+        assert event["freed"] >= share if arm.startswith("ours") else event["freed"] == share, arm
+        if arm != "tuned-decay":
+            first.add((result["test"][0], result["train"][0]))
+        study.save(result, tmp_path / f"noise-{arm}-0.json")
+    assert len(first) == 1, "until their first event arms see the same weights and batches"
+
+    import table
+
+    table.write(tmp_path, tmp_path)
+    assert "| RePr, 0.7, absent for half a stage | 1 |" in (tmp_path / "README.md").read_text()
+
+
+def test_stages_of_the_cases(study, data):
+    cases = study.cases.CASES
+    (x, noisy), *others = cases["noise"].stages(data["train"], 0)
+    assert all(torch.equal(y, noisy) for _, y in others)
+    clean = cases["memorizing"].stages(data["train"], 0)[0]
+    assert torch.equal(clean[0], x)  # the same images, of which 40 % * 19 / 20 are labelled wrong
+    assert (clean[1] != noisy).float().mean() == pytest.approx(0.38, abs=0.04)
+    grown = cases["growing"].stages(data["train"], 0)
+    assert [len(y) for _, y in grown] == [200, 400, 600, 800, 1000]
+    assert torch.equal(grown[0][0], grown[4][0][:200])
+    assert grown[0][1].bincount().tolist() == [10] * 20
+
+
+def test_what_is_drawn_anew(study, data):
+    """A share of a new network is added, in the last layers only where these are forgotten."""
+    case = study.cases.CASES["noise"]
+    torch.manual_seed(1)
+    drawn = study.cases.network().state_dict()
+    for arm, keep, draw in (("reset", 0, 1), ("shrink-perturb", 0.6, 0.1), ("later-layers", 0, 1)):
+        model = study.cases.network()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        study.arms.make(arm).event(case, model, None, data["train"], 1)
+        for name, value in model.state_dict().items():
+            early = arm == "later-layers" and name[0] in "02"
+            expected = before[name] if early else keep * before[name] + draw * drawn[name]
+            torch.testing.assert_close(value, expected)
+
+
+def test_freed_channels_stay_absent_for_half_a_stage(study, data):
+    """RePr: outgoing weights of new channels are zero, and no step moves them until then."""
+    case = dataclasses.replace(study.cases.CASES["memorizing"], steps=4)
+    torch.manual_seed(0)
+    model = study.cases.network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    study.arms.make("repr").event(case, model, optimizer, data["train"], 0)
+    zero = [(layer.weight == 0).flatten(2).all(2) if layer.weight.ndim == 4 else layer.weight == 0
+            for layer in (model[2], model[4])]  # fmt: skip
+    absent = [places.all(0).sum() for places in zero]
+    assert absent == [5, 10]  # 30 % of 16 and of 32 channels
+    for step, still in enumerate((True, True, False)):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(data["train"][0]), data["train"][1]).backward()
+        optimizer.step()
+        silent = [bool((model[i].weight.transpose(0, 1)[places.all(0)] == 0).all())
+                  for i, places in zip((2, 4), zero, strict=True)]  # fmt: skip
+        assert silent == [still, still], step
+
+
+def test_the_page_is_that_of_the_committed_runs(study, tmp_path):
+    import table
+
+    table.write(study.RUNS, tmp_path)
+    written = (FOLDER / "README.md").read_text()
+    assert (tmp_path / "README.md").read_text() == written, "run tutorials/stationary/table.py"
+
+
+def test_runs_that_exist_are_not_repeated(study, data, tmp_path, monkeypatch, capsys):
+    tiny = {"noise": dataclasses.replace(study.cases.CASES["noise"], steps=2)}
+    monkeypatch.setattr(study.cases, "CASES", tiny)
+    monkeypatch.setattr(study.cases, "images", lambda _, split: data[split])
+    command = ["study.py", "--output", str(tmp_path), "--seeds", "0:1", "--arms"]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        for arms in (["plain"], ["plain", "reset"], ["plain", "reset"]):
+            monkeypatch.setattr(sys, "argv", [*command, *arms])
+            study.main()
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["noise-plain-0", "noise-reset-0"]
+    assert json.loads((tmp_path / "noise-reset-0.json").read_text())["settings"]["keep"] == 0
