@@ -29,6 +29,7 @@ import numpy as np
 from ..arrays import Arrays
 from ..find.channels import Tap
 from ..find.nodes import Contraction, Graph, PerChannel, Transpose, Window, input_names
+from ..find.samples import sample_axes
 from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
@@ -98,7 +99,7 @@ def products_of(
             for name in names:
                 if name in stored:
                     uses[stored[name][0]] = uses.get(stored[name][0], 0) + 1
-    found = []
+    found, samples = [], sample_axes(graph)
     for node in graph.nodes:
         if isinstance(node, Contraction) and node.groups == 1:
             a, b = node.inputs
@@ -108,8 +109,9 @@ def products_of(
             ):
                 name, order = stored.get(w, ("", ()))
                 if name in weights and uses[name] == 1 and x not in stored:
-                    product = _product(graph, node, (x, x_axes), (name, order, w_axes), readers)
-                    if product is not None:
+                    stored_as = name, order, w_axes
+                    product = _product(graph, node, (x, x_axes), stored_as, readers, samples)
+                    if product is not None and uses.get(product.bias or "", 1) == 1:
                         free = product.bias is not None or product.y.tensor in normalized
                         found.append(replace(product, centred=free))
     return found
@@ -121,6 +123,7 @@ def _product(
     data: tuple[str, tuple[str, ...]],
     stored: tuple[str, tuple[int, ...], tuple[str, ...]],
     readers: Mapping[str, list[Any]],
+    samples: Mapping[str, int],
 ) -> Product | None:
     x, x_axes = data
     weight, order, w_axes = stored
@@ -135,21 +138,25 @@ def _product(
     if not kernel and rest != [v for v in x_axes if v not in node.summed]:
         return None
     read, axis = x_axes.index(node.summed[0]), out.index(made[0])
-    if not read or not axis:  # the first axis is that of the samples
-        return None
     y, bias = node.output, None
     following = readers.get(y, [])
     after = following[0] if len(following) == 1 else None
     if isinstance(after, PerChannel) and (after.roles, after.axis) == (("bias",), axis):
         y, bias = after.output, graph.weights.get(after.inputs[1])
+        if bias is None:  # computed from others
+            return None
+    if x.startswith("%") or y.startswith("%"):  # no tensors of the model
+        return None
+    if samples.get(x, read) == read or samples.get(y, axis) == axis:
+        return None
     windows = tuple(node.windows or ()) if kernel else ()
     places = [order[w_axes.index(v)] for v in (made[0], node.summed[0], *kernel)]
     shapes = graph.shapes
     return Product(
         weight,
         tuple(places),
-        Tap(x, read, np.arange(shapes[x][read])),
-        Tap(y, axis, np.arange(shapes[y][axis])),
+        Tap(x, read, np.arange(shapes[x][read]), samples[x]),
+        Tap(y, axis, np.arange(shapes[y][axis]), samples[y]),
         (*(SAME,) * (2 - len(windows)), *windows),  # type: ignore[arg-type]
         bias,
         False,
