@@ -122,7 +122,8 @@ def conclusions(runs: Runs) -> list[str]:
         return apart("5+1", arm, other)
 
     def lost(arm: str, stream: str = "5+1") -> str:
-        return f"{-np.mean([cost(run) for run in runs[stream, arm].values()]) + 0.0:.1f}"
+        points = -np.mean([cost(run) for run in runs[stream, arm].values()])
+        return f"{round(points, 1) + 0.0:.1f}"
 
     found = [
         "**Confirmed: reorganizing keeps the network able to learn.** Freeing a fifth of every "
@@ -165,12 +166,16 @@ def conclusions(runs: Runs) -> list[str]:
             f"{ahead('ours-0.8-steps', 'ours-0.8-reset')} from the same share at the ends of tasks."
         )
     for stream in ("5+1-full", "random-labels", "permuted"):
-        if runs[stream, "ours-0.8-reset"]:
-            found.append(
-                f"{STREAMS[stream].title}: a fifth freed, state anew: "
-                f"{apart(stream, 'ours-0.8-reset', 'plain')} from plain training, "
-                f"{apart(stream, 'ours-0.8-reset', 'l2-init')} from L2-Init."
-            )
+        for arm, what in (
+            ("ours-redundant-reset", "what is redundant"),
+            ("ours-0.8-reset", "a fifth"),
+        ):
+            if runs[stream, arm]:
+                found.append(
+                    f"{STREAMS[stream].title}: with {what} freed and the state anew, "
+                    f"{apart(stream, arm, 'plain')} from plain training, "
+                    f"{apart(stream, arm, 'l2-init')} from L2-Init."
+                )
     found += [
         "ReDo, and ours in one row, are called after the easy tasks, as published for ReDo. That "
         "leaves nothing to measure at once: one class in a row makes the network forget the task "
