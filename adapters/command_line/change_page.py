@@ -92,6 +92,8 @@ def panels_of(
         if line.kind == "arrange":
             panels[1] = Panel("Arranged", panels[1].caption.partition("; ")[2], after.Q)
         elif line.removed is not None:
+            gone = plans[line.group].dropped
+            panels[0] = Panel("Before", panels[0].caption, before.Q, gone, "removed channel")
             panels[1] = Panel("Shrunk", "what is left", np.delete(after.Q, new, axis=1))
         found[line.group] = panels, list(before.classes)
     return found

@@ -59,13 +59,16 @@ class Panel:
     Q : ndarray, shape (C, o, h, w)
         Class-representative activations, channels in their present order.
     new : ndarray of int
-        Positions of new channels.
+        Positions of channels that are marked: the new ones, or those that go.
+    mark : str
+        What the marked channels are.
     """
 
     title: str
     caption: str
     Q: np.ndarray
     new: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    mark: str = "new channel"
 
 
 def add_activations(page: Page, group: str, panels: Sequence[Panel], classes: Sequence) -> None:
@@ -85,12 +88,12 @@ def add_activations(page: Page, group: str, panels: Sequence[Panel], classes: Se
         _panel(panel, kept, levels(_tiled(tile), low, high), names, f"{panel.title}: {what}")
         for panel, kept, tile in zip(panels, shown, tiles, strict=True)
     ]
-    newcomers = any(len(panel.new) for panel in panels)
-    marks = '<span><i class="survivor"></i>old channel</span>'
-    marks += '<span><i class="newcomer"></i>new channel</span>'
+    marked = next((panel.mark for panel in panels if len(panel.new)), "")
+    marks = '<span><i class="survivor"></i>channel that stays</span>'
+    marks += f'<span><i class="newcomer"></i>{text(marked)}</span>'
     parts.append(
         f'<p class="scale">{low:.3g} <img src="{scale()}" alt="colour scale"> {high:.3g}'
-        f"{marks if newcomers else ''}</p>"
+        f"{marks if marked else ''}</p>"
     )
     note = (
         "What the layer responds to (the paper's Fig. 2). A row is a class, a column a channel, a "
