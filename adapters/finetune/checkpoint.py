@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 
-from ...files import write_bytes
+from ...files import write_safetensors
 
 
 class Checkpoint:
@@ -66,7 +65,14 @@ class Checkpoint:
         """Keep a state of tensors and plain values."""
         tensors: dict[str, torch.Tensor] = {}
         plain = json.dumps(_parted(state, tensors))
-        write_bytes(self.path, save(tensors, {"run": self.run, "state": plain}))
+        described = {
+            name: (str(x.dtype).removeprefix("torch."), x.shape, x.nbytes)
+            for name, x in tensors.items()
+        }
+        # One at a time: together they are several times the model.
+        contents = (x.cpu().contiguous().reshape(-1).view(torch.uint8) for x in tensors.values())
+        metadata = {"run": self.run, "state": plain}
+        write_safetensors(self.path, described, (x.numpy() for x in contents), metadata)
 
     def remove(self) -> None:
         """It is not needed any more."""
@@ -77,7 +83,7 @@ def _parted(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """``value`` for JSON, its tensors put into ``tensors``; keys of dicts may be numbers."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"entries": [[key, _parted(held, tensors)] for key, held in value.items()]}

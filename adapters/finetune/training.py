@@ -369,7 +369,7 @@ class Training:
                 "epochs": [asdict(epoch) for epoch in self.done.epochs],
                 "best": self.done.best,
                 "best_weights": self.best,
-                "weights": self._weights(),
+                "weights": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": step,
                 "losses": losses,

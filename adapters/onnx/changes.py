@@ -3,30 +3,23 @@
 They are a safetensors file, keyed by the names that the arrays have in the model.  Its header holds
 a checksum of the model that they were changed from, so that they go into no other one.  Arrays are
 read, compared and written one at a time; those that a model keeps in another file never fill the
-memory.  The file is written here: the package's own writer first makes one of a name of its own,
-which a kill would leave behind.
+memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from ...files import written_beside
+from ...files import write_safetensors
 from .model import OnnxModel
 from .operator_names import operator
 from .storage import OnDisk, blocks
 
 ORIGINAL = "rejuvenet.original"  # the entry of the header
-TYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-}  # fmt: skip
 
 
 def save_changes(original: OnnxModel, changed: OnnxModel, path: str | os.PathLike[str]) -> int:
@@ -62,31 +55,9 @@ def save_changes(original: OnnxModel, changed: OnnxModel, path: str | os.PathLik
             )
         if not _equal(old, new):
             found[name] = np.ascontiguousarray(new)
-    _write(path, found, checksum(original))
+    described = {name: (x.dtype.name, x.shape, x.nbytes) for name, x in found.items()}
+    write_safetensors(path, described, found.values(), {ORIGINAL: checksum(original)})
     return len(found)
-
-
-def _write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], original: str) -> None:
-    """A safetensors file: the length of its header, the header as JSON, the bytes of all arrays."""
-    header: dict[str, object] = {"__metadata__": {ORIGINAL: original}}
-    end = 0
-    for name, array in arrays.items():
-        if array.dtype.name not in TYPES:
-            raise ValueError(
-                f"the array {name!r} of {array.dtype} cannot be written to {path}: safetensors "
-                "has no such type; keep the whole file"
-            )
-        start, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": TYPES[array.dtype.name], "shape": array.shape, "data_offsets": (start, end)
-        }  # fmt: skip
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with written_beside(path) as beside, open(beside, "rb+") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            for block in blocks(array):
-                file.write(block.data)
 
 
 def apply_changes(model: OnnxModel, path: str | os.PathLike[str]) -> OnnxModel:

@@ -1,7 +1,8 @@
 """How long models take: the median of warm runs of onnxruntime, one model in turn with the others.
 
 The first runs allocate what later ones use again and do not count.  What a busy machine adds is
-added to all models alike, as they take turns; a median leaves out single interruptions.
+added to all models alike, as they take turns; a median leaves out single interruptions.  Models
+whose weights are large, and rearranged for the run, are timed one after the other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from .model import OnnxModel
 from .runner import run
+from .session import PACKED
 
 WARM = 3  # runs before those that count
 LEAST, MOST = 7, 1000  # runs that count
@@ -76,15 +78,24 @@ def latencies(
     ValueError
         One of them does not run on its inputs.
     """
-    pairs = [(m.session(threads=threads), dict(x)) for m, x in zip(models, inputs, strict=True)]
-    taken: list[list[float]] = [[] for _ in pairs]
+    pairs = list(zip(models, inputs, strict=True))
+    if sum(model.weight_bytes for model in models) > PACKED:
+        return [_in_turn([pair], threads, seconds)[0] for pair in pairs]
+    return _in_turn(pairs, threads, seconds)
+
+
+def _in_turn(
+    pairs: Sequence[tuple[OnnxModel, Mapping[str, np.ndarray]]], threads: int, seconds: float
+) -> list[Latency]:
+    sessions = [(model.session(threads=threads), dict(feeds)) for model, feeds in pairs]
+    taken: list[list[float]] = [[] for _ in sessions]
     until = np.inf
     for number in range(-WARM, MOST):
         if number == 0:
-            until = time.perf_counter() + seconds * len(pairs)
+            until = time.perf_counter() + seconds * len(sessions)
         if number >= LEAST and time.perf_counter() > until:
             break
-        for (session, feeds), own in zip(pairs, taken, strict=True):
+        for (session, feeds), own in zip(sessions, taken, strict=True):
             began = time.perf_counter()
             run(session, None, feeds)
             if number >= 0:
@@ -97,5 +108,5 @@ def latencies(
             session.get_providers()[0],
             len(own),
         )
-        for (session, feeds), own in zip(pairs, taken, strict=True)
+        for (session, feeds), own in zip(sessions, taken, strict=True)
     ]

@@ -235,6 +235,12 @@ class OnnxModel:
         return other
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of all initializers."""
+        held = (value.const_value for value in self.analysed.graph.initializers.values())
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
+
+    @property
     def fixed_batch(self) -> int | None:
         """How many samples the first input takes at a time, where it says so."""
         first = next((v for v in self.ir.graph.inputs if v.name in self.example_inputs), None)

@@ -88,15 +88,17 @@ class OnnxNetwork:
     def example_outputs(self, shake: float = 0.0, weights: bool = False) -> list[np.ndarray]:
         model, inputs = self.model, self._original.example_inputs
         if weights:
-            model = model.with_weights(self._shaken(shake, model.weights))
+            disk, names = OnDisk(), dict.fromkeys(model.graph.weights.values())
+            model = model.with_weights({
+                name: disk.put(array) if name in model.outside else array
+                for name in names
+                for array in [shaken_array(model.weight(name), shake, self._random)]
+            })  # fmt: skip
         if shake:
-            inputs = self._shaken(shake, inputs)
+            inputs = {n: shaken_array(x, shake, self._random) for n, x in inputs.items()}
         self._runner = None  # one session in memory at a time
         runner = Runner(model)
         return runner.compared(runner(inputs))
-
-    def _shaken(self, shake: float, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: shaken_array(x, shake, self._random) for name, x in arrays.items()}
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[OnnxNetwork]:

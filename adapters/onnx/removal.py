@@ -23,7 +23,7 @@ from .model import OnnxModel
 from .operator_names import operator
 from .saving import ALIGNMENT, filled
 from .shared import Copy, with_copies
-from .storage import Stored, blocks, unpacked
+from .storage import OnDisk, Stored, blocks, unpacked
 
 LOCATION = "weights"  # of external data, until the model is saved
 
@@ -38,8 +38,11 @@ def without_channels(model: OnnxModel, removal: Removal) -> OnnxModel:
     """
     stored = model.stored
     lengths = Lengths(model.structure, removal)
+    disk = OnDisk()
     arrays = {
-        name: removal.taken(model.weight(name), kept) for name, kept in removal.weights.items()
+        name: disk.put(taken) if name in model.outside else taken
+        for name, kept in removal.weights.items()
+        for taken in [removal.taken(model.weight(name), kept)]
     }
     arrays = {**model.changed, **arrays}
     copies = _copies(model, arrays)

@@ -23,6 +23,7 @@ from .storage import tensor_like
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 LARGE = 1 << 10  # bytes from which an initializer is handed over as an array
 PACKED = 1 << 28  # bytes of weights up to which a second, rearranged copy is worth its memory
+REORDERED = 1 << 30  # and up to which one of the convolutions is, which run 1.5 times faster so
 NATIVE = {  # types that onnxruntime takes from numpy
     ir.DataType.FLOAT,
     ir.DataType.FLOAT16,
@@ -120,8 +121,8 @@ def adapting_session(
         That an operator may use, for a session that is timed: weights are then rearranged, as
         onnxruntime does by default, whatever memory that takes.
 
-    Large initializers are handed over as arrays, so that a model of any size, or one whose
-    weights lie in other files, needs no second copy and no temporary file.
+    Large initializers are handed over as arrays, so that a model of any size needs no temporary
+    file; those that lie in other files are left there.
 
     Raises
     ------
@@ -143,12 +144,16 @@ def adapting_session(
     arrays = _still_read(proto, arrays) if adapting else arrays
     _expose(proto, outputs)
     _free(proto)
+    held = sum(array.nbytes for array in arrays.values())
     if threads is not None:
         options.intra_op_num_threads = threads
-    elif not optimized or sum(array.nbytes for array in arrays.values()) > PACKED:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    if not optimized:
-        arrays = _left_in_files(proto, arrays, options)
+    else:
+        if not optimized or held > PACKED:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if optimized and held > REORDERED:
+            level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.graph_optimization_level = level
+    arrays = _left_in_files(proto, arrays, options)
     given = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     try:
         for library in dict.fromkeys(LIBRARIES):
