@@ -12,7 +12,7 @@ from ...graph.measure.cost import Cost, cost
 from ..images.accuracy import Gain, wilson
 from ..images.batch_inputs import count
 from ..images.image_data import Batches, output_indices
-from ..images.image_model import Runner
+from ..images.image_model import ImageModel
 from ..images.model_input import ImageInput
 from ..onnx.batches import samples
 from ..onnx.latency import Latency, latencies
@@ -198,7 +198,7 @@ def compare(
     ValueError
         If one of them cannot be run on the images, or they have no output in common.
     """
-    runners = Runner(first), Runner(second)
+    runners = ImageModel(first), ImageModel(second)
     _check_inputs(first, second, runners)
     named = runners[0].outputs, runners[1].outputs
     partner = {name: name for name in named[0] if name in named[1]}
@@ -247,7 +247,7 @@ def compare(
     return result
 
 
-def _check_inputs(first: str, second: str, runners: tuple[Runner, Runner]) -> None:
+def _check_inputs(first: str, second: str, runners: tuple[ImageModel, ImageModel]) -> None:
     """Refuse files of which one batch cannot be the input of both."""
     if len(runners[0].inputs) == len(runners[1].inputs) == 1:
         taken = [ImageInput.of(path) for path in (first, second)]

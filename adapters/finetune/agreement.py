@@ -15,7 +15,7 @@ from torch import nn
 
 from ...graph.measure.verdict import Verdict, judge, limits_of, shaken_array
 from ..images.batch_inputs import Inputs, arrays_of, count, mapped, rows_of
-from ..images.image_model import Runner
+from ..images.image_model import ImageModel
 from ..onnx.model import OnnxModel
 from .trainable import TrainableGraph
 from .training import Trainable
@@ -53,7 +53,7 @@ def check_agreement(
         The outputs differ by more than the file's noise.
     """
     images = rows_of(images, slice(IMAGES))
-    runner = Runner(str(path), model)
+    runner = ImageModel(str(path), model)
     before = runner(images)
     names = [n for n in module.outputs if n in before and before[n].dtype.kind == "f"]
     weights = {name: model.weight(name) for name in module.arrays()}
@@ -66,7 +66,7 @@ def check_agreement(
             yield [_flat(found[name]) for name in names]
         for _ in range(SHAKES):
             others = {name: shaken_array(x, limits.shake, rng) for name, x in weights.items()}
-            found = Runner(str(path), model.with_weights(others))(images)
+            found = ImageModel(str(path), model.with_weights(others))(images)
             yield [_flat(found[name]) for name in names]
 
     made = dict(zip(module.outputs, _run(module, images), strict=True))
@@ -93,7 +93,7 @@ def settle_batches(
     Exporters write such a number though most graphs do without; only where the outputs of more
     images at once differ, as many as the file says are given to the module at a time.
     """
-    fixed = Runner(str(path), model).batch
+    fixed = ImageModel(str(path), model).batch
     if fixed is None or count(images) <= fixed:
         module.samples = fixed
         return check_agreement(module, model, path, images)

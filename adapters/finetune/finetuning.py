@@ -13,7 +13,7 @@ import torch
 
 from ..images.batch_inputs import Inputs
 from ..images.image_data import Batches, output_labels
-from ..images.image_model import Runner, score
+from ..images.image_model import ImageModel, score
 from ..onnx.model import OnnxModel, load
 from .agreement import Disagreement, check_agreement, settle_batches
 from .checkpoint import Checkpoint, fingerprint
@@ -125,7 +125,7 @@ def finetune_file(
     settings = settings or Settings()
     loaded = load(model, input_shapes=input_shapes)
     images, _ = next(iter(train))
-    runner = Runner(str(model), loaded)
+    runner = ImageModel(str(model), loaded)
     scores = runner.scores(images)
     torch.manual_seed(settings.seed)
     module: TrainableGraph | SourceModule
@@ -195,7 +195,7 @@ def split(
     return parts[0], parts[1] if held else None
 
 
-def _classes(model: OnnxModel, runner: Runner, outputs: Sequence[str]) -> Classes | None:
+def _classes(model: OnnxModel, runner: ImageModel, outputs: Sequence[str]) -> Classes | None:
     """The class scores among ``outputs``."""
     found = classes_of(model.analysed.graph, runner.classes)
     if found is None or runner.classes is None or runner.classes not in outputs:
@@ -208,7 +208,7 @@ def _teacher(
 ) -> tuple[Callable[[Inputs], list[np.ndarray]], Classes | None]:
     """What imitated outputs are, in the order of the module's, and which of them are classes."""
     loaded = load(path)
-    runner = Runner(str(path), loaded)
+    runner = ImageModel(str(path), loaded)
     made = runner(images)
     names = list(module.outputs)
     if not all(name in made for name in names):
@@ -225,7 +225,7 @@ def _teacher(
     return imitated, _classes(loaded, runner, names)
 
 
-def _without_labels(train: Batches, runner: Runner, outputs: int) -> str:
+def _without_labels(train: Batches, runner: ImageModel, outputs: int) -> str:
     """Why there is nothing to train on."""
     if not train.labelled:
         why = "The images have no labels"

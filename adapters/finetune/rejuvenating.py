@@ -19,7 +19,7 @@ from ...graph.plan.recipe import Recipe
 from ...graph.report import Report
 from ..images.accuracy import Gain
 from ..images.image_data import Batches, output_labels
-from ..images.image_model import Runner, hits
+from ..images.image_model import ImageModel, hits
 from ..onnx.collect import described
 from ..onnx.example_inputs import Shapes
 from ..onnx.model import load
@@ -191,7 +191,7 @@ def _check_labels(model: str | Path, data: Batches) -> None:
     """Refuse at once what could not be evaluated."""
     if not data.labelled:
         raise ValueError("Rejuvenation is judged by accuracy: give images with labels.")
-    outputs = Runner(str(model)).scores(next(iter(data))[0]).shape[1]
+    outputs = ImageModel(str(model)).scores(next(iter(data))[0]).shape[1]
     if output_labels(data.data, outputs) is None:
         raise ValueError(
             f"The {len(data.data.classes)} classes of the images are not the model's {outputs} "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..onnx.model import OnnxModel
 
 
-class Runner:
+class ImageModel:
     """An ONNX file with images or several arrays as inputs, run by onnxruntime.
 
     Parameters
@@ -102,7 +102,7 @@ def hits(model: str, batches: Batches) -> np.ndarray | None:
     """Whether an ONNX file names the class of each image; None where labels are no outputs."""
     if not batches.labelled:
         return None
-    runner = Runner(model)
+    runner = ImageModel(model)
     parts = [(runner.scores(images), labels) for images, labels in batches if labels is not None]
     outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     indices = output_indices(batches.data.classes, outputs.shape[1])

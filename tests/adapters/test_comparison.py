@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 
 from rejuvenet.adapters.command_line.comparison import compare  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
-from rejuvenet.adapters.images.image_model import Runner  # noqa: E402
+from rejuvenet.adapters.images.image_model import ImageModel  # noqa: E402
 from rejuvenet.adapters.images.model_input import image_shape  # noqa: E402
 
 
@@ -96,7 +96,7 @@ def test_different_outputs_are_refused(tmp_path, data):
 
 def test_fixed_batch_size_is_filled_up(tmp_path, data):
     weight = np.random.default_rng(0).normal(size=(4, 3))
-    runner = Runner(linear(tmp_path / "a.onnx", weight, batch=3))
+    runner = ImageModel(linear(tmp_path / "a.onnx", weight, batch=3))
     assert np.allclose(runner(data.x)["scores"], weight, atol=1e-6)
     assert runner.batch == 3
 

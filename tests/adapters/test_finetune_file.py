@@ -19,7 +19,7 @@ from rejuvenet.adapters.finetune.augmentation import augmented  # noqa: E402
 from rejuvenet.adapters.finetune.finetuning import finetune_file  # noqa: E402
 from rejuvenet.adapters.finetune.training import Settings  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
-from rejuvenet.adapters.images.image_model import Runner  # noqa: E402
+from rejuvenet.adapters.images.image_model import ImageModel  # noqa: E402
 from rejuvenet.adapters.onnx import load  # noqa: E402
 from trained_file import SETTINGS, WEIGHTS, arrays, data, folded, model  # noqa: E402
 
@@ -78,7 +78,7 @@ def test_sigmoids_are_questions(tmp_path):
     settings = Settings(12, lr=0.03, augment="none")
     result = finetune_file(given, tmp_path / "out.onnx", data(), settings=settings, held_out=0.25)
     assert result.after["held-out"] > result.before["held-out"]
-    shares = Runner(str(tmp_path / "out.onnx")).scores(next(iter(data()))[0])
+    shares = ImageModel(str(tmp_path / "out.onnx")).scores(next(iter(data()))[0])
     assert (np.abs(shares.sum(axis=1) - 1) > 1e-3).any()
 
 
@@ -154,7 +154,7 @@ def test_classes_are_outputs_by_their_number(tmp_path):
     settings = Settings(15, lr=0.02, augment="none")
     result = finetune_file(given, output, some, settings=settings, held_out=0.25)
     assert result.after["held-out"] > 0.5
-    named = Runner(str(output)).scores(some.data.x).argmax(axis=1)
+    named = ImageModel(str(output)).scores(some.data.x).argmax(axis=1)
     assert (named == np.array([2, 0, 1])[some.data.labels]).mean() > 0.5
 
 

@@ -45,7 +45,7 @@ def check(path: Path) -> dict[str, object]:
     from rejuvenet.adapters.finetune.finetuning import finetune_file
     from rejuvenet.adapters.finetune.training import Settings
     from rejuvenet.adapters.images.image_data import ArrayFile, Batches
-    from rejuvenet.adapters.images.image_model import Runner
+    from rejuvenet.adapters.images.image_model import ImageModel
     from rejuvenet.adapters.images.model_input import ImageInput, image_shape
     from rejuvenet.adapters.onnx import load
 
@@ -63,7 +63,7 @@ def check(path: Path) -> dict[str, object]:
         n = max(SAMPLES if example.size < LARGE else 2, taken.batch or 0)
         whole = taken.dtype.kind in "iu"
         x = rng.integers(0, 200, (n, *given.shape)) if whole else rng.normal(size=(n, *given.shape))
-        runner = Runner(str(path))
+        runner = ImageModel(str(path))
         images = np.moveaxis(x, 1, 3) if given.channels_last else x
         scores = runner.scores(images[:2].astype(taken.dtype))
         labels = rng.integers(0, scores.shape[1], n) if runner.classes else np.zeros(n, int)
@@ -106,11 +106,11 @@ def loss(file: Path, batches: object, teacher: Path | None) -> float:
     import numpy as np
     import torch
     from rejuvenet.adapters.finetune.objective import classes_of
-    from rejuvenet.adapters.images.image_model import Runner
+    from rejuvenet.adapters.images.image_model import ImageModel
     from rejuvenet.adapters.onnx import load
 
-    runner, total = Runner(str(file)), []
-    other = Runner(str(teacher)) if teacher else None
+    runner, total = ImageModel(str(file)), []
+    other = ImageModel(str(teacher)) if teacher else None
     for images, labels in batches:
         if other is None:
             scores = torch.from_numpy(runner.scores(images))
