@@ -88,8 +88,8 @@ class Reorganizer:
         ``Recipe.preserving(ratio="redundant")``, which frees what others do as well and nothing
         else.  A fixed share costs accuracy where all channels are in use (measured in
         ``tutorials/paper``).  The optimizer begins anew for the weights that change
-        (``optimizer="reset"``), which is worth ten points where data keep changing (measured in
-        ``tutorials/streams``).
+        (``optimizer="reset"``): better where tasks replace each other; where data are only
+        added, ``optimizer="merge"`` is (both measured in ``tutorials/streams``).
     ema : torch.nn.Module, object with ``.module``, or a sequence of these, optional
         Averaged copies, changed by the same plan.
     freeze_below : bool
