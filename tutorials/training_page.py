@@ -113,9 +113,10 @@ def page(results: dict[str, Any]) -> str:
         "        writer.add_scalar(name, value, epoch)\n"
         "```",
         "Weights are edited in place, so optimizer, schedule and compiled code stay valid; the "
-        "optimizer begins anew for those that change (`optimizer=\"merge\"` in the recipe merges "
-        "its state along). `loader` may be the one that trains, or a smaller one without "
-        "augmentation; `max_batches` limits it. `device`, `classes`, `unpack` and "
+        "optimizer begins anew for those that change. `optimizer=\"merge\"` in the recipe merges "
+        "its state along: better where all data seen so far stay and more are added "
+        "([measured](streams/README.md)). `loader` may be the one that trains, or a smaller one "
+        "without augmentation; `max_batches` limits it. `device`, `classes`, `unpack` and "
         "`pseudo_classes` (for data without labels) are as in `collect`.",
         "## Stopped and resumed",
         "The state goes into the checkpoint, in plain types. Every event draws from a seed made "

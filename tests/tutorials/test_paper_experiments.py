@@ -20,21 +20,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def experiments():
-    """The runner; its modules have plain names, so they leave with the fixture."""
-    path, modules = list(sys.path), set(sys.modules)
+def experiments(study_of):
+    """The runner."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import experiments
-
+    with study_of(FOLDER, "experiments") as (experiments,):
         yield experiments
-    finally:
-        torch.use_deterministic_algorithms(deterministic)
-        sys.path[:] = path
-        for name in set(sys.modules) - modules:
-            if str(FOLDER.parent) in (getattr(sys.modules[name], "__file__", None) or ""):
-                del sys.modules[name]
+    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.mark.parametrize("name", ["networks", "protocols", "arms", "rigl", "experiments"])

@@ -16,19 +16,10 @@ FOLDER = Path(__file__).parents[2] / "tutorials" / "stationary"
 
 
 @pytest.fixture(scope="module")
-def study():
-    """The runner; its modules have plain names, so they leave with the fixture."""
-    path, modules = list(sys.path), set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import study
-
+def study(study_of):
+    """The runner; its page's module is there before a test changes what both read."""
+    with study_of(FOLDER, "study", "table") as (study, _):
         yield study
-    finally:
-        sys.path[:] = path
-        ours = {"study", "cases", "arms", "table", "paired", "run_files", "cifar100"}
-        for name in ours - modules:
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
