@@ -85,3 +85,24 @@ def test_figures_are_those_of_the_run():
         assert said in README.replace("**", "")
         costs = [run[name]["files"][file]["cost"] for run in runs]
         assert all(f"{value:,}" in README for cost in costs for value in cost.values())
+
+
+def test_figures_of_others_are_those_of_the_benchmark():
+    """The best importance of each tool at half of the channels, before any training."""
+    rows = json.loads((ROOT / "tests/benchmarks/results/shrink.json").read_text())["rows"]
+    best = {}
+    for tool in ("Torch-Pruning", "onnxsim", "folding"):
+        found = {}
+        for row in rows:
+            if (row["network"], row["ratio"]) == ("digits", 0.5) and row["method"].startswith(tool):
+                found.setdefault(row["method"], []).append(row["accuracy"])
+        best[tool] = max(sum(shares) / len(shares) for shares in found.values())
+    said = "Torch-Pruning keeps {:.0%} before training, by onnxsim {:.0%} and by folding {:.0%}"
+    assert said.format(*best.values()).replace("%", " %") in " ".join(README.split())
+
+
+def test_intervals_are_those_of_their_pages():
+    pages = "".join(path.read_text() for path in (ROOT / "tutorials").rglob("README.md"))
+    found = re.findall(r"\d+\.\d ± \d+\.\d", README)
+    assert found
+    assert all(f"+{figure} " in pages or f"-{figure} " in pages for figure in found)

@@ -1,6 +1,8 @@
-"""Differences between two arms of a study that share their seeds."""
+"""Runs of a study whose arms share their seeds: differences of two, and the list of all."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.stats import t
@@ -26,3 +28,20 @@ def with_interval(d: np.ndarray) -> str:
     if not len(d):
         return "-"
     return f"{d.mean():+.1f}" + (f" ± {interval(d):.1f}" if len(d) > 2 else "")
+
+
+def by_seed(arms: Mapping[str, Mapping[int, float]]) -> list[str]:
+    r"""Lines of a table: the shares of every arm in percent, one column a seed.
+
+    >>> print(*by_seed({"plain": {0: 0.5}, "ours": {0: 0.6, 1: 0.7}}), sep="\n")
+    | arm | seed 0 | seed 1 |
+    | --- | ---: | ---: |
+    | plain | 50.0 | - |
+    | ours | 60.0 | 70.0 |
+    """
+    seeds = sorted({seed for shares in arms.values() for seed in shares})
+    rows = [f"| arm |{''.join(f' seed {s} |' for s in seeds)}", "| --- |" + " ---: |" * len(seeds)]
+    for title, shares in arms.items():
+        values = [f"{100 * shares[s]:.1f}" if s in shares else "-" for s in seeds]
+        rows.append(f"| {title} | {' | '.join(values)} |")
+    return rows

@@ -142,7 +142,10 @@ def data(torch_digits):
 
 def test_from_images_module_and_file_become_the_same(data, tmp_path):
     model = digits_network()
-    path = export(model, data[0][0][:2], tmp_path / "model.onnx", "script, kept")
+    path = export(
+        model, data[0][0][:2], tmp_path / "model.onnx", "script, kept",
+        input_names=["x"], dynamic_axes={"x": {0: "n"}},
+    )  # fmt: skip
     ratio = {"0": 0.75, "*": 0.5}
     report = shrink(model, data, ratio=ratio)
     arrays = [(x.numpy(), y.numpy()) for x, y in data]
@@ -155,8 +158,7 @@ def test_from_images_module_and_file_become_the_same(data, tmp_path):
     with torch.no_grad():
         expected = model(images).numpy()
     found = answers(smaller, {smaller.ir.graph.inputs[0].name: images[:2].numpy()})[0]
-    # The file takes two images at a time: others of them are held out.
-    assert relative_change(expected[:2], found) < 1e-2
+    assert relative_change(expected[:2], found) < 1e-3  # sums in single precision
     assert report.output_change == pytest.approx(of_file.output_change, rel=0.1)
 
 

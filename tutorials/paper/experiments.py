@@ -18,8 +18,6 @@ first study of the page, a minute a run on one core, and ``resnet20`` one of a f
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,6 +34,7 @@ import arms  # noqa: E402
 import images  # noqa: E402
 from networks import NETWORKS, Network  # noqa: E402
 from protocols import PROTOCOLS, Protocol  # noqa: E402
+from run_files import save  # noqa: E402
 from training import Training, deterministic, seconds_a_step  # noqa: E402
 
 RUNS = HERE / "runs"
@@ -183,9 +182,7 @@ class Study:
             weights.parent.mkdir(exist_ok=True)
             torch.save(training.model.state_dict(), weights)
         result = {"network": cell.network, "arm": cell.arm, **figures}
-        beside = self.path(cell).with_suffix(".part")
-        beside.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(beside, self.path(cell))
+        save(result, self.path(cell))
         checkpoint.unlink(missing_ok=True)
         return result
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import rejuvenet
 import torch
 from arms import Arm, Run
 from images import Images
@@ -28,6 +25,7 @@ from protocols import Protocol
 from rejuvenet.adapters.torch import collect, trace
 from rejuvenet.graph import capacity
 from rejuvenet.graph.plan.selection import select_groups
+from run_files import versions
 
 SAVED_EVERY = 60  # seconds at least between two checkpoints
 
@@ -205,20 +203,14 @@ class Training:
             "capacity": self.capacity(),
             "epochs": self.epochs, "events": self.events,
             "settings": {**asdict(self.protocol), "parameters": parameters},
-            "seconds": round(self.seconds, 1), "versions": versions(self.device),
+            "seconds": round(self.seconds, 1),
+            "versions": versions() | {"device": device_name(self.device)},
         }  # fmt: skip
 
 
-def versions(device: torch.device) -> dict[str, str]:
-    """Of everything that decides the figures."""
-    git = ["git", "-C", str(Path(rejuvenet.__file__).parent), "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "commit": done.stdout.strip() or "not in a repository",
-        "rejuvenet": rejuvenet.__version__, "torch": torch.__version__,
-        "numpy": np.__version__, "python": platform.python_version(), "device": name,
-    }  # fmt: skip
+def device_name(device: torch.device) -> str:
+    """Of the processor or the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def deterministic() -> None:

@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from arms import ARMS, COMPARED  # noqa: E402
 from cases import CASES  # noqa: E402
-from paired import interval, with_interval  # noqa: E402
+from paired import by_seed, interval, with_interval  # noqa: E402
 
 Run = dict[str, Any]
 Runs = dict[tuple[str, str], dict[int, Run]]
@@ -90,15 +90,11 @@ def table(runs: Runs, case: str) -> list[str]:
 
 
 def every_run(runs: Runs, case: str) -> list[str]:
-    """Final accuracy of every run, one column a seed."""
-    seeds = sorted({seed for (name, _), found in runs.items() if name == case for seed in found})
-    rows = [f"| arm |{''.join(f' seed {s} |' for s in seeds)}", "| --- |" + " ---: |" * len(seeds)]
-    for arm, (title, *_) in ARMS.items():
-        found = runs[case, arm]
-        if found:
-            values = [f"{100 * found[s]['accuracy']:.1f}" if s in found else "-" for s in seeds]
-            rows.append(f"| {title} | {' | '.join(values)} |")
-    return rows
+    """Final accuracy of every run."""
+    found = {title: runs[case, arm] for arm, (title, *_) in ARMS.items() if runs[case, arm]}
+    return by_seed({
+        title: {seed: run["accuracy"] for seed, run in own.items()} for title, own in found.items()
+    })
 
 
 def best(runs: Runs, case: str) -> str | None:

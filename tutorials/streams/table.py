@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from arms import ARMS  # noqa: E402
-from paired import with_interval  # noqa: E402
+from paired import by_seed, with_interval  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
 Run = dict[str, Any]
@@ -195,15 +195,11 @@ def conclusions(runs: Runs) -> list[str]:
 
 
 def every_run(runs: Runs, stream: str) -> list[str]:
-    """Final accuracy of every run, one column a seed."""
-    seeds = sorted({seed for (name, _), found in runs.items() if name == stream for seed in found})
-    rows = [f"| arm |{''.join(f' seed {s} |' for s in seeds)}", "| --- |" + " ---: |" * len(seeds)]
-    for arm, (title, *_) in ARMS.items():
-        found = runs[stream, arm]
-        if found:
-            values = [f"{100 * found[s]['final']:.1f}" if s in found else "-" for s in seeds]
-            rows.append(f"| {title} | {' | '.join(values)} |")
-    return rows
+    """Final accuracy of every run."""
+    found = {title: runs[stream, arm] for arm, (title, *_) in ARMS.items() if runs[stream, arm]}
+    return by_seed({
+        title: {seed: run["final"] for seed, run in own.items()} for title, own in found.items()
+    })
 
 
 def plot(runs: Runs, names: list[str], path: Path) -> None:
