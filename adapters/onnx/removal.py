@@ -152,18 +152,18 @@ def _outside(
     tensors = [t for t in message.graph.initializer if is_external(t)]
     if not tensors:
         return None
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the map)
-    for tensor in tensors:
-        start = file.tell()
-        array = values.get(tensor.name)
-        for block in blocks(stored.bytes_of(tensor) if array is None else array):
-            file.write(block.data)
-        length = file.tell() - start
-        del tensor.external_data[:]
-        for key, value in (("location", LOCATION), ("offset", start), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
-        file.write(b"\0" * (-file.tell() % ALIGNMENT))
-        if array is not None:
-            tensor.dims[:] = array.shape
-    file.flush()
-    return np.memmap(file, np.uint8, "r")
+    with tempfile.TemporaryFile() as file:  # the map outlives it
+        for tensor in tensors:
+            start = file.tell()
+            array = values.get(tensor.name)
+            for block in blocks(stored.bytes_of(tensor) if array is None else array):
+                file.write(block.data)
+            length = file.tell() - start
+            del tensor.external_data[:]
+            for key, value in (("location", LOCATION), ("offset", start), ("length", length)):
+                tensor.external_data.add(key=key, value=str(value))
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            if array is not None:
+                tensor.dims[:] = array.shape
+        file.flush()
+        return np.memmap(file, np.uint8, "r")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -277,7 +278,8 @@ class OnDisk:
     """Arrays in a temporary file that has no name, mapped; it goes when they do."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the last array)
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed below; arrays keep their maps)
+        weakref.finalize(self, self.file.close)
 
     def put(self, array: np.ndarray) -> np.ndarray:
         """The same values, whose memory the system may take back at any time."""

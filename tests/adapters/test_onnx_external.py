@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
+from rejuvenet.adapters.onnx import (  # noqa: E402
+    apply_changes, arrange, load, save_changes, shrink,
+)  # fmt: skip
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -82,6 +86,20 @@ def inner_tensor(message):
     """The weight inside the first branch."""
     branches = {a.name: a.g for a in message.graph.node[-1].attribute}
     return branches["then_branch"].initializer[0]
+
+
+def test_no_file_is_left_open(external, tmp_path):
+    changed = tmp_path / "changed.safetensors"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = load(external)
+        moved, _ = arrange(model, order="random")
+        save_changes(model, moved, changed)
+        apply_changes(model, changed).save(tmp_path / "moved.onnx")
+        shrink(model, [X], ratio=0.5)[0].save(tmp_path / "small.onnx")
+        del model, moved
+        gc.collect()
+    assert not [str(w.message) for w in told if issubclass(w.category, ResourceWarning)]
 
 
 def test_external_data_of_a_subgraph_goes_along(tmp_path):
