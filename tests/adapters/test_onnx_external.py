@@ -17,7 +17,11 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from rejuvenet.adapters.onnx import (  # noqa: E402
-    apply_changes, arrange, load, save_changes, shrink,
+    apply_changes,
+    arrange,
+    load,
+    save_changes,
+    shrink,
 )  # fmt: skip
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 
@@ -173,7 +177,7 @@ def test_a_session_keeps_what_it_was_lent(tmp_path):
     np.testing.assert_allclose(runner(X)["y"], Runner(model)(X)["y"], rtol=1e-4, atol=1e-4)
 
 
-LARGE = '''
+LARGE = """
 import json, sys, threading, time
 from pathlib import Path
 from rejuvenet.adapters.onnx import arrange, load
@@ -204,7 +208,7 @@ again = load(sys.argv[2])
 same = all((again.weight(n) == changed.weight(n)).all() for n in model.graph.weights.values())
 print(json.dumps({**found, "same": bool(same), "change": report.output_change,
                   "groups": len([g for g in groups if g.frozen is None])}))
-'''
+"""
 
 
 @pytest.mark.nightly
