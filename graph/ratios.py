@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .change.removal import Layout, Removal, removable
+from .change.removable import removable
+from .change.removal import Layout, Removal
 from .find.channels import ChannelGroup
 from .measure.cost import cost
 from .plan.plan import GroupPlan

@@ -36,7 +36,8 @@ from .change.least_squares import SecondMoments, Sums, held_out, refit
 from .change.new_filters import filters_of
 from .change.normalizations import Correction, Statistics, touched_normalizations
 from .change.products import MOST_ROWS, ProductSums, fitted, products_of
-from .change.removal import Layout, compacted, removable
+from .change.removable import compacted, removable
+from .change.removal import Layout
 from .change.surgery import restricted, transform
 from .collecting import with_pseudo_classes
 from .find.channels import ChannelGroup, Unfit

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..find.axes import kept_axes
 from ..find.channels import Member
 from ..find.nodes import (
     Concat,
@@ -172,12 +173,11 @@ class _Paths:
         if isinstance(node, Elementwise):
             return self._elementwise(node, axis - len(shapes[name]))
         if isinstance(node, (Positional, Reduce)):
-            if isinstance(node, Reduce) and not node.keepdims:
-                rest = [a for a in range(len(shapes[node.input])) if a not in node.axes]
-                axis = rest[axis]
-            if axis in node.axes or not node.homogeneous:
+            ((_, kept),) = kept_axes(node, shapes)
+            before = next((old for old, new in kept.items() if new == axis), None)
+            if before is None or not node.homogeneous:
                 raise _Unknown
-            return self._carries(node.input, axis)
+            return self._carries(node.input, before)
         if isinstance(node, Transpose):
             return self._carries(node.input, node.order[axis])
         if isinstance(node, Reshape):

@@ -133,20 +133,17 @@ class StateChange:
     def _within(self, name: str, result: np.ndarray, values: np.ndarray) -> np.ndarray:
         """No larger than the largest of any channel at the same place."""
         for member in self._own(name):
-            rows, old = np.array(member.rows(result)), member.rows(values)[member.positions]
-            largest = np.abs(old).max(axis=0)
-            rows[member.positions] = np.clip(rows[member.positions], -largest, largest)
-            result = member.restore(rows, result.shape)
+            largest = np.abs(member.channels(values)).max(axis=0)
+            within = np.clip(member.channels(result), -largest, largest)
+            result = member.replaced(result, within)
         return result
 
     def _with_means(self, name: str, values: np.ndarray) -> np.ndarray:
         """New channels get the mean over the survivors."""
         plan = self.plan
         for member in self._own(name) if plan.new.size and plan.survivors.size else ():
-            rows = np.array(member.rows(values))
-            mean = rows[member.positions[plan.survivors]].mean(axis=0)
-            rows[member.positions[plan.new]] = mean
-            values = member.restore(rows, values.shape)
+            mean = member.channels(values)[plan.survivors].mean(axis=0)
+            values = member.replaced(values, mean, plan.new)
         return values
 
 
@@ -154,7 +151,7 @@ def squared_norms(members: Sequence[Member], weights: Mapping[str, np.ndarray]) 
     """Sum of the squared weights of every channel, over all members; shape (channels,)."""
     return np.sum(
         [
-            np.square(m.rows(np.asarray(weights[m.weight]))[m.positions].astype(np.float64))
+            np.square(m.channels(np.asarray(weights[m.weight])).astype(np.float64))
             .reshape(len(m.positions), -1)
             .sum(axis=1)
             for m in members

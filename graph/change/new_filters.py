@@ -69,7 +69,7 @@ def prescribed_filters(
     assert plan.A is not None
     for member in filters_of(plan.members):
         name = member.weight
-        rows = _channel_rows(member, weights[name])
+        rows = member.channels(np.asarray(weights[name]).astype(np.float64))
         gradient = None
         if plan.init == "gradient":
             if name not in (gradients or {}):
@@ -83,19 +83,13 @@ def prescribed_filters(
                     f"expected a finite gradient of {name!r} in its shape "
                     f"{np.shape(weights[name])}, got shape {given.shape}"
                 )
-            gradient = _channel_rows(member, given)
+            gradient = member.channels(given.astype(np.float64))
         surviving = np.tensordot(plan.A[plan.survivors], rows, 1)
         rng = generator(plan.seed, plan.group, name, member.kind, str(member.axes))
         found[filter_name(member)] = _filters(
             plan.init, member, rows, surviving, len(plan.new), rng, gradient
         )
     return found
-
-
-def _channel_rows(member: Member, values: np.ndarray) -> np.ndarray:
-    """Rows of every channel, float64, shape (o, m, ...)."""
-    values = np.asarray(values).astype(np.float64)
-    return member.rows(values)[member.positions]
 
 
 def _filters(

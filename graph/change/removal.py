@@ -17,35 +17,31 @@ keeps lengths.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
 
 import numpy as np
 
+from ..find.axes import kept_axes
 from ..find.channels import Unfit
 from ..find.components import Component, reshape_blocks
 from ..find.exchange import Classes
 from ..find.nodes import (
     Concat,
     Contraction,
-    Elementwise,
-    Expand,
     Freeze,
     Gather,
     Graph,
     Node,
     Opaque,
     Pad,
-    PerChannel,
     Positional,
     Reduce,
     Reshape,
     Shape,
-    Transpose,
     Unlabelled,
     input_names,
     output_names,
@@ -170,85 +166,6 @@ class Layout:
         return labels[member.positions[channels].ravel()]
 
 
-def compacted(plan: GroupPlan) -> GroupPlan:
-    """The plan with the survivors of every set at its first places; new channels lie behind."""
-    assert plan.A is not None
-    assert plan.B is not None
-    source = np.arange(plan.channels)
-    for S in plan.sets:
-        dead = np.isin(S, plan.new)
-        source[np.sort(S)] = np.concatenate([S[~dead], S[dead]])
-    new = np.flatnonzero(np.isin(source, plan.new))
-    shares = None if plan.shares is None else plan.shares[source]
-    return replace(plan, A=plan.A[source], B=plan.B[source], shares=shares, new=new, filters={})
-
-
-def removable(
-    layout: Layout, plans: Sequence[GroupPlan]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The channels of compacted plans that can go, and the groups of which none can.
-
-    Groups that only go together, as the halves that a channel shuffle mixes, are tried all at once
-    and each with the next one.
-
-    Returns
-    -------
-    freed : dict of str to ndarray of int
-        By group.
-    against : dict of str to str
-        Reasons by group.
-    """
-    freed: dict[str, np.ndarray] = {}
-    against: dict[str, str] = {}
-    waiting = []
-    for plan in plans:
-        try:
-            freed[plan.group] = _alone(layout, plan)
-        except Unfit as error:
-            against[plan.group] = str(error)
-            waiting.append(plan)
-    for several in (waiting, *itertools.pairwise(waiting)):
-        still = [plan for plan in several if plan.group not in freed]
-        wanted = {plan.group: plan.new for plan in still}
-        if len(still) > 1 and all(map(_is_read, still)) and _fits(layout, wanted, still):
-            freed |= wanted
-            for plan in still:
-                del against[plan.group]
-    return freed, against
-
-
-def _alone(layout: Layout, plan: GroupPlan) -> np.ndarray:
-    """The channels that can go, if the group were the only one; Unfit is raised where none can."""
-    if not _is_read(plan):
-        raise Unfit("no weight reads its channels, so that none of them can be silent")
-    try:
-        layout.removal({plan.group: plan.new}, [plan])
-    except Unfit:
-        equal = _equally_many(plan)
-        if not len(equal) or not _fits(layout, {plan.group: equal}, [plan]):
-            raise
-        return equal
-    return plan.new
-
-
-def _is_read(plan: GroupPlan) -> bool:
-    return any(member.kind == "consumer" for member in plan.members)
-
-
-def _fits(layout: Layout, freed: Mapping[str, np.ndarray], plans: Sequence[GroupPlan]) -> bool:
-    try:
-        layout.removal(freed, plans)
-    except Unfit:
-        return False
-    return True
-
-
-def _equally_many(plan: GroupPlan) -> np.ndarray:
-    """As many new channels of every set as of the one with the fewest: what grouped layers need."""
-    least = min(int(np.isin(S, plan.new).sum()) for S in plan.sets)
-    return np.sort(np.concatenate([np.sort(S)[len(S) - least :] for S in plan.sets]))
-
-
 def _masks(components: Sequence[Component], gone: np.ndarray) -> dict[int, Mask]:
     """Which positions stay along each axis; axes along which all do are left out."""
     masks: dict[int, Mask] = {}
@@ -321,12 +238,15 @@ class _Agreement:
         if isinstance(node, Reshape):
             self._reshape(node)
             return
-        y = self.graph.shapes[node.output]
         if isinstance(node, Contraction):
             self._contraction(node)
             return
-        for ends in self._equal_axes(node, len(y)):
-            self._equal(ends)
+        ends: dict[int, list[End]] = {}
+        for name, kept in kept_axes(node, self.graph.shapes):
+            for axis, after in kept.items():
+                ends.setdefault(after, [(node.output, after)]).append((name, axis))
+        for same in ends.values():
+            self._equal(same)
         if isinstance(node, Reduce) and self._any(node.input, node.axes):
             raise Unfit("its channels are normalized or averaged over, which removal would change")
         if isinstance(node, Positional) and self._any(node.input, node.axes):
@@ -339,50 +259,6 @@ class _Agreement:
             self._must_be(node.output, node.axis, mask)
         if isinstance(node, Pad):
             self._pad(node)
-
-    def _equal_axes(self, node: Node, rank: int) -> Iterator[list[End]]:
-        """Axes of the tensors of a node that have one length."""
-        assert not isinstance(node, (Opaque, Freeze, Unlabelled, Contraction, Reshape))
-        shapes, y = self.graph.shapes, node.output
-        if isinstance(node, PerChannel):
-            for axis in range(rank):
-                ends = [(node.inputs[0], axis), (y, axis)]
-                if axis == node.axis:
-                    ends += [(p, 0) for p in node.inputs[1:] if shapes[p][0] > 1]
-                yield ends
-        elif isinstance(node, Elementwise):
-            for axis in range(rank):
-                ends = [(y, axis)]
-                for name in node.inputs:
-                    own = axis - rank + len(shapes[name])
-                    if own >= 0 and shapes[name][own] > 1:
-                        ends.append((name, own))
-                yield ends
-        elif isinstance(node, Transpose):
-            yield from ([(node.input, old), (y, new)] for new, old in enumerate(node.order))
-        elif isinstance(node, Expand):
-            shift = rank - len(shapes[node.input])
-            for axis, n in enumerate(shapes[node.input]):
-                if n > 1:
-                    yield [(node.input, axis), (y, axis + shift)]
-        elif isinstance(node, Reduce):
-            left = [a for a in range(len(shapes[node.input])) if a not in node.axes]
-            new = left if node.keepdims else range(len(left))
-            yield from ([(node.input, a), (y, b)] for a, b in zip(left, new, strict=True))
-        elif isinstance(node, Concat):
-            for axis in range(rank):
-                if axis != node.axis:
-                    yield [(y, axis), *((name, axis) for name in node.inputs)]
-        else:
-            own_axes: set[int] = set()
-            if isinstance(node, Positional):
-                own_axes = set(node.axes)
-            elif isinstance(node, Gather):
-                own_axes = {node.axis}
-            else:
-                own_axes = {a for a in range(rank) if node.before[a] or node.after[a]}
-            for axis in set(range(rank)) - own_axes:
-                yield [(node.input, axis), (y, axis)]
 
     def _equal(self, ends: Sequence[End]) -> None:
         """One length: what has no positions of its own takes those of the others."""

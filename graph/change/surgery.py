@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -186,7 +186,7 @@ def _check_member(plan: GroupPlan, member: Member, values: np.ndarray) -> None:
         raise ValueError(f"expected positions from 0 to {rows - 1} in {name!r}")
     if np.bincount(places.ravel(), minlength=1).max() > 1:
         raise ValueError(f"expected every row of {name!r} in one channel, got a row in two")
-    wanted = (len(plan.new), places.shape[1], *_row_shape(member))
+    wanted = (len(plan.new), *member.own_shape)
     rows_given = plan.filters.get(filter_name(member))
     if member.kind != "consumer" and rows_given is not None and rows_given.shape != wanted:
         raise ValueError(
@@ -198,10 +198,6 @@ def _check_member(plan: GroupPlan, member: Member, values: np.ndarray) -> None:
             f"cannot merge channels of {name!r}, whose values are {values.dtype}: quantized "
             "weights can be arranged, or reorganize the model before it is quantized"
         )
-
-
-def _row_shape(member: Member) -> tuple[int, ...]:
-    return tuple(n for axis, n in enumerate(member.view) if axis not in member.axes)
 
 
 def _is_float(dtype: np.dtype) -> bool:
@@ -253,7 +249,8 @@ def _transformed(
     result = values.astype(np.float64)
     with np.errstate(invalid="ignore"):  # NaN weights stay NaN; only new ones are an error
         for plan, member in parts:
-            result = _on_rows(member, result, _linear(plan, member, state))
+            new = _linear(plan, member, state, member.channels(result))
+            result = member.replaced(result, new)
         result = _zero_new(result, parts) if state else _fill_new(result, parts)
     with np.errstate(over="ignore"):
         cast = result.astype(values.dtype)
@@ -269,15 +266,6 @@ def _finite(values: np.ndarray) -> bool:
     return bool(np.isfinite(values.astype(np.float64)).all())
 
 
-def _on_rows(
-    member: Member, values: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """``change`` the rows of all channels, given as an array of shape (o, m, ...)."""
-    rows = np.array(member.rows(values))
-    rows[member.positions] = change(rows[member.positions])
-    return member.restore(rows, values.shape)
-
-
 def _arranged(plan: GroupPlan, member: Member, values: np.ndarray) -> np.ndarray:
     """The rows of all channels in their new order."""
     source = np.arange(math.prod(member.view[axis] for axis in member.axes))
@@ -288,21 +276,17 @@ def _arranged(plan: GroupPlan, member: Member, values: np.ndarray) -> np.ndarray
     return member.restore(member.rows(values)[source], values.shape)
 
 
-def _linear(plan: GroupPlan, member: Member, state: State) -> Callable[[np.ndarray], np.ndarray]:
-    """The linear part of a plan on one member."""
+def _linear(plan: GroupPlan, member: Member, state: State, X: np.ndarray) -> np.ndarray:
+    """The linear part of a plan on what the channels own of one member."""
     if plan.order is not None:
-        return lambda X: X[plan.order]
+        return X[plan.order]
     matrix = _matrix(plan, member, state)
     changed = np.flatnonzero(np.any(matrix != np.eye(plan.channels), axis=1))
     read = np.flatnonzero(np.any(matrix[changed] != 0.0, axis=0))
     block = matrix[np.ix_(changed, read)]
-
-    def change(X: np.ndarray) -> np.ndarray:
-        result = X.copy()
-        result[changed] = _product(block, X[read]) if block.size else 0.0
-        return result
-
-    return change
+    result = X.copy()
+    result[changed] = _product(block, X[read]) if block.size else 0.0
+    return result
 
 
 def _matrix(plan: GroupPlan, member: Member, state: State) -> np.ndarray:
@@ -336,20 +320,11 @@ def _product(matrix: np.ndarray, X: np.ndarray) -> np.ndarray:
     return result.reshape(len(matrix), *X.shape[1:])
 
 
-def _with_rows(
-    member: Member, values: np.ndarray, places: np.ndarray, content: np.ndarray | float | bool
-) -> np.ndarray:
-    """``values`` with ``content`` in the rows of the channels at ``places``."""
-    rows = np.array(member.rows(values))
-    rows[member.positions[places]] = content
-    return member.restore(rows, values.shape)
-
-
 def _zero_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.ndarray:
     """Optimizer state of new channels."""
     for plan, member in parts:
         if plan.new.size:
-            values = _with_rows(member, values, plan.new, 0.0)
+            values = member.replaced(values, 0.0, plan.new)
     return values
 
 
@@ -361,21 +336,21 @@ def _fill_new(values: np.ndarray, parts: list[tuple[GroupPlan, Member]]) -> np.n
     # The layer's spread is that of weights that no plan replaces, whatever the order of plans.
     fresh = np.zeros(values.shape, dtype=bool)
     for plan, member in fills if drawn else ():
-        fresh = _with_rows(member, fresh, plan.new, True)
+        fresh = member.replaced(fresh, True, plan.new)
     linear = values
     for plan, member in fills:
         content: np.ndarray | float
         if member.kind != "consumer" and filter_name(member) in plan.filters:
             content = plan.filters[filter_name(member)]
         elif _is_drawn(plan, member):
-            kept = member.positions[plan.survivors]
-            present = member.rows(linear)[kept][~member.rows(fresh)[kept]]
+            kept = plan.survivors
+            present = member.channels(linear)[kept][~member.channels(fresh)[kept]]
             rng = generator(plan.seed, plan.group, member.weight, member.kind, str(member.axes))
-            shape = (len(plan.new), member.positions.shape[1], *member.rows(values).shape[1:])
+            shape = (len(plan.new), *member.own_shape)
             content = draw(shape, plan.init, member, present, rng)
         else:
             content = 0.0 if member.kind == "consumer" else CONSTANTS[member.role]
-        values = _with_rows(member, values, plan.new, content)
+        values = member.replaced(values, content, plan.new)
     return values
 
 

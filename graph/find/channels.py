@@ -55,6 +55,27 @@ class Member:
     origin: str = ""
     trained: bool = True
 
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """Shape of what one channel owns: ``(m, ...)``."""
+        rest = (n for axis, n in enumerate(self.view) if axis not in self.axes)
+        return (self.positions.shape[1], *rest)
+
+    def channels(self, values: np.ndarray) -> np.ndarray:
+        """What every channel owns of a weight: a copy of shape ``(channels, m, ...)``."""
+        return self.rows(values)[self.positions]
+
+    def replaced(
+        self,
+        values: np.ndarray,
+        content: np.ndarray | float,
+        channels: np.ndarray | slice = slice(None),
+    ) -> np.ndarray:
+        """A copy of a weight in which ``channels`` (all of them by default) own ``content``."""
+        rows = np.array(self.rows(values))
+        rows[self.positions[channels]] = content
+        return self.restore(rows, values.shape)
+
     def rows(self, values: np.ndarray) -> np.ndarray:
         """``values`` with the member's axes first and flattened: shape ``(rows, ...)``.
 

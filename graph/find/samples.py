@@ -11,25 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .nodes import (
-    Concat,
-    Contraction,
-    Elementwise,
-    Expand,
-    Gather,
-    Graph,
-    Node,
-    Opaque,
-    Pad,
-    PerChannel,
-    Positional,
-    Reduce,
-    Reshape,
-    Shape,
-    Transpose,
-    input_names,
-    output_names,
-)
+from .axes import kept_axes
+from .nodes import Graph, Node, Opaque, Reshape, Shape, input_names, output_names
 
 Place = tuple[int, int]  # an axis, and how many rows on it lie in front of each run of samples
 
@@ -73,39 +56,14 @@ def _moved(
 ) -> Place | None:
     """The place in an output of a node, by its input ``name``."""
     axis, rows = place
-    before, after = shapes[name], shapes[output]
     if isinstance(node, Opaque):  # samples in front stay there, as far as the shape allows it
+        after = shapes[output]
         return place if place == (0, 1) and after and after[0] % n == 0 else None
-    if isinstance(node, (Elementwise, PerChannel, Expand)):
-        axis += len(after) - len(before)
-        return (axis, rows) if after[axis] == before[place[0]] else None
-    if isinstance(node, Contraction):
-        return _contracted(node, name, place)
     if isinstance(node, Reshape):
-        return _located(after, math.prod(before[:axis]) * rows, n)
-    if isinstance(node, Transpose):
-        return node.order.index(axis), rows
-    if isinstance(node, Concat):
-        return None if node.axis == axis else place
-    if isinstance(node, Gather):
-        return None if node.axis == axis else place
-    if isinstance(node, Pad):
-        return None if node.before[axis] or node.after[axis] else place
-    assert isinstance(node, (Positional, Reduce))
-    if axis in node.axes:
-        return None
-    gone = isinstance(node, Reduce) and not node.keepdims
-    return (axis - sum(a < axis for a in node.axes), rows) if gone else place
-
-
-def _contracted(node: Contraction, name: str, place: Place) -> Place | None:
-    found: set[Place | None] = set()
-    for operand, axes in zip(node.inputs, (node.a_axes, node.b_axes), strict=True):
-        if operand == name:
-            letter = axes[place[0]]
-            kept = letter in node.out_axes
-            found.add((node.out_axes.index(letter), place[1]) if kept else None)
-    return found.pop() if len(found) == 1 else None
+        return _located(shapes[output], math.prod(shapes[name][:axis]) * rows, n)
+    found = {kept.get(axis) for own, kept in kept_axes(node, shapes) if own == name}
+    kept = found.pop() if len(found) == 1 else None
+    return None if kept is None else (kept, rows)
 
 
 def _located(shape: Sequence[int], outer: int, n: int) -> Place | None:

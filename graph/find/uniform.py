@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .axes import kept_axes
 from .components import reshape_blocks
 from .nodes import (
     Elementwise,
@@ -31,32 +32,20 @@ def uniform_after(
     >>> sorted(uniform_after(Expand("gate", "all"), {}, shapes))
     [1]
     """
-    if isinstance(node, (Elementwise, PerChannel, Expand)):
-        out = shapes[node.output]
-        inputs = (node.input,) if isinstance(node, Expand) else node.inputs
-        found = {axis for axis, size in enumerate(out) if size > 1}
-        for k, name in enumerate(inputs):
-            shift = len(out) - len(shapes[name])
-            if isinstance(node, PerChannel) and k:
-                shift = node.axis
-            varies = {
-                axis + shift
-                for axis, size in enumerate(shapes[name])
-                if size > 1 and axis not in uniform.get(name, ())
-            }
-            found -= varies
-        return frozenset(found)
-    if not isinstance(node, (Transpose, Positional, Reduce, Reshape)):
-        return frozenset()
-    alike = uniform.get(node.input, frozenset())
-    if isinstance(node, Transpose):
-        return frozenset(node.order.index(axis) for axis in alike)
     if isinstance(node, Reshape):
+        alike = uniform.get(node.input, frozenset())
         return uniform_reshaped(alike, shapes[node.input], shapes[node.output])
-    alike -= set(node.axes)
-    if isinstance(node, Positional) or node.keepdims:
-        return alike
-    return frozenset(axis - sum(a < axis for a in node.axes) for axis in alike)
+    kept = [
+        (after, axis in uniform.get(name, ()))
+        for name, axes in kept_axes(node, shapes)
+        for axis, after in axes.items()
+    ]
+    if isinstance(node, (Elementwise, PerChannel, Expand)):
+        long = {axis for axis, size in enumerate(shapes[node.output]) if size > 1}
+        return frozenset(long - {axis for axis, alike in kept if not alike})
+    if isinstance(node, (Transpose, Positional, Reduce)):
+        return frozenset(axis for axis, alike in kept if alike)
+    return frozenset()
 
 
 def uniform_reshaped(alike: frozenset[int], before: Shape, after: Shape) -> frozenset[int]:

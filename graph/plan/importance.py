@@ -101,5 +101,5 @@ def _rows(
     for member in members:
         if member.weight not in weights:
             raise ValueError(f"expected the weight {member.weight!r} of group {group.name!r}")
-        rows = member.rows(np.asarray(weights[member.weight]).astype(np.float64))
-        yield rows[member.positions].reshape(group.channels, -1)
+        own = member.channels(np.asarray(weights[member.weight]).astype(np.float64))
+        yield own.reshape(group.channels, -1)

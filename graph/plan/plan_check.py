@@ -68,7 +68,7 @@ def check_plan(plan: GroupPlan) -> None:
         _expect(not matrix[plan.new].any(), name, "zeros in rows of new channels", matrix)
     for member in plan.members:
         _check_member(member, o)
-    wanted = {filter_name(member): _row_shape(member) for member in plan.members}
+    wanted = {filter_name(member): member.own_shape for member in plan.members}
     for name, rows in plan.filters.items():
         _expect(name in wanted, "filters", " or ".join(wanted), name)
         _floats(f"the filters of {name!r}", rows, (len(plan.new), *wanted[name]))
@@ -106,12 +106,6 @@ def _check_member(member: Member, channels: int) -> None:
     shape = positions.ndim == 2 and len(positions) == channels
     _expect(shape, f"positions in {member.weight!r}", f"rows of {channels} channels", positions)
     _indices(f"positions in {member.weight!r}", positions.ravel(), rows)
-
-
-def _row_shape(member: Member) -> tuple[int, ...]:
-    """Shape of what one channel owns."""
-    rest = (n for axis, n in enumerate(member.view) if axis not in member.axes)
-    return (member.positions.shape[1], *rest)
 
 
 def _is_count(value: Any) -> bool:

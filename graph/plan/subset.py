@@ -83,7 +83,7 @@ def read_by(group: ChannelGroup, weights: Mapping[str, np.ndarray]) -> np.ndarra
     """``H`` of a group: products of the weights that read its channels, shape (o, o)."""
     H = np.zeros((group.channels, group.channels))
     for member in group.consumers:
-        V = member.rows(weights[member.weight])[member.positions].astype(np.float64)
+        V = member.channels(weights[member.weight]).astype(np.float64)
         V = V.reshape(group.channels, -1)
         H += V @ V.T
     return H

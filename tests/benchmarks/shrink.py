@@ -191,7 +191,8 @@ def folding(task: Task, ratio: float, seed: int, folder: Path) -> Made:
     from rejuvenet.adapters.torch.distributed import Processes
     from rejuvenet.adapters.torch.network import TorchNetwork
     from rejuvenet.graph.change.least_squares import Sums
-    from rejuvenet.graph.change.removal import Layout, compacted, removable
+    from rejuvenet.graph.change.removable import compacted, removable
+    from rejuvenet.graph.change.removal import Layout
     from rejuvenet.graph.change.surgery import transform
     from rejuvenet.graph.measure.batch_statistics import by_tensor
 

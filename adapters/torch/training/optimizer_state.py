@@ -283,8 +283,6 @@ def changed_copy(
     fresh = [(p, m) for p in plans if p.new.size for m in p.members if m.weight in values]
     online = edit.read(m.weight for _, m in fresh)
     for plan, member in fresh:
-        name, places = member.weight, member.positions[plan.new]
-        rows = np.array(member.rows(changed[name]))
-        rows[places] = member.rows(online[name])[places]
-        changed[name] = member.restore(rows, changed[name].shape)
+        name, born = member.weight, member.channels(online[member.weight])[plan.new]
+        changed[name] = member.replaced(changed[name], born, plan.new)
     return changed
