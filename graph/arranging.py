@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .change.surgery import restricted, transform
 from .collecting import described
-from .find.channels import ChannelGroup
-from .measure.verdict import DOUBLE, SINGLE, Limits, judge, limits_of
-from .network import Data, Follow, Network, Transaction
+from .measure.verdict import Noise
+from .network import Data, Follow, Network
 from .plan.planning import arrange_plan
-from .plan.selection import refuse_named, select_groups
+from .plan.selection import Layers, refuse_named, select_groups
 from .report import Report
-
-MORE_SHAKES = 5  # of inputs and weights, before a change of the outputs is called an error
 
 
 def arrange(
     network: Network,
     data: Data | None,
-    groups: str | Sequence[str | ChannelGroup] = "all",
+    groups: Layers = "all",
     order: str | np.ndarray | Mapping[str, np.ndarray] = "sofm",
     seed: int = 0,
     *,
@@ -78,47 +75,24 @@ def arrange(
     plan = arrange_plan(found, order, means, seed)  # type: ignore[arg-type]
     report = Report.of(plan)
     with network.transaction() as edit:
-        limits = limits_of(network.number_types)
         try:
-            before = network.example_outputs()
-            response = network.example_outputs(limits.shake)
+            noise = Noise(network, edit.undone)
         except ValueError as error:  # operators that the runtime does not have
-            before, report.unverified = [], str(error)
+            report.unverified = str(error)
         for name in plan.weights:
             edit.write(transform(restricted(plan, {name}), edit.original([name])))
         if follow is not None:
             follow(edit, plan.groups, {}, None)
         if not report.unverified:
-            _verify(network, edit, before, response, limits, report)
+            _verify(noise, network.example_outputs(), report)
     report.skipped.update(skipped)
     report.seconds = time.perf_counter() - start
     return report
 
 
-def _verify(
-    network: Network,
-    edit: Transaction,
-    before: list[np.ndarray],
-    response: list[np.ndarray],
-    limits: Limits,
-    report: Report,
-) -> None:
+def _verify(noise: Noise, after: list[np.ndarray], report: Report) -> None:
     """Write the verdict into a report, or raise ValueError."""
-
-    def more(shake: float) -> Iterator[list[np.ndarray]]:
-        with edit.undone():
-            for _ in range(MORE_SHAKES):
-                yield network.example_outputs(shake, weights=True)
-
-    def responses() -> Iterator[list[np.ndarray]]:
-        yield response
-        yield from more(limits.shake)
-
-    after = network.example_outputs()
-    verdict = judge(before, after, responses(), limits)
-    if verdict is not None and not verdict.within and limits is DOUBLE:
-        # A network in double precision may compute in single precision inside.
-        verdict = judge(before, after, more(SINGLE.shake), SINGLE)
+    verdict = noise.verdict(after)
     if verdict is None:
         report.unverified = "they hold no finite number for the example inputs"
         return
@@ -126,7 +100,7 @@ def _verify(
         raise ValueError(
             f"{verdict}; nothing was changed: the network does something that was not understood"
         )
-    report.verdict, report.output_change = verdict, _change(before, after)
+    report.verdict, report.output_change = verdict, _change(noise.before, after)
 
 
 def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:

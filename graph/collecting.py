@@ -15,13 +15,13 @@ from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
 from .network import ALONE, Data, Network, Team
 from .one_thread import one_thread
-from .plan.selection import find_group, unmovable, untapped
+from .plan.selection import Layers, find_group, unmovable, untapped
 
 
 def collect(
     network: Network,
     data: Data,
-    groups: Sequence[ChannelGroup | str] | str = "all",
+    groups: Layers = "all",
     *,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,
@@ -88,9 +88,7 @@ def described(
         return sums.means(), sums.refused
 
 
-def _groups_with_taps(
-    network: Network, groups: Sequence[ChannelGroup | str] | str
-) -> list[ChannelGroup]:
+def _groups_with_taps(network: Network, groups: Layers) -> list[ChannelGroup]:
     """The groups, each of which has a tap."""
     if isinstance(groups, str):
         if groups == "all":

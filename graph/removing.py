@@ -13,11 +13,9 @@ import numpy as np
 
 from .change.removal import Layout
 from .find.channels import Unfit
-from .measure.verdict import DOUBLE, SINGLE, Limits, judge, limits_of
+from .measure.verdict import Noise
 from .network import Network
 from .plan.plan import GroupPlan
-
-SHAKES = 3  # of inputs and weights, before a change of the outputs is called an error
 
 
 def unremovable(
@@ -59,9 +57,7 @@ def unremovable(
 class _Trials:
     def __init__(self, network: Network, layout: Layout, freed: Mapping[str, np.ndarray]) -> None:
         self.network, self.layout, self.freed = network, layout, freed
-        self.limits = limits_of(network.number_types)
-        self.before = network.example_outputs()
-        self._responses: dict[float, list[list[np.ndarray]]] = {}
+        self.noise = Noise(network)
 
     def search(self, plans: list[GroupPlan]) -> dict[str, str]:
         reason = self.reason(plans)
@@ -82,20 +78,7 @@ class _Trials:
             return str(error)
         except ValueError as error:
             return f"the model does not run without its channels: {error}"
-        if self._same(after, self.limits):
-            return None
-        # A network in double precision may compute in single precision inside.
-        if self.limits is DOUBLE and self._same(after, SINGLE):
+        verdict = self.noise.verdict(after)
+        if verdict is not None and verdict.within:
             return None
         return "the outputs change where its channels are removed, though they are silent"
-
-    def _same(self, after: list[np.ndarray], limits: Limits) -> bool:
-        verdict = judge(self.before, after, self._shaken(limits.shake), limits)
-        return verdict is not None and verdict.within
-
-    def _shaken(self, shake: float) -> list[list[np.ndarray]]:
-        if shake not in self._responses:
-            self._responses[shake] = [
-                self.network.example_outputs(shake, weights=i > 0) for i in range(SHAKES)
-            ]
-        return self._responses[shake]

@@ -4,13 +4,10 @@ All groups change together, so that the number of runs does not grow with that o
 
 1. One look at the network as it was: class means and second moments of every group, moments of
    every normalization that the change touches, outputs.
-2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.least_squares`), and
-   all changes at once (:mod:`.surgery`).
-3. Where one group changes, its consumers are refitted once more, to what they read now: two runs,
-   of the network before and after, side by side.  Where channels are removed, every product that
-   reads some is, one after the other (:mod:`.products`).
-4. One run for the statistics of all normalizations.  Each takes those of the batch meanwhile
-   (:mod:`.batch_statistics`), so that none has to wait for those before it.
+2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.refitting`), and all
+   changes at once (:mod:`.surgery`).
+3. Where one group changes, or channels are removed, what reads them is refitted once more.
+4. One run for the statistics of all normalizations (:mod:`.recalibration`).
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
 
@@ -24,42 +21,41 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from .cautions import warn_about_classes, warn_of_few_samples
-from .change.balance import balance_plan, scaled_members
-from .change.least_squares import SecondMoments, Sums, held_out, refit
+from .cautions import warn_about_classes
+from .change.balance import balance_plan
+from .change.least_squares import held_out
 from .change.new_filters import filters_of
-from .change.normalizations import Correction, Statistics, touched_normalizations
-from .change.products import MOST_ROWS, ProductSums, fitted, products_of
 from .change.removable import compacted, removable
 from .change.removal import Layout
-from .change.surgery import restricted, transform
+from .change.surgery import transform
 from .collecting import with_pseudo_classes
 from .find.channels import ChannelGroup, Unfit
-from .measure.batch_statistics import Moments, batch_normalizations, by_tensor
+from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
 from .measure.cost import cost
 from .measure.output_change import KEPT_BYTES, OutputChange
-from .network import ALONE, BatchNormalization, Data, Follow, Network, Team, Transaction
+from .network import ALONE, Data, Follow, Network, Team
 from .plan.automatic_layers import least_used
 from .plan.capacity import Capacity, capacity
 from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
-from .plan.selection import Choice, refuse_named, select_groups
+from .plan.selection import Layers, refuse_named, select_groups, without_channels
 from .ratios import Budget, Prices, TimeBudget
+from .recalibration import Recalibration
+from .refitting import Refits
 from .removing import unremovable
 from .report import Report
+from .runs import Runs
 
 log = logging.getLogger("rejuvenet")
-
-Layers = str | Sequence[str | ChannelGroup]
 
 
 @dataclass
@@ -133,24 +129,25 @@ def reorganize(
     recipe = recipe or Recipe.preserving()
     with team.together():
         if data is None:
-            recipe = _without_data(recipe, layers)
+            if layers == "auto":
+                raise ValueError("layers 'auto' needs batches of (inputs, labels)")
+            recipe = recipe.without_data()
         if max_change is not None and not max_change > 0:
             raise ValueError(f"expected a positive max_change, got {max_change!r}")
     with network.transaction() as edit:
-        passes = 0
+        runs = Runs(network, edit, data, team)
         if data is not None and pseudo_classes is not None:
-            data = with_pseudo_classes(network, data, pseudo_classes, team, recipe.seed)
-            classes, passes = pseudo_classes, 1
+            runs.data = with_pseudo_classes(network, data, pseudo_classes, team, recipe.seed)
+            classes, runs.passes = pseudo_classes, 1
         with team.together():
             chosen, skipped = select_groups(
                 network.groups,
                 "all" if layers == "auto" else layers,
                 activations=recipe.needs_means or layers == "auto",
             )
-            chosen, spared = _without(chosen, protected or {})
+            chosen, spared = without_channels(chosen, protected or {})
             skipped |= spared
-        run = _Run(network, edit, data, team, recipe, [choice.group for choice in chosen])
-        run.passes = passes
+            run = _Run(runs, recipe, [choice.group for choice in chosen])
         if remove:
             run.layout = Layout(network.graph)
         if data is not None:
@@ -160,7 +157,7 @@ def reorganize(
             if team.first and (layers == "auto" or recipe.tells_classes_apart):
                 warn_about_classes(run.unlabelled, run.before)
         if layers == "auto":
-            run.restrict(*_least_used(run))
+            run.restrict()
         if budget is not None:
             run.spread(budget)
         run.plan({choice.group.name: choice.layer for choice in chosen})
@@ -179,7 +176,7 @@ def reorganize(
                 run.measure(classes, max_bytes)
         with team.together():
             if follow is not None and run.active:
-                follow(edit, run.active, run.corrections, None)
+                follow(edit, run.active, run.statistics.corrections, None)
             run.balance(follow)
         report = run.report(skipped)
         if run.layout is not None:
@@ -191,37 +188,25 @@ def reorganize(
 class _Run:
     """One reorganization of several groups."""
 
-    def __init__(
-        self,
-        network: Network,
-        edit: Transaction,
-        data: Data | None,
-        team: Team,
-        recipe: Recipe,
-        groups: list[ChannelGroup],
-    ) -> None:
-        self.network, self.edit, self.data, self.team = network, edit, data, team
-        self.recipe, self.groups = recipe, groups
-        self.passes = 0
+    def __init__(self, runs: Runs, recipe: Recipe, groups: list[ChannelGroup]) -> None:
+        self.runs, self.recipe, self.groups = runs, recipe, groups
+        self.network, self.edit, self.team = runs.network, runs.edit, runs.team
         self.unlabelled = False
         self.plans: list[GroupPlan] = []
         self.refused: dict[str, str] = {}
         self.before: dict[str, ClassMeans] = {}
         self.after: dict[str, ClassMeans] = {}
-        self.corrections: dict[str, Correction] = {}
         self.outputs = OutputChange()
-        self._moments = Moments([], network.arrays)
-        self._sums: dict[str, Sums] = {}  # of groups that are refitted
-        self._residual: dict[str, float] = {}
-        self._made: GroupPlan  # the last one, before its refit
+        self.statistics = Recalibration(runs, groups, recipe.batchnorm == "recalibrate")
+        self.refits = Refits(runs, self.statistics)
         self.layout: Layout | None = None  # where free places are removed
         self._freed: dict[str, np.ndarray] = {}
 
     def tell(self, max_bytes: int) -> None:
         """What it will take, before it starts."""
-        refits = self.recipe.outgoing == "least_squares"
-        passes = self.passes + 2 + (self.recipe.batchnorm == "recalibrate")
-        passes += self.recipe.needs_gradients + 2 * (refits and len(self.groups) == 1)
+        alone = len(self.groups) == 1 and self.recipe.outgoing == "least_squares"
+        passes = self.runs.passes + 2 + (self.recipe.batchnorm == "recalibrate")
+        passes += self.recipe.needs_gradients + 2 * alone
         log.info(
             "up to %d passes over the batches, up to %d MiB of class sums and %d MiB of outputs",
             passes, max_bytes >> 20, KEPT_BYTES >> 20,
@@ -234,45 +219,45 @@ class _Run:
 
     def look(self, classes: Any, max_bytes: int) -> None:
         """Class means, moments and outputs of the network as it is."""
-        network, team = self.network, self.team
-        with team.together():
-            sums = ClassSums(network, self.groups, classes, None, max_bytes)
-            self._moments = self._touched(self.groups)
-            refits = self.recipe.outgoing == "least_squares"
-            self._sums = {
-                group.name: Sums(group, network.arrays)
-                for group in self.groups
-                if refits and group.tap is not None and group.name not in sums.refused
-            }
-            for first, inputs, n, labels in self._read("class means"):
+        with self.team.together():
+            sums = ClassSums(self.network, self.groups, classes, None, max_bytes)
+            if self.recipe.outgoing == "least_squares":
+                described = [group for group in self.groups if group.tap is not None]
+                self.refits.begin([g for g in described if g.name not in sums.refused])
+            for first, inputs, n, labels in self.runs.batches("class means"):
                 self.unlabelled |= labels is None
-                watch = sums.watch(labels, n) + self._moments.watch()
-                watch += [w for s in self._sums.values() for w in s.watch(first, n)]
-                self.outputs.before(network.run(inputs, by_tensor(watch), outputs=True))
-        self.passes += 1
-        self._moments.share(team)
-        sums.share(team)
-        for own in self._sums.values():
-            own.share(team)
-        with team.together():
+                watch = sums.watch(labels, n) + self.statistics.before.watch()
+                watch += self.refits.watch(first, n)
+                self.outputs.before(self.network.run(inputs, by_tensor(watch), outputs=True))
+        self.statistics.before.share(self.team)
+        sums.share(self.team)
+        self.refits.share()
+        with self.team.together():
             self.before = sums.means()
         if self.recipe.needs_means:
             self.refused |= sums.refused
 
-    def restrict(self, groups: list[ChannelGroup], recipe: Recipe) -> None:
-        """Go on with some of the groups that were looked at."""
-        self.groups, self.recipe = groups, recipe
-        self.before = {g.name: self.before[g.name] for g in groups if g.name in self.before}
-        self._moments = self._moments.only(self._touched(groups).normalizations)
+    def restrict(self) -> None:
+        """Go on with the groups that use the least of their capacity, and with their ratios."""
+        ratios = dict[str, float]()
+        with self.team.together():
+            if self.team.first:
+                figures = {n: capacity(m.Q, activity=m.activity) for n, m in self.before.items()}
+                ratios = least_used(figures)
+        ratios = self.team.from_first(ratios)
+        if ratios and isinstance(self.recipe.ratio, float):
+            self.recipe = replace(self.recipe, ratio=ratios)
+        self.groups = [group for group in self.groups if group.name in ratios]
+        self.before = {name: means for name, means in self.before.items() if name in ratios}
+        self.statistics.restrict(self.groups)
 
     def spread(self, budget: Budget | TimeBudget) -> None:
         """Ratios by group that keep a budget."""
         assert self.layout is not None
-        if not self._sums:
+        if not self.refits.sums:
             raise ValueError("a target needs batches of inputs and outgoing 'least_squares'")
-        grams = {name: sums.fitted.X for name, sums in self._sums.items()}
-        names = [m.weight for group in self.groups for m in group.consumers]
-        weights = self.edit.original(list(dict.fromkeys(names)))
+        grams = {name: sums.fitted.X for name, sums in self.refits.sums.items()}
+        weights = self.edit.original([m.weight for g in self.groups for m in g.consumers])
         samples = self.network.example_samples
         prices = Prices(self.layout, self.groups, grams, weights, samples)
         self.recipe = replace(self.recipe, ratio=budget.ratios(prices))
@@ -282,12 +267,12 @@ class _Run:
         team, options = self.team, dict[str, Any]()
         if self.recipe.needs_gradients:
             with team.together():
-                if self.data is None:
+                if self.runs.data is None:
                     raise ValueError("init 'gradient' needs batches of (inputs, labels), got none")
             names = [m.weight for group in self.groups for m in filters_of(group.members)]
             names = list(dict.fromkeys(names))
-            options["gradients"] = self.network.gradients(self.data, names, team)
-            self.passes += 1
+            options["gradients"] = self.network.gradients(self.runs.data, names, team)
+            self.runs.passes += 1
         with team.together():
             for group in self.groups if team.first else ():
                 if group.name not in self.refused:
@@ -297,112 +282,54 @@ class _Run:
                 self._freed, against = removable(self.layout, self.active)
                 self.refused |= against
                 self.plans = [plan for plan in self.plans if plan.group not in against]
-            self.plans = [self._fitted(plan) for plan in self.plans]
-        self.plans, self.refused, self._residual = team.from_first(
-            (self.plans, self.refused, self._residual)
+            self.plans = [self.refits.fitted(plan, self.before) for plan in self.plans]
+        self.plans, self.refused, self.refits.residual = team.from_first(
+            (self.plans, self.refused, self.refits.residual)
         )
 
     def _plan(self, group: ChannelGroup, layer: str | None, options: Mapping[str, Any]) -> None:
         weights = self.edit.original([m.weight for m in group.members])
-        means, sums = self.before.get(group.name), self._sums.get(group.name)
+        means, sums = self.before.get(group.name), self.refits.sums.get(group.name)
         if sums is not None and self.recipe.method == "subset":
             options = {**options, "gram": sums.fitted.X}
         try:
             self.network.check(group)
             plan = reorganize_plan(group, weights, self.recipe, means, layer, **options)
+            self.plans.append(plan)
         except Unfit as error:
             self.refused[group.name] = str(error)
-            return
-        self.plans.append(plan)
-
-    def _fitted(self, plan: GroupPlan) -> GroupPlan:
-        """The plan with its consumers refitted, where there is something to fit them to."""
-        own = self._sums.get(plan.group)
-        if own is None or plan.idle:
-            return plan
-        warn_of_few_samples(plan, own, self.before.get(plan.group))
-        self._made = plan
-        return self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
-
-    def _refitted(self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments) -> GroupPlan:
-        free = scaled_members(self.network.graph, plan.members)
-        names = [m.weight for m in plan.members if m.kind == "consumer"]
-        plan = refit(plan, fitted, held, bounded=None if free else self.edit.original(names))
-        self._residual[plan.group] = (held if held.samples else fitted).residual(plan)
-        return plan
 
     def change(self) -> None:
         """All weights as the plans make them, and the statistics of all normalizations."""
         with self.team.together():
-            self._write(self.active)
-            if self.layout is not None:
+            self.runs.write(self.active)
+        if self.layout is not None:
+            with self.team.together():
                 found = unremovable(self.network, self.layout, self._freed, self.active)
                 self.refused |= found
                 self._put_back(list(found))
-        if self.layout is not None:
-            self._fit_products()
-        elif len(self.active) == 1 and self.active[0].group in self._sums:
-            self._fit_beside(self.active[0])
-        self._recalibrate()
+        elif [plan.group in self.refits.sums for plan in self.active] == [True]:
+            plan = self.refits.again(self.active[0])
+            self.plans = [plan if p.group == plan.group else p for p in self.plans]
+            with self.team.together():
+                self.runs.write([plan])
+        self._settle()
 
-    def _fit_products(self) -> None:
-        """What reads channels of the plans, one product after the other, both networks beside."""
-        network, team = self.network, self.team
-        if self.data is None or self.recipe.outgoing != "least_squares":
-            return
-        plans = self.active
-        reading = {m.weight for plan in plans for m in plan.members if m.kind == "consumer"}
-        normalized = {n.tensor for n in self._moments.normalizations}
-        for product in products_of(network.graph, reading, normalized):
-            names = [name for name in (product.weight, product.bias) if name]
-            weights = self.edit.read(names)
-            sums = ProductSums(product, weights[product.weight].shape, network.arrays)
-            if sums.rows > MOST_ROWS:
-                continue
-            own = self._own_statistics()
-            try:
-                for number, (first, inputs, n, _) in enumerate(self._read("least squares")):
-                    with self.edit.undone():
-                        network.run(inputs, by_tensor(sums.watch(n)))
-                    watch = by_tensor(sums.watch_changed(first, n))
-                    network.run(inputs, watch, statistics=own(number))
-            except Unfit:  # what it reads is not of samples
-                continue
-            self.passes += 2
-            sums.share(team)
-            self.edit.write(fitted(sums, plans, weights))
-
-    def _fit_beside(self, plan: GroupPlan) -> None:
-        """The one plan refitted to what its consumers read now, both networks side by side."""
-        network, team = self.network, self.team
-        sums = Sums(self._sums[plan.group].group, network.arrays)
-        own = self._own_statistics()
-        with team.together():
-            for number, (first, inputs, n, _) in enumerate(self._read("least squares")):
-                with self.edit.undone():
-                    network.run(inputs, by_tensor(sums.watch(first, n, keep=True)))
-                watch = by_tensor(sums.watch_changed(first, n))
-                network.run(inputs, watch, statistics=own(number))
-        self.passes += 2
-        sums.share(team)
-        with team.together():
-            if team.first:
-                plan = self._refitted(self._made, sums.fitted, sums.held)
-        plan, self._residual = team.from_first((plan, self._residual))
-        self.plans = [plan if other.group == plan.group else other for other in self.plans]
-        with team.together():
-            self._write([plan])
+    def _settle(self) -> None:
+        """What follows from weights that were changed."""
+        fits = self.runs.data is not None and self.recipe.outgoing == "least_squares"
+        if self.layout is not None and fits:
+            self.refits.fit_products(self.active)
+        self.statistics.carry_out(self.active)
 
     def spend_less(self) -> list[str]:
         """Put back the half of the groups that miss most of what their consumers read."""
-        order = sorted(self.active, key=lambda plan: self._residual.get(plan.group, math.inf))
-        back = order[len(order) // 2 :]
-        names = [plan.group for plan in back]
+        missed = self.refits.residual
+        order = sorted(self.active, key=lambda plan: missed.get(plan.group, math.inf))
+        names = [plan.group for plan in order[len(order) // 2 :]]
         with self.team.together():
             self._put_back(names)
-        if self.layout is not None:
-            self._fit_products()
-        self._recalibrate()
+        self._settle()
         return names
 
     def _put_back(self, names: Sequence[str]) -> None:
@@ -411,10 +338,9 @@ class _Run:
         if not back:
             return
         self.plans = [plan for plan in self.plans if plan.group not in names]
-        statistics = [s for n in self._moments.normalizations for s in (n.mean, n.variance)]
-        touched = [*(name for plan in back for name in plan.weights), *statistics]
-        self.edit.write(self.edit.original(list(dict.fromkeys(touched))))
-        self._write(self.active)
+        touched = [*(name for plan in back for name in plan.weights), *self.statistics.names]
+        self.edit.write(self.edit.original(touched))
+        self.runs.write(self.active)
 
     def remove(self, report: Report) -> None:
         """Remove the free places, and say what that saves."""
@@ -428,19 +354,18 @@ class _Run:
 
     def measure(self, classes: Any, max_bytes: int) -> None:
         """What remains: outputs, and class means after."""
-        network, team = self.network, self.team
-        with team.together():
+        with self.team.together():
             names = {plan.group for plan in self.plans}
             groups = [group for group in self.groups if group.name in names]
-            sums = ClassSums(network, groups, classes, None, max_bytes)
+            sums = ClassSums(self.network, groups, classes, None, max_bytes)
             self.outputs.again()
-            for first, inputs, n, labels in self._read("outputs after"):
-                found = network.run(inputs, by_tensor(sums.watch(labels, n)), outputs=True)
+            for first, inputs, n, labels in self.runs.batches("outputs after"):
+                watch = by_tensor(sums.watch(labels, n))
+                found = self.network.run(inputs, watch, outputs=True)
                 self.outputs.after(found, held_out(first, n))
-        self.passes += 1
-        self.outputs.share(team)
-        sums.share(team)
-        with team.together():
+        self.outputs.share(self.team)
+        sums.share(self.team)
+        with self.team.together():
             self.after = sums.means()
 
     def balance(self, follow: Follow | None) -> None:
@@ -460,116 +385,16 @@ class _Run:
         with team.together():
             # Activations after would be those of silent channels as well, which are removed.
             for plan in self.plans if team.first and self.layout is None else ():
-                means, nodes = self.after.get(plan.group), max(plan.nodes, 1)
-                if means is not None:
-                    own = capacity(means.Q, nodes, means.activity, self.recipe.seed)
-                    figures[plan.group] = own
+                if means := self.after.get(plan.group):
+                    own = means.Q, max(plan.nodes, 1), means.activity, self.recipe.seed
+                    figures[plan.group] = capacity(*own)
         figures = team.from_first(figures)
         report = Report.of(Plan(self.plans, self.recipe, dict(skipped)), figures)
         for group in report.groups:
-            if group.group in self._residual:
-                group.missed = math.sqrt(self._residual[group.group])
-        report.passes = self.passes
+            if group.group in self.refits.residual:
+                group.missed = math.sqrt(self.refits.residual[group.group])
+        report.passes = self.runs.passes
         if self.after:
             report.output_change, report.agreement = self.outputs.relative, self.outputs.agreement
             report.largest_change, report.held_out = self.outputs.largest, self.outputs.held_out
         return report
-
-    def _read(self, purpose: str) -> Iterator[tuple[int, Any, int, np.ndarray | None]]:
-        """Batches, with the number of samples before and in each."""
-        assert self.data is not None
-        first = 0
-        for inputs, labels in self.data.read(purpose):
-            n = self.network.samples(inputs)
-            yield first, inputs, n, labels
-            first += n
-
-    def _write(self, plans: Sequence[GroupPlan]) -> None:
-        """Weights as the plans make them, one at a time."""
-        for name in dict.fromkeys(name for plan in plans for name in plan.weights):
-            self.edit.write(transform(restricted(plans, {name}), self.edit.original([name])))
-
-    def _recalibrate(self) -> None:
-        """Statistics of the normalizations that the change touches, in one run."""
-        self.corrections = {}
-        normalizations, plans = self._moments.normalizations, self.active
-        if not normalizations or not plans:
-            return
-        network, team = self.network, self.team
-        after = Moments(normalizations, network.arrays)
-        own = self._own_statistics()
-        with team.together():
-            for number, (_, inputs, _, _) in enumerate(self._read("normalization statistics")):
-                network.run(inputs, by_tensor(after.watch()), statistics=own(number))
-        self.passes += 1
-        after.share(team)
-        before, now = self._moments.statistics(), after.statistics()
-        before |= transform(restricted(plans, set(before)), before)
-        merged = self._merged()
-        for n in normalizations:
-            if n.mean not in self.corrections:
-                self.corrections[n.mean] = Correction.between(n, before, now)
-                self.corrections[n.mean].repeat(merged)
-        with team.together():
-            self.edit.write(merged)
-
-    def _merged(self) -> Statistics:
-        """Running statistics as the plans merge them."""
-        names = [s for n in self._moments.normalizations for s in (n.mean, n.variance)]
-        running = self.edit.original(list(dict.fromkeys(names)))
-        return running | transform(restricted(self.active, set(running)), running)
-
-    def _own_statistics(self) -> Callable[[int], list[BatchNormalization]]:
-        """How normalizations use the statistics of a batch, by its number."""
-        merged, found = self._merged(), self._moments.normalizations
-        parts = {n.mean: restricted(self.active, {n.mean, n.variance}) for n in found}
-        return lambda number: batch_normalizations(self._moments, number, merged, parts)
-
-    def _touched(self, groups: Sequence[ChannelGroup]) -> Moments:
-        """Moments of the normalizations that a change of the groups touches."""
-        members = [m for group in groups for m in group.members]
-        again = self.recipe.batchnorm == "recalibrate"
-        touched = touched_normalizations(self.network.graph, members) if again else []
-        return Moments(touched, self.network.arrays)
-
-
-def _without(
-    chosen: Sequence[Choice], protected: Mapping[str, Sequence[int]]
-) -> tuple[list[Choice], dict[str, str]]:
-    """The groups without some of their channels, and those of which none are left to exchange."""
-    left, spared = [], {}
-    for choice in chosen:
-        group = choice.group
-        channels = protected.get(group.name, ())
-        sets = tuple(np.setdiff1d(indices, channels) for indices in group.exchangeable)
-        if len(channels) and not any(len(indices) > 1 for indices in sets):
-            spared[group.name] = "its channels are protected"
-        elif len(channels):
-            sets = tuple(indices for indices in sets if len(indices))
-            left.append(choice._replace(group=replace(group, exchangeable=sets)))
-        else:
-            left.append(choice)
-    return left, spared
-
-
-def _without_data(recipe: Recipe, layers: Layers) -> Recipe:
-    """The recipe as far as weights alone allow."""
-    if recipe.needs_means or layers == "auto":
-        what = "layers 'auto'" if layers == "auto" else f"method {recipe.method!r}"
-        raise ValueError(f"{what} needs batches of (inputs, labels)")
-    without = "sum" if recipe.outgoing == "least_squares" else recipe.outgoing
-    return replace(recipe, outgoing=without, batchnorm="merge")
-
-
-def _least_used(run: _Run) -> tuple[list[ChannelGroup], Recipe]:
-    """The groups that use the least of their capacity, and the recipe with their ratios."""
-    team, ratios = run.team, dict[str, float]()
-    with team.together():
-        if team.first:
-            figures = {n: capacity(m.Q, activity=m.activity) for n, m in run.before.items()}
-            ratios = least_used(figures)
-    ratios = team.from_first(ratios)
-    recipe = run.recipe
-    if ratios and isinstance(recipe.ratio, float):
-        recipe = replace(recipe, ratio=ratios)
-    return [group for group in run.groups if group.name in ratios], recipe

@@ -9,6 +9,7 @@ from ...graph import collecting
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_means import ClassMeans
 from ...graph.measure.class_sums import MAX_BYTES
+from ...graph.plan.selection import Layers
 from .batches import OnnxBatches
 from .model import OnnxModel
 from .network import OnnxNetwork
@@ -17,7 +18,7 @@ from .network import OnnxNetwork
 def collect(
     model: OnnxModel,
     batches: Iterable[Any],
-    groups: Sequence[ChannelGroup | str] | str = "all",
+    groups: Layers = "all",
     classes: int | Sequence[str | int] | None = None,
     progress: bool = False,
     max_bytes: int = MAX_BYTES,
@@ -59,7 +60,7 @@ def collect(
         For a class without samples (named), activations that are not finite (group and channel
         named), inputs and labels that do not pair, or a group without activations.
     """
-    found: Sequence[ChannelGroup | str] | str = groups
+    found: Layers = groups
     if groups != "all":
         names = [groups] if isinstance(groups, str) else groups
         found = [model.group(g) if isinstance(g, str) else g for g in names]

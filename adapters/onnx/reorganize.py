@@ -16,9 +16,9 @@ import onnx_ir as ir
 from ...graph import arranging, reorganizing
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
-from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.plan.selection import Layers
 from ...graph.ratios import Budget, TimeBudget
 from ...graph.report import Report
 from .batches import OnnxBatches, samples
@@ -27,7 +27,6 @@ from .model import OnnxModel, load
 from .network import OnnxNetwork
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
-Layers = str | Sequence[str | ChannelGroup]
 
 
 def arrange(

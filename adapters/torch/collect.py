@@ -12,9 +12,9 @@ import torch
 
 from ...graph import collecting
 from ...graph.batches import Unpack
-from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_means import ClassMeans
 from ...graph.measure.class_sums import MAX_BYTES
+from ...graph.plan.selection import Layers
 from .batches import Batches
 from .distributed import Processes
 from .network import TorchNetwork
@@ -24,7 +24,7 @@ from .trace import TracedModel
 def collect(
     traced: TracedModel,
     batches: Iterable[Any] | Batches,
-    groups: Sequence[ChannelGroup | str] | str = "all",
+    groups: Layers = "all",
     *,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,

@@ -20,10 +20,10 @@ from ...graph import arranging, reorganizing
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
-from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.plan.selection import Layers
 from ...graph.ratios import Budget
 from ...graph.report import Report
 from .batches import Batches, at_most
@@ -38,8 +38,6 @@ from .training.pictures import draw_groups
 from .training.sanity import refuse_not_finite
 
 log = logging.getLogger("rejuvenet")
-
-Layers = str | Sequence[str | ChannelGroup]
 
 
 def arrange(

@@ -12,10 +12,15 @@ within the noise if ``change <= max(least, floors * noise)`` holds for every out
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..network import Network
+
+SHAKES = 6  # the last ones of weights too, before a change of the outputs is called an error
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,39 @@ class Verdict:
             f"outputs changed by {self.change:.2e}, {which} the network's own noise "
             f"({self.noise:.2e}, its response to a relative change of {self.shake:.0e})"
         )
+
+
+class Noise:
+    """Outputs of a network as it is now, and what they do when inputs and weights are shaken.
+
+    Within ``undone()`` the network is again what it is now.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        undone: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self._network, self._undone = network, undone
+        self._limits = limits_of(network.number_types)
+        self._responses: dict[float, list[list[np.ndarray]]] = {}
+        self.before = network.example_outputs()
+
+    def verdict(self, after: Sequence[np.ndarray]) -> Verdict | None:
+        """Whether these outputs are the same; None where nothing can be compared."""
+        verdict = judge(self.before, after, self._shaken(self._limits.shake), self._limits)
+        if verdict is not None and not verdict.within and self._limits is DOUBLE:
+            # A network in double precision may compute in single precision inside.
+            verdict = judge(self.before, after, self._shaken(SINGLE.shake), SINGLE)
+        return verdict
+
+    def _shaken(self, shake: float) -> Iterator[list[np.ndarray]]:
+        found = self._responses.setdefault(shake, [])
+        for number in range(SHAKES):
+            if number == len(found):
+                with self._undone():
+                    found.append(self._network.example_outputs(shake, weights=number > 0))
+            yield found[number]
 
 
 def judge(

@@ -212,6 +212,19 @@ class Recipe:
                 f"'activity' do: choose one of these or a share, got method {self.method!r}"
             )
 
+    def without_data(self) -> Recipe:
+        """The recipe as far as weights alone allow.
+
+        Raises
+        ------
+        ValueError
+            The method looks at activations.
+        """
+        if self.needs_means:
+            raise ValueError(f"method {self.method!r} needs batches of (inputs, labels)")
+        outgoing = "sum" if self.outgoing == "least_squares" else self.outgoing
+        return replace(self, outgoing=outgoing, batchnorm="merge")
+
     @property
     def needs_means(self) -> bool:
         """Whether a plan needs class means."""

@@ -8,10 +8,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from ..find.channels import ChannelGroup, Unfit
 from .recipe import Ratio
+
+Layers = str | Sequence[str | ChannelGroup]
 
 
 def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
@@ -98,7 +103,7 @@ class Choice(NamedTuple):
 
 def select_groups(
     groups: Sequence[ChannelGroup],
-    layers: str | Sequence[str | ChannelGroup],
+    layers: Layers,
     activations: bool = True,
     permute: bool = False,
 ) -> tuple[list[Choice], dict[str, str]]:
@@ -170,6 +175,25 @@ def select_groups(
         chosen[group.name] = Choice(group, _weight(group, request), True)
     skipped = {name: reason for name, reason in skipped.items() if name not in chosen}
     return sorted(chosen.values(), key=lambda item: place.get(item.group.name, -1)), skipped
+
+
+def without_channels(
+    chosen: Sequence[Choice], protected: Mapping[str, Sequence[int]]
+) -> tuple[list[Choice], dict[str, str]]:
+    """The groups without some of their channels, and those of which none are left to exchange."""
+    left, spared = [], {}
+    for choice in chosen:
+        group = choice.group
+        channels = protected.get(group.name, ())
+        sets = tuple(np.setdiff1d(indices, channels) for indices in group.exchangeable)
+        if len(channels) and not any(len(indices) > 1 for indices in sets):
+            spared[group.name] = "its channels are protected"
+        elif len(channels):
+            sets = tuple(indices for indices in sets if len(indices))
+            left.append(choice._replace(group=replace(group, exchangeable=sets)))
+        else:
+            left.append(choice)
+    return left, spared
 
 
 def refuse_named(chosen: Sequence[Choice], refused: Mapping[str, str]) -> None:

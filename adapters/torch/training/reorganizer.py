@@ -32,11 +32,10 @@ from torch import nn
 
 from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
-from ....graph.find.channels import ChannelGroup
 from ....graph.measure.class_sums import MAX_BYTES
 from ....graph.plan.plan import GroupPlan
 from ....graph.plan.recipe import Recipe
-from ....graph.plan.selection import ratio_of, select_groups
+from ....graph.plan.selection import Layers, ratio_of, select_groups
 from ....graph.report import Report
 from ..batches import Batches, at_most
 from ..distributed import Processes
@@ -160,7 +159,7 @@ class Reorganizer:
         model: nn.Module,
         optimizer: Any,
         loader: Iterable[Any] | None = None,
-        layers: str | Sequence[str | ChannelGroup] = "last",
+        layers: Layers = "last",
         every: Every | None = None,
         stop: float | None = None,
         recipe: Recipe | Callable[[int], Recipe] | None = None,
@@ -375,7 +374,7 @@ class Reorganizer:
 
     def _reorganize(self, number: int, what: str) -> Report:
         recipe = self._recipe(number)
-        layers: str | Sequence[str | ChannelGroup] = self.layers
+        layers: Layers = self.layers
         if self.freeze_below:
             layers = [self._turns[min(len(self.history), len(self._turns) - 1)]]
         along = (self.traced.tensors, self.optimizer, self.ema)

@@ -1,0 +1,121 @@
+"""Consumers that learn to read what a change leaves of their channels.
+
+Each is fitted from one look at the network as it was, as if the other groups stayed
+(:mod:`.least_squares`).  Where one group changes alone, it is fitted once more to what it reads
+now, and where channels are removed, every product that reads some is (:mod:`.products`): for these,
+the network before and after runs side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from .cautions import warn_of_few_samples
+from .change.balance import scaled_members
+from .change.least_squares import SecondMoments, Sums, Watched, refit
+from .change.products import MOST_ROWS, ProductSums, fitted, products_of
+from .find.channels import ChannelGroup, Unfit
+from .measure.batch_statistics import by_tensor
+from .measure.class_means import ClassMeans
+from .plan.plan import GroupPlan
+from .recalibration import Recalibration
+from .runs import Runs
+
+Asked = Callable[[int, int], Watched]  # what to look at of ``n`` samples after ``first``
+
+
+class Refits:
+    """Of the groups of one change.
+
+    Parameters
+    ----------
+    runs : Runs
+    statistics : Recalibration
+
+    Attributes
+    ----------
+    sums : dict of str to Sums
+        Second moments of what was there before, by group; empty where nothing is refitted.
+    residual : dict of str to float
+        Share of what they read that consumers miss, by group.
+    """
+
+    def __init__(self, runs: Runs, statistics: Recalibration) -> None:
+        self._runs, self._statistics = runs, statistics
+        self.sums: dict[str, Sums] = {}
+        self.residual: dict[str, float] = {}
+        self._made: GroupPlan  # the last one, before its refit
+
+    def begin(self, groups: Sequence[ChannelGroup]) -> None:
+        """Of these groups, second moments are gathered in the look at the network."""
+        self.sums = {group.name: Sums(group, self._runs.network.arrays) for group in groups}
+
+    def watch(self, first: int, n: int) -> Watched:
+        """What to look at in the run of the network before, of ``n`` samples after ``first``."""
+        return [watched for own in self.sums.values() for watched in own.watch(first, n)]
+
+    def share(self) -> None:
+        """Second moments over all processes."""
+        for own in self.sums.values():
+            own.share(self._runs.team)
+
+    def fitted(self, plan: GroupPlan, means: Mapping[str, ClassMeans]) -> GroupPlan:
+        """The plan with its consumers refitted, where there is something to fit them to."""
+        own = self.sums.get(plan.group)
+        if own is None or plan.idle:
+            return plan
+        warn_of_few_samples(plan, own, means.get(plan.group))
+        self._made = plan
+        return self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
+
+    def _refitted(self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments) -> GroupPlan:
+        free = scaled_members(self._runs.network.graph, plan.members)
+        names = [m.weight for m in plan.members if m.kind == "consumer"]
+        bounded = None if free else self._runs.edit.original(names)
+        plan = refit(plan, fitted, held, bounded=bounded)
+        self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
+        return plan
+
+    def again(self, plan: GroupPlan) -> GroupPlan:
+        """The only plan, refitted to what its consumers read now."""
+        team = self._runs.team
+        sums = Sums(self.sums[plan.group].group, self._runs.network.arrays)
+        with team.together():
+            self._side_by_side([plan], partial(sums.watch, keep=True), sums.watch_changed)
+        sums.share(team)
+        with team.together():
+            if team.first:
+                plan = self._refitted(self._made, sums.fitted, sums.held)
+        plan, self.residual = team.from_first((plan, self.residual))
+        return plan
+
+    def fit_products(self, plans: Sequence[GroupPlan]) -> None:
+        """What reads channels of the plans, one product after the other."""
+        runs = self._runs
+        reading = {m.weight for plan in plans for m in plan.members if m.kind == "consumer"}
+        normalized = {n.tensor for n in self._statistics.before.normalizations}
+        for product in products_of(runs.network.graph, reading, normalized):
+            names = [name for name in (product.weight, product.bias) if name]
+            weights = runs.edit.read(names)
+            sums = ProductSums(product, weights[product.weight].shape, runs.network.arrays)
+            if sums.rows > MOST_ROWS:
+                continue
+            try:
+                self._side_by_side(plans, partial(_before, sums), sums.watch_changed)
+            except Unfit:  # what it reads is not of samples
+                continue
+            sums.share(runs.team)
+            runs.edit.write(fitted(sums, plans, weights))
+
+    def _side_by_side(self, plans: Sequence[GroupPlan], before: Asked, after: Asked) -> None:
+        """Every batch through the network as it was, and through the one that the plans made."""
+        runs, own = self._runs, self._statistics.own(plans)
+        for number, (first, inputs, n, _) in enumerate(runs.batches("least squares", passes=2)):
+            with runs.edit.undone():
+                runs.network.run(inputs, by_tensor(before(first, n)))
+            runs.network.run(inputs, by_tensor(after(first, n)), statistics=own(number))
+
+
+def _before(sums: ProductSums, first: int, n: int) -> Watched:
+    return sums.watch(n)
