@@ -135,6 +135,7 @@ def test_shrink_writes_a_smaller_file(place):
     again = "rejuvenet shrink original.onnx --data digits_train.npz -o small.onnx --ratio 0.75"
     assert again in re.sub("</?span>", "", page)
     assert "parameters left" in done.stdout
+    assert "Looked at 1,000 of 1,257 images, drawn from every class alike" in done.stdout
     assert "of the decisions stayed" in done.stdout
     assert (place / "small.onnx").stat().st_size < (place / "original.onnx").stat().st_size * 0.6
     again = json.loads(call("inspect", "small.onnx", "--json").stdout)["groups"]
@@ -164,7 +165,7 @@ def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     assert len(bound["groups"]) < len(free["groups"])
     assert bound["output_change"] is None or bound["output_change"] <= share
     assert any("budget" in reason for reason in bound["skipped"].values())
-    few = json.loads(call(*words, "--layers", "auto", "--max-batches", 2).stdout)
+    few = json.loads(call(*words, "--layers", "auto", "--max-images", 128).stdout)
     assert len(few["groups"]) <= 2
     fails(2, *words, "--arrange", "--max-change", 0.1)
 
@@ -187,7 +188,8 @@ def test_reorganize_writes_model_page_and_plan(place):
     assert len(plan.groups[0].new) == group["new"]
     page = says_what_to_do_next(place / "page.html")
     assert "<b>Reorganized</b>" in page
-    assert f"{report['held_out']} images that no refit used" in page
+    assert "257 images that were not looked at" in page
+    assert (report["looked_at"], report["images"]) == (1000, 1257)
     result = json.loads(
         call("compare", "original.onnx", "new.onnx", "--data", "digits_test.npz", "--json").stdout
     )

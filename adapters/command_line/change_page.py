@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..onnx.model import OnnxModel
     from ..report.activations import Panel
     from ..report.network.picture import Picture
+    from .reading import Look
 
 
 def write_change_page(
@@ -29,7 +30,7 @@ def write_change_page(
     call: Invocation,
     loaded: OnnxModel,
     outcome: Outcome,
-    batches: Batches,
+    look: Look,
     test: Batches | None,
     quiet: bool,
 ) -> None:
@@ -43,8 +44,10 @@ def write_change_page(
         As it was before.
     outcome : Outcome
         What was done, with class means before and after.
-    batches, test : Batches
-        What the change was fitted to, and images that it has not seen, if there are any.
+    look : Look
+        What the change was fitted to.
+    test : Batches or None
+        Images to measure on.
     quiet : bool
         Show no progress.
     """
@@ -55,7 +58,7 @@ def write_change_page(
     comparison, images = evaluated(
         call.settings["model"],
         call.settings["output"],
-        batches,
+        look,
         test,
         report.held_out,
         progress("images", quiet),

@@ -11,6 +11,7 @@ from ...graph.change.least_squares import held_out
 from ..images.batch_inputs import count, rows_of
 from ..images.image_data import Batch, Batches
 from .comparison import compare
+from .reading import Look
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Unfitted:
 def evaluated(
     model: Path,
     output: Path,
-    data: Batches,
+    look: Look,
     test: Batches | None,
     held: int,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -48,16 +49,20 @@ def evaluated(
     ----------
     model, output : Path
         Before and after.
-    data, test : Batches
-        What the change was fitted to, and images that it has not seen, if there are any.
+    look : Look
+        What the change was fitted to.
+    test : Batches or None
+        Images to measure on.
     held : int
-        How many images of ``data`` no refit has used.
+        How many of those of ``look`` no refit has used.
     """
-    images: Any = test if test is not None else Unfitted(data) if held else data
+    images: Any = test or look.others or (Unfitted(look.batches) if held else look.batches)
     found = compare(str(model), str(output), images, progress).to_dict()
     n = found["images"]
     if test is not None:
         return found, f"{n:,} test images"
+    if look.others is not None:
+        return found, f"{n:,} images that were not looked at"
     if held:
         return found, f"{n:,} images that no refit used"
     return found, f"the {n:,} images that it was fitted to"

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
 from ...files import check_writable
-from ..images.image_data import ArrayFile, Batches, read_data
 from .terminal import say_aside
 from .visible import visible
 
@@ -96,9 +94,13 @@ PseudoClasses = Annotated[
     int | None,
     typer.Option(min=1, help="Group the images by what the model sees, not by their class."),
 ]
-MaxBatches = Annotated[
-    int | None, typer.Option(min=1, help="Look at so many batches of images at most.")
-]
+MaxImages = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Look at so many images at most, drawn from every class alike; more of them "
+        "change little."
+    ),
+]  # fmt: skip
 RecipeOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -133,6 +135,7 @@ Test = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
+MAX_IMAGES = 1000
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
 
 
@@ -260,125 +263,6 @@ def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> 
         if source is not None and source.name != "DEFAULT":
             option = "--" + name.replace("_", "-")
             raise typer.BadParameter(f"{option} does nothing {where}; leave it out")
-
-
-def open_batches(
-    model: Path,
-    data: Path,
-    size: str | None,
-    mean: str | None,
-    std: str | None,
-    preprocess: Path | None,
-    batch_size: int,
-    input_shape: list[str] | None = None,
-) -> Batches:
-    """Batches of the images under ``data`` as the model takes them; says what is not usual."""
-    from ..images.model_input import ImageInput, image_shape, input_types
-    from ..images.named_arrays import NamedArrays, NamedBatches
-    from ..images.preprocessing import Preprocessing
-
-    inputs = input_types(model)
-    if len(inputs) > 1:
-        if any(option is not None for option in (size, mean, std, preprocess)):
-            raise typer.BadParameter(
-                f"the model has the inputs {', '.join(inputs)}, whose arrays enter as they are; "
-                "leave out --size, --mean, --std and --preprocess"
-            )
-        return NamedBatches(NamedArrays.open(data, inputs), batch_size)
-    given = next(iter(parse_input_shapes(input_shape).values()), None)
-    if given and size is not None:
-        raise typer.BadParameter("give --size or --input-shape, which says the size as well")
-    taken = ImageInput.of(model, given and given[1:])
-    asked = parse_size(size)
-    means, spreads = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
-    known = Preprocessing(asked and asked[1:], means, spreads)
-    if preprocess is not None:
-        known = known.over(Preprocessing.from_file(preprocess))
-    read = read_data(data)
-    said = Preprocessing.of_model(model)
-    in_levels = not isinstance(read, ArrayFile) or read.x.dtype in (np.uint8, np.uint16)
-    if taken.levels or not in_levels:  # what enters as it is stored is not scaled
-        said = Preprocessing(bgr=said.bgr)
-    if known.over(said) != known:
-        known = known.over(said)
-        say_aside(f"By the model's metadata: {known}.")
-    free = len(taken.shape) == 3 and None in taken.shape[1:]
-    shape = image_shape(
-        taken.shape, asked or ((None, *known.size) if free and known.size else None)
-    )
-    means, spreads = known.mean, known.std
-    if taken.levels and (means or spreads):
-        raise typer.BadParameter(
-            f"the model takes {taken.dtype}, to which images enter as 0 to 255; leave out --mean "
-            "and --std"
-        )
-    if len(shape) == 3 and (taken.levels or taken.channels_last):
-        say_aside(f"The model takes {taken}{': 0 to 255' if taken.holds_levels else ''}.")
-    scaled = taken.levels or (spreads and max(spreads) > 2)
-    if isinstance(read, ArrayFile) and read.looks_unscaled and len(shape) == 3 and not scaled:
-        low, high = read.range
-        say_aside(
-            f"Warning: x holds {read.x.dtype} values from {low:g} to {high:g}, which enter as they "
-            "are; if the model expects [0, 1], store x as uint8, or give --std 255."
-        )
-    return Batches(
-        read,
-        batch_size,
-        shape,
-        means,
-        spreads,
-        dtype=taken.dtype,
-        channels_last=taken.channels_last,
-        bgr=bool(known.bgr),
-    )
-
-
-def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
-    """Shapes by the name of the input, as onnxsim takes them; an empty name is the only input.
-
-    >>> parse_input_shapes(["serving:0:1,43844,1", "state:2x1x128"])
-    {'serving:0': (1, 43844, 1), 'state': (2, 1, 128)}
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in texts or []:
-        name, _, numbers = text.rpartition(":")
-        parts = numbers.replace("x", ",").split(",")
-        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            raise typer.BadParameter(
-                f"expected --input-shape NAME:1,3,224,224 of positive whole numbers, got {text!r}"
-            )
-        if name in shapes:
-            raise typer.BadParameter(f"--input-shape is given twice for {name or 'the input'!r}")
-        shapes[name] = tuple(map(int, parts))
-    return shapes
-
-
-def parse_size(text: str | None) -> tuple[None, int, int] | None:
-    """Height and width of ``"224x192"``; one number is both.
-
-    >>> parse_size("224x192")
-    (None, 224, 192)
-    """
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"expected --size HEIGHTxWIDTH such as 224x224, got {text!r}")
-    return None, int(parts[0]), int(parts[-1])
-
-
-def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
-    """Numbers between commas.
-
-    >>> parse_numbers("0.5,0.25", "--mean")
-    (0.5, 0.25)
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"expected {name} 0.5 or 0.5,0.5,0.5, got {text!r}") from None
 
 
 def parse_ratios(texts: list[str] | None) -> float | dict[str, float]:

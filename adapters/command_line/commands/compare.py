@@ -22,8 +22,8 @@ from ..options import (
     Std,
     Threads,
     check_outputs,
-    open_batches,
 )
+from ..reading import open_batches
 from ..terminal import Listing, guarded, percent, print_json, progress
 
 if TYPE_CHECKING:

@@ -30,11 +30,10 @@ from ..options import (
     Std,
     check_outputs,
     check_page,
-    open_batches,
-    parse_input_shapes,
     refuse_options,
     write_changes,
 )
+from ..reading import open_batches, parse_input_shapes
 from ..terminal import Listing, guarded, percent, print_json, progress
 
 

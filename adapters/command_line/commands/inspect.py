@@ -21,10 +21,9 @@ from ..options import (
     Size,
     Std,
     check_outputs,
-    open_batches,
-    parse_input_shapes,
     refuse_options,
 )
+from ..reading import open_batches, parse_input_shapes
 from ..terminal import Listing, guarded, print_json, progress, shows_progress
 
 

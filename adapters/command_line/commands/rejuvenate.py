@@ -31,10 +31,9 @@ from ..options import (
     Std,
     check_outputs,
     check_page,
-    open_batches,
-    parse_input_shapes,
     write_changes,
 )
+from ..reading import open_batches, parse_input_shapes
 from ..terminal import Listing, guarded, percent, print_json, print_report, progress
 
 

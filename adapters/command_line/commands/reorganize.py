@@ -11,6 +11,7 @@ from .. import terminal
 from ..change_page import write_change_page
 from ..invocation import Invocation
 from ..options import (
+    MAX_IMAGES,
     READING,
     BatchSize,
     Changes,
@@ -18,8 +19,8 @@ from ..options import (
     InputShape,
     Json,
     Layers,
-    MaxBatches,
     MaxChange,
+    MaxImages,
     Mean,
     Model,
     OptionalData,
@@ -34,12 +35,11 @@ from ..options import (
     Test,
     check_outputs,
     check_page,
-    open_batches,
-    parse_input_shapes,
     parse_recipe,
     refuse_options,
     write_changes,
 )
+from ..reading import Look, open_batches, parse_input_shapes
 from ..terminal import guarded, print_json, print_report, shows_progress
 
 
@@ -77,7 +77,7 @@ def reorganize(
     option: RecipeOptions = None,
     max_change: MaxChange = None,
     pseudo_classes: PseudoClasses = None,
-    max_batches: MaxBatches = None,
+    max_images: MaxImages = MAX_IMAGES,
     seed: Seed = 0,
     html: Html = None,
     test: Test = None,
@@ -105,7 +105,8 @@ def reorganize(
     names = layers or (["all"] if arrange else ["last"])
     loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
     how = size, mean, std, preprocess, batch_size, input_shape
-    batches = open_batches(model, data, *how) if data else None
+    look = Look.at(open_batches(model, data, *how), max_images, seed) if data else None
+    batches = look.batches if look else None
     tested = open_batches(model, test, *how) if test else None
     wanted = names[0] if len(names) == 1 else names
     shown = shows_progress(as_json)
@@ -121,21 +122,23 @@ def reorganize(
     else:
         changed, outcome = reorganized(
             loaded, batches, layers=wanted, recipe=chosen, progress=shown, max_change=max_change,
-            pseudo_classes=pseudo_classes, max_batches=max_batches,
+            pseudo_classes=pseudo_classes,
         )  # fmt: skip
         report = outcome.report
     if plan is not None and report.plan is not None:
         report.plan.save(plan)
     changed.save(output)
     write_changes(loaded, output, changes)
-    if html is not None and batches is not None:
-        write_change_page(html, Invocation(context), loaded, outcome, batches, tested, as_json)
+    if html is not None and look is not None:
+        write_change_page(html, Invocation(context), loaded, outcome, look, tested, as_json)
     if as_json:
-        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        named = {"model": str(model), "output": str(output)}
+        print_json({**named, **(look.to_dict() if look else {}), **report.to_dict()})
         return
     print_report(report)
-    for path in filter(None, (output, html)):
-        terminal.say_plainly(f"Wrote {path}")
+    for line in (look, *(path and f"Wrote {path}" for path in (output, html))):
+        if line:
+            terminal.say_plainly(str(line))
 
 
 def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:
@@ -154,15 +157,13 @@ def _check_reorganize(context: typer.Context, method: str) -> None:
     if given["html"] is None:
         refuse_options(context, ["test"], "without --html")
     if given["data"] is None:
-        refuse_options(context, READING, "without --data")
+        refuse_options(context, [*READING, "max_images"], "without --data")
     if not given["arrange"]:
         refuse_options(context, ["order"], "without --arrange")
         if method in COMPARISONS:
             refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
         return
-    reorganizing = ["max_change", "pseudo_classes", "max_batches"]
-    refuse_options(
-        context, ["recipe", "method", "ratio", "option", *reorganizing], "with --arrange"
-    )
+    reorganizing = ["recipe", "method", "ratio", "option", "max_change", "pseudo_classes"]
+    refuse_options(context, reorganizing, "with --arrange")
     if given["order"] == "random" and given["html"] is None:
         refuse_options(context, ["data"], "with --order random, unless --html shows the images")

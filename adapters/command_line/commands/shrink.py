@@ -10,14 +10,15 @@ from .. import terminal
 from ..change_page import write_change_page
 from ..invocation import Invocation
 from ..options import (
+    MAX_IMAGES,
     BatchSize,
     DataPath,
     Html,
     InputShape,
     Json,
     Layers,
-    MaxBatches,
     MaxChange,
+    MaxImages,
     Mean,
     Model,
     Output,
@@ -32,12 +33,11 @@ from ..options import (
     Threads,
     check_outputs,
     check_page,
-    open_batches,
-    parse_input_shapes,
     parse_ratios,
     parse_recipe,
     refuse_options,
 )
+from ..reading import Look, open_batches, parse_input_shapes
 from ..terminal import guarded, print_json, print_report, shows_progress
 
 
@@ -83,7 +83,7 @@ def shrink(
     option: RecipeOptions = None,
     max_change: MaxChange = None,
     pseudo_classes: PseudoClasses = None,
-    max_batches: MaxBatches = None,
+    max_images: MaxImages = MAX_IMAGES,
     seed: Seed = 0,
     html: Html = None,
     test: Test = None,
@@ -110,22 +110,24 @@ def shrink(
     recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
     loaded = load(model, input_shapes=parse_input_shapes(input_shape))
     how = size, mean, std, preprocess, batch_size, input_shape
-    batches = open_batches(model, data, *how)
+    look = Look.at(open_batches(model, data, *how), max_images, seed)
     tested = open_batches(model, test, *how) if test else None
     names = layers or ["all"]
+    wanted = names[0] if len(names) == 1 else names
     changed, outcome = shrunk(
-        loaded, batches, names[0] if len(names) == 1 else names, recipe, shows_progress(as_json),
-        pseudo_classes=pseudo_classes, max_batches=max_batches, max_change=max_change,
+        loaded, look.batches, wanted, recipe, shows_progress(as_json),
+        pseudo_classes=pseudo_classes, max_change=max_change,
         target_params=target_params, target_flops=target_flops, target_latency=target_latency,
         threads=threads,
     )  # fmt: skip
     changed.save(output)
     report = outcome.report
     if html is not None:
-        write_change_page(html, Invocation(context), loaded, outcome, batches, tested, as_json)
+        write_change_page(html, Invocation(context), loaded, outcome, look, tested, as_json)
     if as_json:
-        print_json({"model": str(model), "output": str(output), **report.to_dict()})
+        named = {"model": str(model), "output": str(output)}
+        print_json({**named, **look.to_dict(), **report.to_dict()})
         return
     print_report(report)
-    for path in filter(None, (output, html)):
-        terminal.say_plainly(f"Wrote {path}")
+    for line in (look, *(f"Wrote {path}" for path in (output, html) if path)):
+        terminal.say_plainly(str(line))
