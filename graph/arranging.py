@@ -32,30 +32,15 @@ def arrange(
     Parameters
     ----------
     network : Network
-        Changed in place.
+        Changed in place, or as it was where ValueError is raised.
     data : Data or None
         Needed for ``order="sofm"``.
-    groups : str or sequence of str
-        Layers, patterns, ``"last"`` or ``"all"``.
-    order : {"sofm", "random"}, ndarray of int, or mapping of group name to ndarray
-        By place on the map, at random, or given for one group or several.
-    seed : int
+    groups, order, seed
+        As in :func:`rejuvenet.adapters.torch.arrange`.
     classes : int or sequence, optional
-        As in :func:`rejuvenet.graph.collecting.collect`.
+        As in :func:`rejuvenet.adapters.torch.collect`.
     follow : callable, optional
         Changes what goes along with the network.
-
-    Returns
-    -------
-    Report
-        ``verdict`` and ``output_change`` are of the inputs that the graph was made with.
-
-    Raises
-    ------
-    ValueError
-        For a layer that is unknown or cannot move, an order that is no permutation within the
-        exchangeable sets, or outputs that changed by more than the network's own noise; the
-        network is then as it was.
     """
     start = time.perf_counter()
     by_map = isinstance(order, str) and order == "sofm"

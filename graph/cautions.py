@@ -43,16 +43,14 @@ def warn_about_classes(unlabelled: bool, means: Mapping[str, ClassMeans]) -> Non
             )
 
 
-def warn_where_nothing_changed(report: Report, stacklevel: int = 3) -> None:
+def warn_where_nothing_changed(report: Report) -> None:
     """A warning for every group in which no channel became free."""
     if not report.groups:
         warnings.warn(
             "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
             "to reorganize them all the same",
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
     for group in report.groups:
         if not group.new:
-            warnings.warn(
-                f"nothing was freed in {group.group!r}: {group.reason}", stacklevel=stacklevel
-            )
+            warnings.warn(f"nothing was freed in {group.group!r}: {group.reason}", stacklevel=3)

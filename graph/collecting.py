@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
 from .network import ALONE, Data, Network, Team
-from .one_thread import one_thread
+from .plan.clustering import k_means
 from .plan.selection import Layers, find_group, unmovable, untapped
 
 
@@ -35,24 +34,10 @@ def collect(
     ----------
     network : Network
     data : Data
-    groups : sequence of ChannelGroup or str, or "all"
-    classes, size, max_bytes
-        As in :class:`ClassSums`.
-    pseudo_classes : int, optional
-        As many clusters of samples take the place of classes; one more pass.
+    groups, classes, pseudo_classes, size, max_bytes
+        As in :func:`rejuvenet.adapters.torch.collect`.
     team : Team
         Processes that read a share of the data each.
-
-    Returns
-    -------
-    dict of str to ClassMeans
-        By group name.
-
-    Raises
-    ------
-    ValueError
-        For a class without samples (named), activations that are not finite (group and channel
-        named), inputs and labels that do not pair, or a group without activations.
     """
     found = _groups_with_taps(network, groups)
     means, refused = described(
@@ -159,17 +144,9 @@ def _descriptions(network: Network, data: Data, group: ChannelGroup) -> list[np.
 
 def _centers(rows: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """Cluster centers, of no fewer clusters than asked for."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    # One thread: scikit-learn adds the threads' partial sums in the order in which they finish.
-    with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            fitted = KMeans(classes, n_init=4, random_state=seed).fit(rows)
-        except ConvergenceWarning:
-            raise ValueError(
-                f"the model sees fewer than {classes} different samples: ask for fewer "
-                "pseudo-classes"
-            ) from None
+    fitted = k_means(rows, classes, 4, seed)
+    if len(np.unique(fitted.labels_)) < classes:
+        raise ValueError(
+            f"the model sees fewer than {classes} different samples: ask for fewer pseudo-classes"
+        )
     return fitted.cluster_centers_

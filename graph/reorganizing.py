@@ -103,13 +103,11 @@ def reorganize(
         Layers, patterns, ``"last"``, ``"all"`` or ``"auto"``.
     recipe : Recipe, optional
         ``Recipe.preserving()`` by default.
-    classes, pseudo_classes, max_bytes
-        As in :func:`rejuvenet.graph.collecting.collect`.
+    classes, pseudo_classes, max_bytes, protected
+        As in :func:`rejuvenet.adapters.torch.reorganize`.
     max_change : float, optional
         A budget for the relative change of the outputs.  While it is overdrawn, the half of the
         groups that miss most of what their consumers read is put back; two more runs each time.
-    protected : mapping of str to sequence of int, optional
-        Channels, by the name of their group, that stay as and where they are.
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .measure.cost import Cost
@@ -59,11 +59,7 @@ class GroupReport:
     reason: str = ""
 
     @classmethod
-    def of(
-        cls,
-        plan: GroupPlan,
-        after: Capacity | None = None,
-    ) -> GroupReport:
+    def of(cls, plan: GroupPlan, after: Capacity | None = None) -> GroupReport:
         """The report of a plan that was applied."""
         reorganized = plan.kind == "reorganize"
         return cls(
@@ -186,23 +182,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name, ready for JSON; the plan is saved on its own."""
-        return {
-            "groups": [report.to_dict() for report in self.groups],
-            "skipped": dict(self.skipped),
-            "output_change": self.output_change,
-            "largest_change": self.largest_change,
-            "agreement": self.agreement,
-            "held_out": self.held_out,
-            "passes": self.passes,
-            "seconds": self.seconds,
-            "verdict": None if self.verdict is None else asdict(self.verdict),
-            "unverified": self.unverified,
-            "cost_before": None if self.cost_before is None else asdict(self.cost_before),
-            "cost": None if self.cost is None else asdict(self.cost),
-            "latency_before": self.latency_before,
-            "latency": self.latency,
-            "latency_of": self.latency_of,
-        }
+        figures = asdict(replace(self, plan=None))
+        del figures["plan"]
+        return figures
 
     def outputs(self) -> str:
         """What became of the model's outputs, in one line; empty where it was not measured."""

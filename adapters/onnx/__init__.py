@@ -4,13 +4,13 @@ Nodes, names, opset, metadata and untouched initializers stay as they were.  And
 :func:`to_onnx`.
 """
 
+from .call import Call
 from .changes import apply_changes, save_changes
 from .collect import collect
 from .map_export import register_onnx_converters, to_onnx
 from .model import OnnxModel, load
 from .operators.registration import register_operator
 from .reorganize import arrange, reorganize, shrink
-from .structure import Call
 
 __all__ = [
     "Call",

@@ -15,21 +15,20 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from ...graph.find.channels import ChannelGroup
 from ...graph.find.nodes import Graph
 from ...graph.find.solve import find_groups
 from ...graph.plan.selection import find_group, select_groups
-from .branches import without_fixed_branches
-from .budget import check_inputs, check_nodes, check_sizes, max_bytes_of
+from .budget import check_inputs, check_sizes, max_bytes_of
 from .example_inputs import Shapes, example_inputs
+from .executable import executable
 from .external import Refused
 from .layer_names import Request, layers_of, resolve
 from .operator_names import operator
 from .saving import write
 from .session import adapting_session, swapped
-from .shared import Copy, separated, with_copies
+from .shared import Copy, with_copies
 from .storage import Stored, is_outside, read
 from .structure import Structure
 
@@ -74,16 +73,7 @@ class OnnxModel:
     ):
         self.max_bytes = max_bytes_of(max_bytes)
         self.ir = model
-        self.analysed = _executable(model, self.max_bytes)
-        self.copies: dict[str, Copy] = {}
-        try:
-            if not model.functions:  # their nodes are not in the file: what they share stays shared
-                self.analysed, self.copies = separated(self.analysed)
-            self.analysed, self._brought = without_fixed_branches(self.analysed)
-        except RuntimeError as error:  # of onnx_ir, which cannot copy it
-            raise ValueError(
-                "the model is not valid: a branch reads a value that nothing makes"
-            ) from error
+        self.analysed, self.copies, self._brought = executable(model, self.max_bytes)
         self.changed: dict[str, np.ndarray] = {}
         self._stored = stored
         self._batch, self._input_shapes = batch, input_shapes
@@ -314,47 +304,8 @@ class OnnxModel:
                     yield name, own, array
 
 
-def _executable(model: ir.Model, max_bytes: int) -> ir.Model:
-    """The model without functions, if its nodes are in the order of execution.
-
-    The weights are the same tensors.  A function that cannot be inlined stays, and its calls are
-    operators that nobody knows.
-    """
-    if model.functions:
-        check_nodes(model, max_bytes)
-        try:
-            model = InlinePass()(model.clone()).model
-        except Exception:  # functions that call themselves, attributes that are missing
-            return model
-    if not _is_sorted(model.graph):
-        raise ValueError(
-            "expected the nodes of the model in the order of execution; call model.graph.sort()"
-        )
-    return model
-
-
 def _constants(model: ir.Model) -> frozenset[str]:
     return frozenset(str(n.outputs[0].name) for n in model.graph if operator(n) == "Constant")
-
-
-def _is_sorted(graph: ir.Graph) -> bool:
-    """Whether every node comes after those that make what it reads."""
-    place = {node: i for i, node in enumerate(graph)}
-    for node, i in place.items():
-        for inner in _with_inner(node):
-            for value in inner.inputs:
-                maker = value.producer() if value is not None else None
-                if maker is not None and place.get(maker, -1) > i:
-                    return False
-    return True
-
-
-def _with_inner(node: ir.Node) -> Iterator[ir.Node]:
-    """A node and those of its subgraphs."""
-    yield node
-    for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.value.all_nodes()
 
 
 def load(

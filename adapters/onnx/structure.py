@@ -12,8 +12,7 @@ that is computed from shapes and integers alone), or a tensor that another node 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -21,192 +20,22 @@ import onnx_ir as ir
 from ...graph.find.nodes import (
     Contraction,
     Graph,
-    Node,
     Opaque,
     Shape,
-    input_names,
-    output_names,
     uniform_axes,
 )
 from ...graph.find.registration import check_nodes
 from .budget import EVERYTHING, MAX_BYTES
+from .call import Call, Unsupported
 from .example_inputs import example_inputs
 from .external import Refused
 from .inference import run_as_far_as_known
 from .operator_names import operator
 from .operators.registration import REGISTERED, rule_of
 from .session import DoesNotRun, run_everything
+from .subgraphs import captured, has_subgraph, inner_nodes
 
 SMALL = 1 << 20  # constants with more elements are taken as having a fixed order
-
-
-class Unsupported(Exception):
-    """An operator in a form that the table does not understand."""
-
-
-class Call:
-    """One node of the model, as a rule gets it.
-
-    Attributes
-    ----------
-    op : str
-        Type of its operator.
-    opset : int
-        Version of the standard operators that the model is written in.
-    graph : Graph
-        What the rule adds to, by :meth:`emit` or with a composite operator.
-    node : onnx_ir.Node
-        The node itself.
-    """
-
-    def __init__(self, model: Structure, node: ir.Node):
-        self.model = model
-        self.node = node
-        self.op = node.op_type
-        self.opset = model.opset
-        self.graph = model.graph
-        self._start = len(self.graph.nodes)
-
-    # --- what the node says -------------------------------------------------------------------
-
-    @property
-    def n_outputs(self) -> int:
-        """Number of outputs, absent ones at the end not counted."""
-        return len(self.outputs())
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """The value of an attribute; strings as text, lists as tuples."""
-        found = self.node.attributes.get(name)
-        if found is None:
-            return default
-        value = found.value
-        if isinstance(value, bytes):
-            return value.decode()
-        return tuple(value) if isinstance(value, (list, tuple)) else value
-
-    def setting(self, name: str, i: int) -> Any:
-        """An attribute of older opsets that became the constant input ``i``."""
-        given = self.attribute(name)
-        if given is not None:
-            return given
-        return self.value(i) if self.has(i) else None
-
-    def has(self, i: int) -> bool:
-        """Whether input ``i`` is there."""
-        return i < len(self.node.inputs) and self.node.inputs[i] is not None
-
-    def is_known(self, i: int) -> bool:
-        """Whether input ``i`` is a constant."""
-        return self.has(i) and self._name(i) in self.model.known
-
-    def value(self, i: int) -> np.ndarray:
-        """The value of a constant input."""
-        if not self.is_known(i):
-            raise self.unsupported(f"has an input {i} that depends on the data")
-        return self.model.known[self._name(i)]
-
-    def size(self, i: int) -> int:
-        """Number of elements of input ``i``."""
-        return int(np.prod(self.model.shape(self._name(i)), dtype=np.int64))
-
-    def shape(self, tensor: str) -> Shape:
-        """Shape of a tensor of the structural graph."""
-        return self.graph.shapes[tensor]
-
-    def maker(self, i: int) -> Call:
-        """The node that makes input ``i``, which is a sequence."""
-        value = self.node.inputs[i]
-        node = value.producer() if value is not None else None
-        if node is None or operator(node) != "SplitToSequence":
-            raise self.unsupported("reads a sequence that is not a split")
-        return Call(self.model, node)
-
-    def readers(self) -> list[ir.Node]:
-        """Nodes that read the first output; an output of the model is read by none of them."""
-        value = self.node.outputs[0]
-        if value.is_graph_output():
-            raise self.unsupported("makes an output of the model")
-        return [use.node for use in value.uses()]
-
-    def lengths(self, i: int) -> list[int]:
-        """Lengths of the parts that ``SplitToSequence`` splits input ``i`` into."""
-        shape = self.shape(self.data(i))
-        n = shape[self.attribute("axis", 0) % len(shape)]
-        if not self.has(1):
-            return [1] * n
-        given = self.value(1)
-        if given.ndim:
-            return [int(length) for length in given]
-        step = int(given)
-        return [min(step, n - start) for start in range(0, n, step)]
-
-    def unsupported(self, reason: str) -> Unsupported:
-        """To raise: the operator cannot be described."""
-        return Unsupported(f"the operator {self.op} {reason}")
-
-    # --- what the rule answers ----------------------------------------------------------------
-
-    def data(self, i: int) -> str:
-        """The tensor that input ``i`` is in the structural graph."""
-        return self.model.tensor(self._name(i), self.op)
-
-    def every_input(self) -> tuple[str, ...]:
-        """All inputs that are there."""
-        return tuple(self.data(i) for i in range(len(self.node.inputs)) if self.has(i))
-
-    def output(self, i: int = 0) -> str:
-        """The tensor that output ``i`` is."""
-        return self.model.register(str(self.node.outputs[i].name))
-
-    def gives(self, i: int) -> bool:
-        """Whether output ``i`` is wanted."""
-        return i < len(self.node.outputs) and bool(self.node.outputs[i].name)
-
-    def outputs(self) -> tuple[str, ...]:
-        """All outputs that have a name."""
-        names = [str(value.name) for value in self.node.outputs if value.name]
-        return tuple(self.model.register(name) for name in names)
-
-    def temporary(self, shape: Sequence[int]) -> str:
-        """A tensor that exists in the structural graph only."""
-        return self.graph.temporary(tuple(shape))
-
-    def emit(self, *nodes: Node) -> None:
-        """Append structural nodes."""
-        self.graph.nodes += nodes
-
-    def finish(self) -> None:
-        """Every output that is read has to be described."""
-        made = {name for node in self.graph.nodes[self._start :] for name in output_names(node)}
-        for value in self.node.outputs:
-            read = value.uses() or value.is_graph_output()
-            sequence = value.name not in self.model.shapes  # described where it is read
-            if value.name and read and value.name not in made and not sequence:
-                raise self.unsupported(f"has a further output {value.name!r} that is read")
-        if (self.node.domain, self.op) in REGISTERED:
-            self._check_read()
-
-    def _check_read(self) -> None:
-        """What a rule passes over would have no link to what is made from it."""
-        read = {name for node in self.graph.nodes[self._start :] for name in input_names(node)}
-        for i, value in enumerate(self.node.inputs):
-            if value is None or (self.is_known(i) and value.name not in self.model.weights):
-                continue
-            if self.data(i) not in read:
-                raise self.unsupported(f"has an input {value.name!r} that its rule does not read")
-
-    def not_trained(self, *inputs: int) -> None:
-        """These inputs are statistics or settings: no optimizer changes them."""
-        for i in inputs:
-            if self.has(i):
-                name = self._name(i)
-                self.model.graph.buffers.add(self.model.alias.get(name, name))
-
-    def _name(self, i: int) -> str:
-        value = self.node.inputs[i]
-        if value is None:
-            raise self.unsupported(f"lacks its input {i}")
-        return str(value.name)
 
 
 class Structure:
@@ -329,7 +158,7 @@ class Structure:
                 continue
             for name in read:
                 self.uses[name] = self.uses.get(name, 0) + 1
-            if _has_subgraph(node):
+            if has_subgraph(node):
                 continue
             if operator(node) == "CastLike":  # of its second input it reads the type
                 read = read[:1]
@@ -352,8 +181,10 @@ class Structure:
                     self.known[name] = array
                     if name not in self.shared:
                         self.weights.add(name)
-                elif weighted and operator(node) in ("Expand", "Slice") and all(
-                    _all_equal(a) for a in (array, *(self.known[n] for n in weighted))
+                elif (
+                    weighted
+                    and operator(node) in ("Expand", "Slice")
+                    and all(_all_equal(a) for a in (array, *(self.known[n] for n in weighted)))
                 ):
                     self.known[name] = array  # the first state of a recurrent layer
                 elif weighted and not constant:
@@ -366,7 +197,7 @@ class Structure:
 
         A quantizer writes these in front of everything else; groups are in the order of use.
         """
-        for name in (*(str(v.name) for v in node.inputs if v is not None), *_captured(node)):
+        for name in (*(str(v.name) for v in node.inputs if v is not None), *captured(node)):
             maker = waiting.get(name)
             if maker is not None:
                 for value in maker.outputs:
@@ -381,7 +212,7 @@ class Structure:
         call = Call(self, node)
         before = len(self.graph.nodes)
         try:
-            if _has_subgraph(node):
+            if has_subgraph(node):
                 raise Unsupported(f"the operator {operator(node)} holds a graph of its own")
             name = operator(node)
             rule = rule_of(node.domain, node.op_type)
@@ -393,7 +224,7 @@ class Structure:
         except Unsupported as error:
             del self.graph.nodes[before:]
             self._opaque(node, names, str(error))
-            if _has_subgraph(node):
+            if has_subgraph(node):
                 self._show_inner_weights(node, str(error))
         except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
             if (node.domain, node.op_type) in REGISTERED:
@@ -403,7 +234,7 @@ class Structure:
 
     def _opaque(self, node: ir.Node, names: list[str], reason: str) -> None:
         read = [str(v.name) for v in node.inputs if v is not None]
-        read += [n for n in _captured(node) if n in self.shapes]
+        read += [n for n in captured(node) if n in self.shapes]
         self.graph.nodes.append(
             Opaque(
                 tuple(self.tensor(n, operator(node)) for n in read if n in self.shapes),
@@ -412,10 +243,9 @@ class Structure:
             )
         )
 
-
     def _show_inner_weights(self, node: ir.Node, reason: str) -> None:
         """Layers of a subgraph, between what is unknown: they stay, and ``inspect`` says why."""
-        for inner in _inner_nodes(node):
+        for inner in inner_nodes(node):
             if operator(inner) not in ("Conv", "Gemm", "MatMul") or len(inner.inputs) < 2:
                 continue
             value = inner.inputs[1]
@@ -455,30 +285,9 @@ def _may_count(dtype: np.dtype) -> bool:
     return dtype.kind in "iu" and dtype.itemsize == 4
 
 
-def _has_subgraph(node: ir.Node) -> bool:
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(isinstance(a, ir.Attr) and a.type in kinds for a in node.attributes.values())
-
-
-def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
-    """Nodes of the subgraphs of a node."""
-    for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.value.all_nodes()
-
-
 def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
     """The values of an initializer, or of a ``Constant``."""
     maker = value.producer() if value is not None else None
     if maker is not None and operator(maker) == "Constant" and "value" in maker.attributes:
         return maker.attributes["value"].as_tensor()
     return None if value is None else value.const_value
-
-
-def _captured(node: ir.Node) -> list[str]:
-    """Names that the subgraphs of a node read."""
-    found = [str(v.name) for inner in _inner_nodes(node) for v in inner.inputs if v is not None]
-    for attribute in node.attributes.values():
-        if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.GRAPH:
-            found += [str(v.name) for v in attribute.value.outputs]
-    return found

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ...graph import batches as calibration
 from ...graph.batches import LOOKED_AT, SameBatches, Unpack, paired
-from .recorder import to_numpy
 from .sample_order import in_canonical_order
+from .tensors import to_numpy
 
 log = logging.getLogger("rejuvenet")
 

@@ -27,6 +27,7 @@ from torch._ops import HigherOrderOperator
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .model_state import Guarded, ModelState
+from .tensors import storage_of
 
 COPIES = frozenset(("detach", "alias", "clone", "lift", "lift_fresh", "lift_fresh_copy"))
 VIEWS = frozenset(("view", "_unsafe_view", "_reshape_alias"))
@@ -88,7 +89,7 @@ class Calls(Guarded):
         else:
             self.returned(func, operator, outputs, call)
         for tensor in blank:
-            self._filled[tensor.untyped_storage()._cdata] = (self.known_as(tensor), tensor)
+            self._filled[storage_of(tensor)] = (self.known_as(tensor), tensor)
         return result
 
     def run(self, func: Any, operator: str, args: Any, kwargs: Any) -> Any:
@@ -120,7 +121,7 @@ class Calls(Guarded):
         """The name of a tensor; the empty string where it depends on no weight and no input."""
         name = self._weights.get(id(tensor)) or self._made.get(tensor, "")
         if not name and self._filled:
-            name = self._filled.get(tensor.untyped_storage()._cdata, ("",))[0]
+            name = self._filled.get(storage_of(tensor), ("",))[0]
         return name
 
     def _call(self, operator: str, read: Sequence[torch.Tensor]) -> Call | None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .caches import Caches, restore
-from .recorder import to_numpy
+from .tensors import named_tensors, to_numpy
 
 
 class Edit:
@@ -42,10 +42,7 @@ class Edit:
     """
 
     def __init__(self, model: nn.Module, caches: Caches | None = None) -> None:
-        self.tensors: dict[str, torch.Tensor] = {
-            **dict(model.named_parameters()),
-            **dict(model.named_buffers()),
-        }
+        self.tensors = named_tensors(model)
         self.caches = caches or {}
         self._model = model
         self.closed = False

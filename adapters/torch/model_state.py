@@ -21,6 +21,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .tensors import storage_of
+
 ATOMS = frozenset(
     (bool, int, float, complex, str, bytes, type(None), type, FunctionType, MethodType,
      BuiltinFunctionType, ModuleType, torch.dtype, torch.device, torch.Size)
@@ -61,7 +63,7 @@ class ModelState:
     def _by_storage(self) -> dict[int, list[torch.Tensor]]:
         found: dict[int, list[torch.Tensor]] = {}
         for tensor in self._tensors.values():
-            found.setdefault(_storage(tensor), []).append(tensor)
+            found.setdefault(storage_of(tensor), []).append(tensor)
         return found
 
     def holds(self, tensor: torch.Tensor) -> bool:
@@ -77,7 +79,7 @@ class ModelState:
 
     def about_to_write(self, tensor: torch.Tensor) -> None:
         """Keep the values of what shares its memory with a tensor that is now written in place."""
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         if storage in self._by_storage and storage not in self._written:
             held = self._by_storage[storage]
             self._written[storage] = [(t, t.detach().clone()) for t in held]
@@ -94,7 +96,7 @@ class ModelState:
                 array[...] = values
         with torch.no_grad():
             for tensor, data in self._data:
-                if _storage(tensor) != _storage(data):
+                if storage_of(tensor) != storage_of(data):
                     tensor.data = data
             for written in self._written.values():
                 for tensor, before in written:
@@ -179,14 +181,6 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
 
 
 _ORDINARY = frozenset((torch.Tensor, nn.Parameter, nn.Buffer))
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    """The memory of a tensor; one without any is its own."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse tensors
-        return id(tensor)
 
 
 def _put_back(held: Any, before: Any) -> None:

@@ -24,8 +24,8 @@ from .edit import Edit
 from .gradients import loss_gradients
 from .parametrized import refuse_parametrized
 from .passes import forward, glance, leaves
-from .recorder import to_numpy
 from .removal import carry_out, changes, undo
+from .tensors import to_numpy
 from .trace import TracedModel
 
 

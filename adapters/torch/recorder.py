@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +27,8 @@ from .calls import FACTORIES, Call, Calls
 from .model_state import ModelState
 from .nested import tensors_within
 from .operators import REGISTERED, RULES, Rule, Value, elementwise
+from .product_shapes import COSTLY
+from .tensors import named_tensors, storage_of, to_numpy
 
 CONSTANT_LIMIT = 1 << 20  # elements; larger constants are taken as having a fixed order
 FILLS = frozenset(("zero_", "fill_"))
@@ -106,7 +106,7 @@ class GraphRecorder(Calls):
 
     def _same_elements(self, tensor: torch.Tensor) -> str | None:
         """The name of a tensor that is another object (of a subclass) over the same elements."""
-        for other in self.by_storage.get(_storage(tensor), {}).values():
+        for other in self.by_storage.get(storage_of(tensor), {}).values():
             place = (other.shape, other.stride(), other.storage_offset(), other.dtype)
             if place == (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype):
                 return self._register(tensor, self.names[id(other)])
@@ -126,7 +126,7 @@ class GraphRecorder(Calls):
 
     def _register(self, tensor: torch.Tensor, name: str) -> str:
         self.names[id(tensor)] = self.graph.add_tensor(name, tensor.shape)
-        self.by_storage.setdefault(_storage(tensor), {})[id(tensor)] = tensor
+        self.by_storage.setdefault(storage_of(tensor), {})[id(tensor)] = tensor
         return name
 
     def value(self, tensor: torch.Tensor) -> Value:
@@ -264,7 +264,7 @@ class GraphRecorder(Calls):
         Where it was filled with one value, only what it is a part of matters, which the node that
         took the part has said.
         """
-        for alias in list(self.by_storage[_storage(written)].values()):
+        for alias in list(self.by_storage[storage_of(written)].values()):
             if alias is not written and _overlap(alias, written):
                 old = self.value(alias)
                 name = self._register(alias, f"c{len(self.graph.shapes)}")
@@ -335,53 +335,6 @@ LEAVING = frozenset(
 )  # fmt: skip
 
 
-def _convolution_shape(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    _: Any,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> tuple[int, ...] | None:
-    rank, read = x.ndim - 2, weight.shape[0] if transposed else weight.shape[1] * groups
-    if x.ndim != weight.ndim or x.shape[1] != read or x.dtype != weight.dtype:
-        return None
-    stride, padding, dilation, output_padding = (
-        list(setting) * (rank if len(setting) == 1 else 1)
-        for setting in (stride, padding, dilation, output_padding)
-    )
-    size = []
-    for i in range(rank):
-        n, reach = x.shape[2 + i], dilation[i] * (weight.shape[2 + i] - 1)
-        if transposed:
-            n = (n - 1) * stride[i] - 2 * padding[i] + reach + output_padding[i] + 1
-        else:
-            n = (n + 2 * padding[i] - reach - 1) // stride[i] + 1
-        size.append(n)
-    channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    return (x.shape[0], channels, *size)
-
-
-def _product_shape(*operands: torch.Tensor) -> tuple[int, ...] | None:
-    a, b = operands[-2:]
-    fit = a.ndim == b.ndim and (*a.shape[:-2], a.shape[-1]) == tuple(b.shape[:-1])
-    return (*a.shape[:-1], b.shape[-1]) if fit and a.dtype == b.dtype else None
-
-
-# Most of the time of a pass goes into these operators; what they compute only matters to a model
-# that looks at values.  Operands that do not fit have no shape: the operator says what is wrong.
-COSTLY: dict[str, Callable[..., tuple[int, ...] | None]] = {
-    "convolution": _convolution_shape,
-    "mm": _product_shape,
-    "bmm": _product_shape,
-    "addmm": _product_shape,
-    "baddbmm": _product_shape,
-}
-
-
 def _rule_for(func: Any, operator: str) -> tuple[Rule | None, frozenset[str]]:
     """The rule of an operator and the names of the rule's parameters."""
     found = RULES.get(operator) or REGISTERED.get(operator)
@@ -393,22 +346,6 @@ def _rule_for(func: Any, operator: str) -> tuple[Rule | None, frozenset[str]]:
 @functools.cache
 def _parameters(rule: Rule | None) -> frozenset[str]:
     return frozenset(inspect.signature(rule).parameters if rule else ())
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The values on the host; half precision is widened, which loses nothing."""
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    return tensor.cpu().numpy()
-
-
-def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .tensors import to_numpy
+
 
 def in_canonical_order(batches: list[Any]) -> list[Any]:
     """Batches of the same sizes, the samples sorted by a checksum of what they hold.
@@ -67,16 +69,9 @@ def _taken(column: Any, rows: np.ndarray) -> Any:
 
 
 def _checksums(columns: list[Any]) -> np.ndarray:
-    arrays = [_plain(column) for column in columns if column is not None]
+    arrays = [c if isinstance(c, np.ndarray) else to_numpy(c) for c in columns if c is not None]
     found = np.zeros(len(arrays[0]), np.int64)
     for array in arrays:
         for i, row in enumerate(array):
             found[i] = zlib.crc32(np.ascontiguousarray(row).tobytes(), int(found[i]))
     return found
-
-
-def _plain(column: Any) -> np.ndarray:
-    if not isinstance(column, torch.Tensor):
-        return column
-    half = column.dtype in (torch.float16, torch.bfloat16)
-    return (column.detach().float() if half else column.detach()).cpu().numpy()

@@ -25,7 +25,8 @@ from .calls import UNKNOWN, Call, Calls
 from .interrupts import Interruptible
 from .model_state import ModelState
 from .nested import tensors_within
-from .recorder import GraphRecorder, ValuesRead, named_tensors, to_numpy
+from .recorder import GraphRecorder, ValuesRead
+from .tensors import named_tensors, to_numpy
 
 
 class TracedModel:

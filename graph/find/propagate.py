@@ -1,8 +1,8 @@
 """One pass over the nodes: what each kind of node says about the labels of its tensors.
 
-Every axis of every weight starts with an atom for each position; these are its *places*.  A rule
-labels the output of a node and records in :mod:`rejuvenet.graph.find.constraints` what must move
-together.
+Every axis of every weight starts with an atom for each position; these are its *places*
+(:mod:`rejuvenet.graph.find.weight_axes`).  A rule labels the output of a node and records in
+:mod:`rejuvenet.graph.find.constraints` what must move together.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from .axes import kept_axes
 from .channels import Kind
 from .components import Component, is_distinct, occurrence, reshaped
-from .constraints import BY_POSITION, FIXED_ORDER, Constraints, Places
+from .constraints import BY_POSITION, FIXED_ORDER, Constraints
 from .joining import join, join_contraction
 from .nodes import (
     Concat,
@@ -37,6 +38,10 @@ from .nodes import (
     output_names,
 )
 from .uniform import uniform_after, uniform_reshaped
+from .weight_axes import WeightAxes
+
+MULTIPLIED = "multiplied by another tensor"
+COMPUTED = "a weight is computed from what would be merged"
 
 
 class Propagation:
@@ -46,11 +51,10 @@ class Propagation:
         self.graph = graph
         self.state = Constraints()
         self.labels = self.state.labels
-        self.weight_labels: dict[str, list[Component]] = {}
+        self.weights = WeightAxes(graph, self.state)
         self.weight_only: set[str] = set(graph.weights)  # depends on weights only
         self.uniform = dict(graph.uniform)
         self.function_of: dict[str, str] = {}  # one tensor that all channels are made from alone
-        self.groups = _grouped_weights(graph)
         self.rules: dict[type, Callable] = {
             Elementwise: self.elementwise,
             PerChannel: self.per_channel,
@@ -74,75 +78,19 @@ class Propagation:
         for node in self.graph.nodes:
             for name in input_names(node):
                 if name not in self.labels:
-                    self.labels[name] = self.boundary(name)
+                    self.labels[name] = self.weights.labelled(name)
             self.rules[type(node)](node)
             if alike := uniform_after(node, self.uniform, self.graph.shapes):
                 self.uniform[output_names(node)[0]] = alike
-            computed.update(output_names(node))
-            if computed.intersection(input_names(node)):
-                for name in output_names(node):
-                    self.labels[name] = self.state.as_labels(self.labels[name])
-            else:
-                computed.difference_update(output_names(node))
+            if computed.isdisjoint(input_names(node)):
                 self.weight_only.update(output_names(node))
+                continue
+            for name in output_names(node):
+                computed.add(name)
+                self.labels[name] = self.state.as_labels(self.labels[name])
         for name in self.graph.outputs:
             self.state.freeze(self.labels.get(name, []), "reaches an output of the model")
         return self.state
-
-    def boundary(self, name: str) -> list[Component]:
-        """Labels of a tensor that no node makes."""
-        weight = self.graph.weights.get(name)
-        if weight is None:
-            return []
-        if weight in self.weight_labels:
-            return self.weight_labels[weight]
-        shape, state = self.graph.shapes[name], self.state
-        groups, transposed = self.groups.get(weight, (1, False))
-        components = []
-        for axis, size in enumerate(shape):
-            if size == 1:
-                continue
-            if axis == 1 and groups > 1:
-                view = (groups, shape[0] // groups, *shape[1:])
-                # Where a group reads one channel, what moves this row moves all that it makes.
-                if transposed and shape[0] == groups:
-                    atoms = state.fresh((groups, size))
-                else:
-                    atoms = state.claim(weight, view, (0, 2), (groups, size))
-                    # Both axes hold the groups: only one of them may exchange whole groups.
-                    state.divide(Component((0, 1), atoms), -1 - np.arange(groups)[:, None])
-                atoms = np.repeat(atoms, shape[0] // groups, axis=0)
-                component = Component((0, 1), atoms, occurrence(atoms))
-            else:
-                component = Component((axis,), state.claim(weight, shape, (axis,), (size,)))
-            components.append(component)
-        self.weight_labels[weight] = components
-        return components
-
-    def places_of(self, component: Component) -> list[Places]:
-        """Places whose atoms occur in a component."""
-        flat = component.atoms.ravel()
-        if flat[-1] - flat[0] == flat.size - 1:  # as made: one origin
-            found = {self.state.origin(int(flat[0])), self.state.origin(int(flat[-1]))}
-        else:
-            rows = np.unique(np.searchsorted(self.state.starts, flat, side="right") - 1)
-            found = {self.state.origins[row] for row in rows}
-        return [self.state.places[i] for i in sorted(found) if i >= 0]
-
-    def describe(self, components: list[Component], kind: Kind, role: str, met: str) -> None:
-        """Record what a weight is to the operator that uses it; a contraction has the last word."""
-        for component in components:
-            for places in self.places_of(component):
-                if places.kind in ("", "per_channel"):
-                    places.kind, places.role = kind, role
-                    places.origin = places.origin or met
-
-    def met(self, components: list[Component]) -> str:
-        """Name of the weight that made the channels in ``components``."""
-        for component in components:
-            for places in self.places_of(component):
-                return places.weight
-        return ""
 
     # --- one rule for each kind of node ---------------------------------------------------
 
@@ -163,22 +111,17 @@ class Propagation:
         self._combine(node.output, operands)
         data = [o for o in operands if o[0] not in self.weight_only and o[1]]
         if not data:  # f(w + v) is not f(w) + f(v)
-            computed = "a weight is computed from what would be merged"
-            self.state.inexact += [(c.atoms, computed) for o in operands for c in o[1]]
+            self.state.inexact += [(c.atoms, COMPUTED) for o in operands for c in o[1]]
         labelled = {self.function_of.get(o[0], o[0]) for o in operands if o[1]}
         if len(labelled) == 1:  # x sigmoid(x) is a function of each element, however it is written
             self.function_of[node.output] = labelled.pop()
         elif len(data) > 1 and op != "add":
-            for _, components, _, _ in data:
-                self.state.inexact += [
-                    (c.atoms, "multiplied by another tensor") for c in components
-                ]
+            self.state.inexact += [(c.atoms, MULTIPLIED) for o in data for c in o[1]]
         role = {"mul": "scale", "add": "shift"}.get(op, "parameter")
-        met = self.met([c for o in data for c in o[1]])
-        if data:
-            for name, components, _, _ in operands:
-                if name in self.weight_only:
-                    self.describe(components, "per_channel", role, met)
+        met = self.weights.met([c for o in data for c in o[1]])
+        for name, components, *_ in operands if data else ():
+            if name in self.weight_only:
+                self.weights.describe(components, "per_channel", role, met)
 
     def _combine(
         self, output: str, operands: list[tuple[str, list[Component], set[int], set[int]]]
@@ -206,12 +149,12 @@ class Propagation:
             uniform = 0 in self.uniform.get(name, frozenset())
             along = set() if uniform else {node.axis}
             operands.append((name, components, along, along if not components else set()))
-        met = self.met(operands[0][1])
+        met = self.weights.met(operands[0][1])
         self._combine(node.output, operands)
         for name, role in zip(node.inputs[1:], node.roles, strict=True):
             if name in self.weight_only:
                 kind: Kind = "producer" if role == "bias" else "per_channel"
-                self.describe(self.labels[name], kind, role, met)
+                self.weights.describe(self.labels[name], kind, role, met)
 
     def contraction(self, node: Contraction) -> None:
         """A product summed over the axes that only the inputs share."""
@@ -271,21 +214,19 @@ class Propagation:
         if all(weights):
             return
         if not any(weights):
-            for components in sides if all(sides) else ():
-                self.state.inexact += [
-                    (c.atoms, "multiplied by another tensor") for c in components
-                ]
+            if all(sides):
+                self.state.inexact += [(c.atoms, MULTIPLIED) for side in sides for c in side]
             return
         k = weights.index(True)
         tensor = node.inputs[1 - k]
-        met = self.met([c for c in sides[1 - k] if set(c.axes) & shared])
+        met = self.weights.met([c for c in sides[1 - k] if set(c.axes) & shared])
         for component in sides[k]:
             axes = set(component.axes)
             kind: Kind = (
                 "consumer" if axes & summed else "per_channel" if axes <= shared else "producer"
             )
-            self.describe([component], kind, "weight", "" if kind == "producer" else met)
-            for places in self.places_of(component):
+            self.weights.describe([component], kind, "weight", "" if kind == "producer" else met)
+            for places in self.weights.places_of(component):
                 if kind == "consumer":
                     places.reads.append(tensor)
                 elif kind == "producer":
@@ -293,19 +234,16 @@ class Propagation:
 
     def positional(self, node: Positional) -> None:
         """Axes whose positions are told apart."""
-        drop = set(node.axes)
         self.labels[node.output] = [
             part
             for c in self.labels[node.input]
-            for part in self.state.collapse(c, drop, BY_POSITION)
+            for part in self.state.collapse(c, set(node.axes), BY_POSITION)
         ]
 
     def reduce(self, node: Reduce) -> None:
         """Sums forget the order and keep the membership."""
-        drop = set(node.axes)
-        merged: list[Component] = []
-        shape = self.graph.shapes[node.input]
-        parts: list[Component] = []
+        drop, shape = set(node.axes), self.graph.shapes[node.input]
+        merged, parts = list[Component](), list[Component]()
         for component in self.labels[node.input]:
             if drop & set(component.axes):
                 self.state.inexact.append((component.atoms, "reduced over its channels"))
@@ -316,10 +254,8 @@ class Propagation:
                 self.state.divide(own[part.axes], part.atoms)
             else:
                 merged = join(self.state, merged, [part], shape, set(range(len(shape))))
-        if not node.keepdims:
-            place = {a: i for i, a in enumerate(a for a in range(len(shape)) if a not in drop)}
-            merged = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
-        self.labels[node.output] = merged
+        ((_, place),) = kept_axes(node, self.graph.shapes)
+        self.labels[node.output] = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
 
     def reshape(self, node: Reshape) -> None:
         """Atoms are reshaped like the data."""
@@ -348,12 +284,11 @@ class Propagation:
         for name in node.inputs:
             components, runs, fixed = self.align(name, node.output)
             mine = [c for c in components if k in c.axes]
-            if len(mine) > 1:
-                for extra in mine[1:]:
-                    state.collapse(extra, {k}, FIXED_ORDER)
+            for extra in mine[1:]:
+                state.collapse(extra, {k}, FIXED_ORDER)
             along.append(state.refined(mine[0]) if mine else None)
-            across_k = [c for c in components if k not in c.axes]
-            others.append((name, across_k, runs - {k}, fixed - {k}))
+            rest = [c for c in components if k not in c.axes]
+            others.append((name, rest, runs - {k}, fixed - {k}))
         if any(c is not None for c in along):
             axes = {c.axes for c in along if c is not None}
             target = axes.pop() if len(axes) == 1 else (k,)
@@ -462,25 +397,3 @@ class Propagation:
             for name in node.inputs:
                 self.state.freeze(self.labels[name], node.reason)
         self.labels |= {name: [] for name in output_names(node)}
-
-
-def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:
-    """Weights of grouped convolutions: number of groups, and whether the input axis comes first.
-
-    Their input axis has places for each group of its own, which has to be known before the
-    weight's labels are made, however it is normalized on its way to the convolution.
-    """
-    grouped = [n for n in graph.nodes if isinstance(n, Contraction) and n.groups > 1]
-    made_by = {name: node for node in graph.nodes if grouped for name in output_names(node)}
-    found: dict[str, tuple[int, bool]] = {}
-    for product in grouped:
-        pending, shape = [product.inputs[1]], graph.shapes[product.inputs[1]]
-        while pending:
-            name = pending.pop()
-            if name in graph.weights:
-                if graph.shapes[name] == shape and len(shape) > 1 and shape[1] > 1:
-                    transposed = product.b_axes[0] in product.summed
-                    found[graph.weights[name]] = product.groups, transposed
-            elif isinstance(made_by.get(name), (Elementwise, PerChannel, Reshape)):
-                pending += input_names(made_by[name])
-    return found

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..one_thread import on_one_thread
-from .mapping import best_matching_units, coordinates, fingerprints
+from .clustering import best_matching_units, coordinates
+from .mapping import fingerprints
 from .recipe import DORMANT_TAU, Recipe
 from .redundancy import dormant_channels
 
@@ -113,8 +114,8 @@ def capacity(
         channels=Q.shape[1],
         nodes=K,
         occupied=len(np.unique(units)),
-        effective_rank=_effective_rank(np.linalg.norm(X, axis=0)),
-        dormant=dormant_share(activity),
+        effective_rank=effective_rank(np.linalg.norm(X, axis=0)),
+        dormant=float(dormant_channels(activity, DORMANT_TAU).mean()),
         features=Q[:, 0].size,
     )
 
@@ -138,29 +139,15 @@ def principal_coordinates(X: np.ndarray) -> np.ndarray:
     return X @ vectors[:, ::-1]
 
 
-def effective_rank(X: np.ndarray) -> float:
-    """Exponential of the entropy of the normalized singular values of ``X``.
+def effective_rank(values: np.ndarray) -> float:
+    """Exponential of the entropy of singular values, each divided by their sum.
 
-    >>> effective_rank(np.eye(4))
+    >>> effective_rank(np.ones(4))
     4.0
     """
-    return _effective_rank(np.linalg.svd(X, compute_uv=False))
-
-
-def _effective_rank(values: np.ndarray) -> float:
-    """The same from the singular values."""
     # Below the rounding of float32 activations a singular value is noise.
     values = values[values > values.max(initial=0.0) * 1e-6]
     if values.size == 0:
         return 0.0
     p = values / values.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def dormant_share(activity: np.ndarray, tau: float = DORMANT_TAU) -> float:
-    """Share of channels with an activity of at most ``tau`` times the mean activity.
-
-    >>> dormant_share(np.array([1.0, 1.0, 0.0, 1.0]))
-    0.25
-    """
-    return float(dormant_channels(activity, tau).mean())

@@ -26,15 +26,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .mapping import (
-    ALIKE,
-    ChannelMapping,
-    coordinates,
-    fingerprints,
-    one_node_each,
-    order_of_samples,
-    squared_distances,
-)
+from .clustering import ALIKE, coordinates, order_of_samples, squared_distances
+from .mapping import ChannelMapping, fingerprints, one_node_each
 from .recipe import Recipe
 
 FAR = 1e150  # a channel that never varies beside one of another value

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rejuvenet.graph import capacity
-from rejuvenet.graph.plan.capacity import dormant_share, effective_rank
-from rejuvenet.graph.plan.mapping import best_matching_units, coordinates
+from rejuvenet.graph.plan.clustering import best_matching_units, coordinates
 from rejuvenet.graph.plan.recipe import Recipe
 
 
@@ -22,7 +21,6 @@ def test_effective_rank_is_the_definition(shape):
     Q = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     X = np.moveaxis(Q, 1, 0).reshape(shape[1], -1)
     assert capacity(Q).effective_rank == pytest.approx(naive_effective_rank(X), rel=1e-5)
-    assert effective_rank(X) == pytest.approx(naive_effective_rank(X), rel=1e-5)
 
 
 def test_duplicates_occupy_one_node_and_add_no_rank():
@@ -50,7 +48,7 @@ def test_dormant_channels():
     Q[:, 2] = 0
     assert capacity(Q, 2).dormant == 0.25
     assert capacity(Q, 2, np.array([1.0, 0.001, 0.0, 1.0])).dormant == 0.5
-    assert dormant_share(np.zeros(4)) == 1.0
+    assert capacity(Q, 2, np.zeros(4)).dormant == 1.0
 
 
 def test_silent_group():

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rejuvenet.graph import Recipe
+from rejuvenet.graph.plan.clustering import alike, coordinates
 from rejuvenet.graph.plan.mapping import (
-    alike,
     averages,
-    coordinates,
     fingerprints,
     majority,
     map_channels,

@@ -13,7 +13,7 @@ from ....graph.find.nodes import Contraction, Freeze, PerChannel, Reshape
 from .contractions import channel_parameters
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 
 def attend(c: Call, operands: Sequence[str], heads: int, masks: Sequence[int], y: str) -> None:

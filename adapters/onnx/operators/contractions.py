@@ -12,7 +12,7 @@ from ....graph.find.composites import multiplied, parametrized
 from ....graph.find.nodes import Contraction, Elementwise, Freeze, Reduce, Transpose, Window
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 
 def channel_parameters(c: Call, *parameters: tuple[int, str]) -> list[tuple[str, str]]:

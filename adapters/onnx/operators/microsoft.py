@@ -21,19 +21,11 @@ from .contractions import (
     quantized_product,
 )
 from .normalizations import in_groups, over_last_axes
-from .table import (
-    gather_nd,
-    global_pool,
-    pad,
-    pool,
-    quantize,
-    reshape,
-    triangle,
-    unary,
-)
+from .shapes import gather_nd, pad, reshape
+from .table import global_pool, pool, quantize, triangle, unary
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 
 def sum_of_all(c: Call) -> None:

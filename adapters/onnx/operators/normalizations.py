@@ -17,7 +17,7 @@ from ....graph.find.composites import (
 from ....graph.find.nodes import PerChannel
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 
 def batch_normalization(c: Call) -> None:

@@ -9,7 +9,7 @@ from ....graph.find.composites import parts, recurrent, viewed
 from ....graph.find.nodes import Reduce, Transpose, uniform_axes
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 

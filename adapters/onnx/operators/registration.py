@@ -14,7 +14,7 @@ from .microsoft import MICROSOFT
 from .table import OPERATORS
 
 if TYPE_CHECKING:
-    from ..structure import Call
+    from ..call import Call
 
 Rule = Callable[["Call"], Any]
 TABLES: dict[str, dict[str, Rule]] = {"": OPERATORS, "com.microsoft": MICROSOFT}

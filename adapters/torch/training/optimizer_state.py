@@ -36,7 +36,7 @@ from ....graph.change.surgery import transform
 from ....graph.plan.plan import GroupPlan
 from ..caches import restore
 from ..edit import Edit
-from ..recorder import to_numpy
+from ..tensors import named_tensors, to_numpy
 from ..trace import unwrap
 
 KINDS: dict[str, Kind] = {
@@ -238,7 +238,7 @@ def change_averages(
     for average in averages if isinstance(averages, Sequence) else (averages,):
         inside: Any = getattr(average, "module", average)
         module = unwrap(inside)
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        tensors = named_tensors(module)
         normalizations = [c.normalization for c in corrections.values()]
         names = [name for plan in plans for name in plan.weights]
         names += [name for n in normalizations for name in (n.mean, n.variance)]
