@@ -22,6 +22,7 @@ def sample_axes(graph: Graph) -> dict[str, int]:
 
     Samples are those along the first axis of the first input.
 
+    >>> from rejuvenet.graph import Transpose
     >>> graph = Graph(inputs=["x"])
     >>> for name, shape in {"x": (2, 5, 3), "t": (5, 2, 3), "r": (10, 3), "s": (5, 2, 3)}.items():
     ...     _ = graph.add_tensor(name, shape)
