@@ -70,12 +70,13 @@ Mean = Annotated[
 ]
 Std = Annotated[str | None, typer.Option(help="Standard deviation to divide by, as --mean.")]
 Preprocess = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        exists=True,
-        dir_okay=False,
+        metavar="FILE or MODULE:FUNCTION",
         help="JSON or YAML file of size, mean, std and channels (rgb or bgr), or the "
-        "preprocessor_config.json of a model; options go before it.",
+        "preprocessor_config.json of a model; options go before it. Or package.module:function or "
+        "file.py:function, which makes (channels, height, width) of a PIL picture, or of an entry "
+        "of x. This runs the code in that file: give only files that you trust.",
     ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]

@@ -19,13 +19,14 @@ def open_batches(
     size: str | None,
     mean: str | None,
     std: str | None,
-    preprocess: Path | None,
+    preprocess: str | None,
     batch_size: int,
     input_shape: list[str] | None = None,
 ) -> Batches:
     """Batches of the images under ``data`` as the model takes them; says what is not usual."""
     from ..images.model_input import ImageInput, image_shape, input_types
     from ..images.named_arrays import NamedArrays, NamedBatches
+    from ..images.own_preprocessing import OwnPreprocessing
     from ..images.preprocessing import Preprocessing
 
     inputs = input_types(model)
@@ -43,10 +44,18 @@ def open_batches(
     asked = parse_size(size)
     means, spreads = parse_numbers(mean, "--mean"), parse_numbers(std, "--std")
     known = Preprocessing(asked and asked[1:], means, spreads)
-    if preprocess is not None:
-        known = known.over(Preprocessing.from_file(preprocess))
+    own = None
+    if preprocess is not None and ":" in preprocess and not Path(preprocess).exists():
+        if any(option is not None for option in (size, mean, std)):
+            raise typer.BadParameter(
+                f"{preprocess} makes all that the model takes; leave out --size, --mean and --std"
+            )
+        own = OwnPreprocessing.named(preprocess)
+    elif preprocess is not None:
+        known = known.over(Preprocessing.from_file(Path(preprocess)))
     read = read_data(data)
-    said = Preprocessing.of_model(model)
+    read.own = own
+    said = Preprocessing.of_model(model) if own is None else Preprocessing()
     in_levels = not isinstance(read, ArrayFile) or read.x.dtype in (np.uint8, np.uint16)
     if taken.levels or not in_levels:  # what enters as it is stored is not scaled
         said = Preprocessing(bgr=said.bgr)
@@ -65,7 +74,7 @@ def open_batches(
         )
     if len(shape) == 3 and (taken.levels or taken.channels_last):
         say_aside(f"The model takes {taken}{': 0 to 255' if taken.holds_levels else ''}.")
-    scaled = taken.levels or (spreads and max(spreads) > 2)
+    scaled = taken.levels or own is not None or (spreads and max(spreads) > 2)
     if isinstance(read, ArrayFile) and read.looks_unscaled and len(shape) == 3 and not scaled:
         low, high = read.range
         say_aside(

@@ -146,7 +146,7 @@ def finetune_file(
     training, held = split(train, held_out, settings.seed, labels)
     run = fingerprint(
         module.arrays(), asdict(settings), source, str(teacher), held_out, list(freeze),
-        renormalize, train.batch_size, train.data.described(), training.rows.tolist(),
+        renormalize, train.described(), training.rows.tolist(),
     )  # fmt: skip
     checkpoint = Checkpoint(Path(output), run)
     if restart:

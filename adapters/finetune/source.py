@@ -6,12 +6,7 @@ A file whose BatchNorm was folded into its convolutions is met by folding the mo
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +14,7 @@ from torch import nn
 
 from ..onnx.model import OnnxModel
 from ..onnx.operator_names import operator
+from ..user_code import named_in
 
 
 class SourceModule(nn.Module):
@@ -87,28 +83,7 @@ def make_module(where: str) -> nn.Module:
     >>> make_module("torch.nn:Identity")
     Identity()
     """
-    source, colon, name = where.rpartition(":")
-    if not colon or not source or not name:
-        raise ValueError(f"Expected --module package.module:factory, got {where!r}.")
-    try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-            assert spec is not None
-            assert spec.loader is not None
-            imported = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(spec.name, imported)
-            spec.loader.exec_module(imported)
-        else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")  # as `python -m` does: modules of the current folder
-            imported = importlib.import_module(source)
-    except Exception as error:  # a user's file may fail in any way
-        raise ValueError(f"Cannot import {source}: {type(error).__name__}: {error}.") from error
-    factory = getattr(imported, name, None)
-    if factory is None:
-        near = get_close_matches(name, dir(imported), n=3)
-        said = f"; did you mean {' or '.join(near)}" if near else ""
-        raise ValueError(f"There is no {name!r} in {source}{said}.")
+    factory = named_in(where, "--module")
     try:
         module = factory if isinstance(factory, nn.Module) else factory()
     except Exception as error:

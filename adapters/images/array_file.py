@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .own_preprocessing import OwnPreprocessing
+
 BOMB_BYTES, BOMB_RATIO = 2**30, 100  # an array beyond both is not unpacked; images seldom reach 10
 
 
@@ -21,6 +23,7 @@ class ArrayFile:
     labels: np.ndarray
     x: np.ndarray
     labelled: bool = True
+    own: OwnPreprocessing | None = None
     _range: tuple[float, float] | None = field(default=None, repr=False)
 
     @classmethod
@@ -55,9 +58,11 @@ class ArrayFile:
         """Rows of ``x`` as float32 with channels first; 8 and 16 bits are scaled to [0, 1].
 
         With ``levels`` whole numbers stay as they are; floats in [0, 1] and truth values become
-        0 to 255.
+        0 to 255.  What a function of the user makes is as it made it.
         """
         x = self.x[rows]
+        if self.own is not None:
+            return np.stack([self.own(sample, shape) for sample in x]), rows
         images = x.astype(np.float32 if x.dtype.itemsize < 4 or not levels else np.float64)
         if not levels and x.dtype in (np.uint8, np.uint16):
             images /= np.float32(np.iinfo(x.dtype).max)

@@ -19,6 +19,14 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
+def upright(path: Path | IO[bytes]) -> Image:
+    """One picture as it is stored, rotated as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        return ImageOps.exif_transpose(file)
+
+
 def read_picture(
     path: Path | IO[bytes], channels: int | None, height: int | None, width: int | None
 ) -> np.ndarray:
@@ -45,14 +53,13 @@ def read_picture(
     from PIL import Image, ImageOps
 
     channels = channels or 3
-    with Image.open(path) as file:
-        picture: Image.Image = ImageOps.exif_transpose(file)
-        if picture.mode[0] in "IF":
-            picture = _in_levels(picture)
-        else:
-            if "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-            picture = picture.convert(_MODES[channels])
+    picture = upright(path)
+    if picture.mode[0] in "IF":
+        picture = _in_levels(picture)
+    else:
+        if "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        picture = picture.convert(_MODES[channels])
     if height is not None and width is not None and picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     image = np.asarray(picture)

@@ -22,6 +22,7 @@ import numpy as np
 
 from .array_file import ArrayFile
 from .listings import TABLES, pictures_in
+from .own_preprocessing import OwnPreprocessing
 
 Batch = tuple[Any, np.ndarray | None]  # images, or arrays by input (:mod:`.named_arrays`); labels
 Shape = Sequence[int | None]
@@ -38,11 +39,14 @@ class LabelledImages(Protocol):
         Label of every image.
     labelled : bool
         Whether the labels say anything; where they do not, all are 0.
+    own : OwnPreprocessing or None
+        A function of the user that makes what the model takes of every image.
     """
 
     classes: list
     labels: np.ndarray
     labelled: bool
+    own: OwnPreprocessing | None
 
     def read(
         self, rows: np.ndarray, shape: Shape | None, levels: bool = False
@@ -159,6 +163,12 @@ class Batches:
     def classes(self) -> list | None:
         """Names of the classes, whether a batch holds them or not; None without labels."""
         return self.data.classes if self.labelled else None
+
+    def described(self) -> object:
+        """What tells these batches from others, whatever rows they read; plain values."""
+        own = self.data.own.where if self.data.own else None
+        return (self.data.described(), self.batch_size, self.shape, self.mean, self.std,
+                str(self.dtype), self.channels_last, self.bgr, own)  # fmt: skip
 
     def __len__(self) -> int:
         return -(-len(self._rows) // self.batch_size)

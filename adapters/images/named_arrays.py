@@ -16,6 +16,7 @@ import numpy as np
 
 from .array_file import classes_of, read_npz
 from .image_data import Batch, Batches, Shape
+from .own_preprocessing import OwnPreprocessing
 
 
 @dataclass
@@ -26,6 +27,7 @@ class NamedArrays:
     labels: np.ndarray
     arrays: dict[str, np.ndarray]
     labelled: bool = True
+    own: OwnPreprocessing | None = None
 
     @classmethod
     def open(cls, path: Path, inputs: Mapping[str, np.dtype]) -> NamedArrays:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .decoding import read_picture
+from .decoding import read_picture, upright
+from .own_preprocessing import OwnPreprocessing, Refused
 
 KEPT_BYTES = 2**30  # of decoded pictures; what does not fit is decoded at every pass
 THREADS = 8
@@ -65,21 +66,22 @@ class Pictures:
     labelled: bool = True
     unreadable: set[int] = field(default_factory=set)
     checked: bool = False
+    own: OwnPreprocessing | None = None
     _kept: dict[tuple, np.ndarray] = field(default_factory=dict, repr=False)
     _bytes: int = field(default=0, repr=False)
 
     def read(
         self, rows: np.ndarray, shape: Sequence[int | None] | None, levels: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures resized to cover ``shape`` and cropped at the center, and the rows read."""
+        """Pictures resized to cover ``shape`` and cropped at the center, and the rows read.
+
+        Those of a function of the user are as it made them.
+        """
         try:
             import PIL  # noqa: F401
         except ImportError as error:
             raise ValueError("Reading pictures needs Pillow: pip install pillow.") from error
-        channels, height, width = _image_shape(shape)
-        if channels not in (None, 1, 3, 4):
-            raise ValueError(f"Pictures have 1, 3 or 4 channels, and the model takes {channels}.")
-        size = (channels, height, width)
+        size = _size_of(shape) if self.own is None else shape and tuple(shape)
         wanted = [row for row in map(int, rows) if row not in self.unreadable]
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
             decoded = list(threads.map(lambda row: self._decoded(row, size), wanted))
@@ -95,8 +97,9 @@ class Pictures:
                 continue
             if images and image.shape != images[0].shape:
                 raise ValueError(
-                    f"Pictures differ in size ({self.files[row]} is {image.shape[2]}x"
-                    f"{image.shape[1]}) and the model takes any; give --size HEIGHTxWIDTH."
+                    f"Pictures differ in size ({self.files[row]} is {image.shape[-1]}x"
+                    f"{image.shape[-2]}) and the model takes any; "
+                    + ("give --size HEIGHTxWIDTH." if self.own is None else "let them be equal.")
                 )
             if (row, size) not in self._kept and self._bytes + image.nbytes <= KEPT_BYTES:
                 self._kept[row, size] = image
@@ -104,16 +107,22 @@ class Pictures:
             images.append(image)
             kept.append(row)
         read = np.stack(images) if images else np.zeros((0, 0, 0, 0))
+        if self.own is not None:
+            return read, np.array(kept, int)
         read = read.astype(np.float32)
         return np.rint(read) if levels else read / np.float32(255), np.array(kept, int)
 
-    def _decoded(self, row: int, size: tuple) -> np.ndarray | Exception:
-        """The picture, or why there is none."""
+    def _decoded(self, row: int, size: Any) -> np.ndarray | Exception:
+        """The picture, or why there is none; what a function of the user raises is raised."""
         found = self._kept.get((row, size))
         if found is not None:
             return found
         try:
+            if self.own is not None:
+                return self.own(upright(_opened(self.files[row])), size)
             return read_picture(_opened(self.files[row]), *size)
+        except Refused:
+            raise
         except Exception as error:  # Pillow raises many kinds
             return error
 
@@ -159,7 +168,7 @@ def first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _image_shape(shape: Sequence[int | None] | None) -> tuple[int | None, int | None, int | None]:
+def _size_of(shape: Sequence[int | None] | None) -> tuple[int | None, int | None, int | None]:
     """Channels, height and width of ``shape``, which must have these three."""
     if shape is None:
         return None, None, None
@@ -168,4 +177,7 @@ def _image_shape(shape: Sequence[int | None] | None) -> tuple[int | None, int | 
             f"A folder of pictures gives channels x height x width, and the model takes "
             f"{len(shape)} axes; give an .npz file with x and y."
         )
-    return shape[0], shape[1], shape[2]
+    channels, height, width = shape
+    if channels not in (None, 1, 3, 4):
+        raise ValueError(f"Pictures have 1, 3 or 4 channels, and the model takes {channels}.")
+    return channels, height, width

@@ -70,8 +70,10 @@ class Preprocessing:
         Raises
         ------
         ValueError
-            It is neither, or says something that is not understood.
+            There is none, it is neither, or says something that is not understood.
         """
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}.")
         try:
             text = path.read_text(encoding="utf-8")
             held = _yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)

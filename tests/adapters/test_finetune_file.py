@@ -1,5 +1,6 @@
 """An ONNX file is trained without its source; all but the values of its weights stays."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -127,8 +128,10 @@ def test_a_run_goes_on_where_it_ended(tmp_path, after):
     with pytest.raises(ValueError, match="no checkpoint that can be read"):
         finetune_file(given, output, data(), settings=settings)
     checkpoint.write_bytes(kept)
-    with pytest.raises(ValueError, match=r"belongs to a run with .* give --restart"):
-        finetune_file(given, output, data(), settings=SETTINGS)
+    scaled = dataclasses.replace(data(), mean=[0.5])
+    for images, other in ((data(), SETTINGS), (scaled, settings)):
+        with pytest.raises(ValueError, match=r"belongs to a run with .* give --restart"):
+            finetune_file(given, output, images, settings=other)
     result = finetune_file(given, output, data(), settings=settings)
     assert result.continued == (2 if after == "step" else 3)
     assert output.read_bytes() == (tmp_path / "whole.onnx").read_bytes()

@@ -166,6 +166,65 @@ def test_preprocessing_by_a_file_or_the_model(place, monkeypatch, name, text, op
     assert ("By the model's metadata" in done.stderr) == (not name)
 
 
+OWN = """
+import numpy as np
+
+def dark(image):
+    return np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 510
+
+def half(x):
+    return x / 510
+
+def levels(image):
+    return np.asarray(image).transpose(2, 0, 1)
+
+def flat(image):
+    return np.zeros(7)
+
+def fails(image):
+    return 1 / 0
+
+number = 3
+"""
+
+
+def test_preprocessing_by_a_function(place):
+    (place / "own.py").write_text(OWN)
+    floats = brightness("m.onnx", TensorProto.FLOAT, ("n", 3, 6, 6), None, 0.5)
+    pictures = shades()
+    x = np.repeat(np.uint8([60, 180]), 3)[:, None, None, None] * np.ones((1, 3, 6, 6), np.uint8)
+    np.savez("data.npz", x=x, y=np.repeat([0, 1], 3))
+
+    def right(model, data, *options):
+        return result("compare", model, model, "--data", data, *options)["accuracy"][0]
+
+    assert right(floats, pictures) == right(floats, "data.npz") == 1
+    assert right(floats, pictures, "--preprocess", "own.py:dark") == 0.5  # all below 0.5
+    assert right(floats, "data.npz", "--preprocess", "own:half") == 0.5
+    # Levels, channels last: what the function makes enters in the model's layout and type.
+    assert right(brightness("u.onnx"), pictures, "--preprocess", "own.py:levels") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["own.py:missing"], "There is no 'missing' in own.py"),
+        (["own.py:number"], "own.py:number is a int, expected a function"),
+        (["absent.py:dark"], "Cannot import absent.py"),
+        (["own.py:fails"], "own.py:fails failed: ZeroDivisionError: division by zero"),
+        (["own.py:flat"], "own.py:flat gave 7, and the model takes 3 x 6 x 6"),
+        (["own.py:dark", "--mean", "0.5"], "leave out --size, --mean and --std"),
+        (["absent.json"], "There is no file absent.json"),
+    ],
+)
+def test_a_function_that_does_not_do_is_refused(place, words, said):
+    (place / "own.py").write_text(OWN)
+    model = brightness("m.onnx", TensorProto.FLOAT, ("n", 3, 6, 6), None, 0.5)
+    done = call("inspect", model, "--data", shades(), "--preprocess", *words)
+    assert done.exit_code in (1, 2)
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_levels_are_not_normalized():
     done = call("inspect", brightness("m.onnx"), "--data", shades(), "--mean", "0.5")
     assert done.exit_code == 2
