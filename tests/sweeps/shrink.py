@@ -31,12 +31,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import networks  # noqa: E402
-from architectures import one_line, version  # noqa: E402
+from architectures import limit, one_line, version  # noqa: E402
 
 RESULTS = HERE / "results" / "shrink.jsonl"
 TABLE = HERE / "SHRINK.md"
 FORMS = ("torch", "script")
-SECONDS = 300  # for one network
+SECONDS = 300  # of processor time for one network
 
 
 def check(network: networks.Network, form: str) -> dict[str, Any]:
@@ -115,9 +115,7 @@ def run(network: networks.Network, form: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.close(read)
-        import signal
-
-        signal.alarm(SECONDS)
+        limit(SECONDS)
         try:
             row = check(network, form)
         except BaseException as error:
