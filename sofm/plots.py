@@ -33,6 +33,24 @@ def _corners(grid: Grid) -> NDArray[np.float64]:
     return np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
 
+def _write(ax, grid: Grid, node: int, text: str, fontsize: float) -> None:
+    """Put a text into the cell of a node."""
+    vertical, horizontal = grid.coordinates[node]
+    if text:
+        ax.text(horizontal, vertical, text, ha="center", va="center", fontsize=fontsize)
+
+
+def _beside_errors(ax, x, errors, others, label: str, **style):
+    """Quantization errors on the left, something else on the right; both axes."""
+    ax = _axes(ax)
+    ax.plot(x, errors, color="C0", marker=".")
+    ax.set_ylabel("quantization error", color="C0")
+    right = ax.twinx()
+    right.plot(x, others, color="C1", linestyle="--", **style)
+    right.set_ylabel(label, color="C1")
+    return ax, right
+
+
 def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = "", **style):
     """Draw one coloured cell per node.
 
@@ -42,20 +60,16 @@ def cells(grid: Grid, values: NDArray, ax=None, *, cmap="viridis", label: str = 
     values : array of shape (K,)
         NaN leaves a cell grey.
     ax : matplotlib Axes, optional
+        Drawn into and returned; a new figure's unless given.
     cmap : str or Colormap
     label : str
         Of the colour bar; empty draws none.
     **style
         Of matplotlib's ``PolyCollection``.
 
-    Returns
-    -------
-    ax : matplotlib Axes
-
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import Grid, plots
     >>> ax = plots.cells(Grid(3, 4, "hexagonal"), np.arange(12.0), label="node")
     """
@@ -92,24 +106,18 @@ def u_matrix(som, ax=None, **style):
     som : SOFM
         Fitted.
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     **style
         Of :func:`cells`.
 
-    Returns
-    -------
-    ax : matplotlib Axes
-
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.u_matrix(SOFM(shape=(2, 2)).fit(X))
     """
-    style.setdefault("label", "distance to neighbours")
-    style = {"cmap": "bone_r", "edgecolor": "0.8", **style}
+    style = {"cmap": "bone_r", "edgecolor": "0.8", "label": "distance to neighbours", **style}
     return cells(som.grid_, nodes.u_matrix(som), ax, **style)
 
 
@@ -122,18 +130,13 @@ def hits(som, X=None, ax=None, **style):
         Fitted.
     X : as for :func:`rejuvenet.sofm.hit_histogram`, optional
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     **style
         Of :func:`cells`.
 
-    Returns
-    -------
-    ax : matplotlib Axes
-
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.hits(SOFM(shape=(2, 2)).fit(X))
@@ -167,18 +170,13 @@ def component_plane(som, feature: int | str, ax=None, **style):
     feature : int or str
         Column of ``codebook_``, or its name if the map was fitted to a data frame.
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     **style
         Of :func:`cells`.
 
-    Returns
-    -------
-    ax : matplotlib Axes
-
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.component_plane(SOFM(shape=(2, 2)).fit(X), 1)
@@ -206,8 +204,7 @@ def component_planes(som, features=None, columns: int = 4):
 
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> figure = plots.component_planes(SOFM(shape=(2, 2)).fit(X))
@@ -238,14 +235,10 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
         Fitted.
     X, y : as for :func:`rejuvenet.sofm.label_map`
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     cmap : str or Colormap
     **style
         Of :func:`cells`.
-
-    Returns
-    -------
-    ax : matplotlib Axes
 
     Raises
     ------
@@ -254,8 +247,7 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
 
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.class_map(SOFM(shape=(2, 2)).fit(X), X, ['low', 'low', 'high'])
@@ -264,9 +256,8 @@ def class_map(som, X, y, ax=None, *, cmap="tab10", **style):
     names = sorted({name for name in labels if name is not None})
     values = np.array([np.nan if n is None else names.index(n) for n in labels], np.float64)
     ax = cells(som.grid_, values, ax, cmap=cmap, clim=(-0.5, max(len(names), 10) - 0.5), **style)
-    for (vertical, horizontal), name in zip(som.grid_.coordinates, labels, strict=True):
-        if name is not None:
-            ax.text(horizontal, vertical, str(name), ha="center", va="center", fontsize=7)
+    for node, name in enumerate(labels):
+        _write(ax, som.grid_, node, "" if name is None else str(name), 7)
     return ax
 
 
@@ -279,18 +270,13 @@ def activation(som, x, ax=None, **style):
         Fitted.
     x : array of shape (D,)
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     **style
         Of :func:`cells`.
 
-    Returns
-    -------
-    ax : matplotlib Axes
-
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.activation(SOFM(shape=(2, 2)).fit(X), X[0])
@@ -313,16 +299,12 @@ def sample_names(som, X, names, ax=None, *, most: int = 4, fontsize=6, **style):
     X : as for :func:`rejuvenet.sofm.hit_histogram`
     names : sequence of length N
     ax : matplotlib Axes, optional
-        A new figure's unless given.
+        Drawn into and returned; a new figure's unless given.
     most : int, default=4
         Names in a cell; of more, how many more there are.
     fontsize : float, default=6
     **style
         Of :func:`cells`.
-
-    Returns
-    -------
-    ax : matplotlib Axes
 
     Raises
     ------
@@ -331,8 +313,7 @@ def sample_names(som, X, names, ax=None, *, most: int = 4, fontsize=6, **style):
 
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.sample_names(SOFM(shape=(2, 2)).fit(X), X, ["rose", "lily", "oak"])
@@ -344,12 +325,10 @@ def sample_names(som, X, names, ax=None, *, most: int = 4, fontsize=6, **style):
     counts = np.bincount(won, minlength=som.grid_.n_nodes).astype(np.float64)
     style = {"cmap": "Blues", "clim": (0, 2 * counts.max()), "edgecolor": "0.8", **style}
     ax = cells(som.grid_, np.where(counts > 0, counts, np.nan), ax, **style)
-    for node in np.flatnonzero(counts):
+    for node in np.flatnonzero(counts).tolist():
         inside = [names[i] for i in np.flatnonzero(won == node)]
         more = [f"+{len(inside) - most}"] if len(inside) > most else []
-        vertical, horizontal = som.grid_.coordinates[node]
-        text = "\n".join(inside[:most] + more)
-        ax.text(horizontal, vertical, text, ha="center", va="center", fontsize=fontsize)
+        _write(ax, som.grid_, node, "\n".join(inside[:most] + more), fontsize)
     return ax
 
 
@@ -367,40 +346,30 @@ def errors_by_size(som, X, shapes=None, ax=None):
     shapes : sequence of int or (int, int), optional
         A quarter to four times the nodes of :func:`rejuvenet.sofm.suggest_shape` unless given.
     ax : matplotlib Axes, optional
-        A new figure's unless given.
-
-    Returns
-    -------
-    ax : matplotlib Axes
+        Drawn into and returned; a new figure's unless given.
 
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.random.default_rng(0).random((60, 3))
     >>> ax = plots.errors_by_size(SOFM(n_epochs=5), X, [(2, 2), (3, 4), (6, 6)])
     """
     if shapes is None:
-        suggested, shapes = np.array(suggest_shape(X, missing=som.missing)), []
         even = 2 if som.topology == "hexagonal" and som.periodic else 1  # rows of such a map
-        for times in (0.5, 0.71, 1, 1.41, 2):
-            rows, columns = np.ceil(suggested * times / [even, 1])
-            shapes.append((even * int(rows), int(columns)))
+        suggested = np.array(suggest_shape(X, missing=som.missing)) / [even, 1]
+        halves = np.ceil(np.multiply.outer([0.5, 0.71, 1, 1.41, 2], suggested)).astype(int)
+        shapes = [(even * rows, columns) for rows, columns in halves.tolist()]
     maps = [clone(som).set_params(shape=shape).fit(X) for shape in shapes]
-    ax = _axes(ax)
-    nodes_of = [m.grid_.n_nodes for m in maps]
-    ax.plot(nodes_of, [m.quantization_error_ for m in maps], color="C0", marker=".")
+    sizes, apart = zip(*((m.grid_.n_nodes, m.topographic_error_) for m in maps), strict=True)
+    errors = [m.quantization_error_ for m in maps]
+    ax, _ = _beside_errors(ax, sizes, errors, apart, "topographic error", marker=".")
     for m in maps:
         rows, columns = m.grid_.rows, m.grid_.columns
         place = m.grid_.n_nodes, m.quantization_error_
         ax.annotate(f"{rows} x {columns}", place, (2, 4), textcoords="offset points", fontsize=7)
     ax.margins(0.12)  # for the names
     ax.set_xlabel("nodes")
-    ax.set_ylabel("quantization error", color="C0")
-    right = ax.twinx()
-    right.plot(nodes_of, [m.topographic_error_ for m in maps], color="C1", marker=".", ls="--")
-    right.set_ylabel("topographic error", color="C1")
     return ax
 
 
@@ -412,29 +381,20 @@ def training(som, ax=None):
     som : SOFM
         Fitted.
     ax : matplotlib Axes, optional
-        A new figure's unless given.
-
-    Returns
-    -------
-    ax : matplotlib Axes
+        Drawn into and returned; a new figure's unless given.
 
     Examples
     --------
-    >>> import matplotlib, numpy as np
-    >>> matplotlib.use("agg")
+    >>> import numpy as np
     >>> from rejuvenet.sofm import SOFM, plots
     >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
     >>> ax = plots.training(SOFM(shape=(2, 2)).fit(X))
     """
     check_is_fitted(som, "codebook_")
-    ax = _axes(ax)
-    epochs = [record["epoch"] + 1 for record in som.history_]
-    ax.plot(epochs, [r["quantization_error"] for r in som.history_], color="C0", marker=".")
+    names = "epoch", "quantization_error", "sigma"
+    epochs, errors, widths = (np.array([r[name] for r in som.history_]) for name in names)
+    ax, right = _beside_errors(ax, epochs + 1, errors, widths, "sigma (nodes)")
     ax.set_xlabel("epoch")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_ylabel("quantization error", color="C0")
-    right = ax.twinx()
-    right.plot(epochs, [r["sigma"] for r in som.history_], color="C1", linestyle="--")
-    right.set_ylabel("sigma (nodes)", color="C1")
     right.set_yscale("log")
     return ax

@@ -98,8 +98,8 @@ class _Supervised(BaseEstimator):
         tags.target_tags.required = True
         return tags
 
-    def _learn(self, X, Y: NDArray, sample_weight) -> dict:
-        """What a fit learns, as attributes; ``Y`` (N, T) are float64 targets."""
+    def _learn(self, X, Y: NDArray, sample_weight) -> tuple[NDArray, NDArray, dict]:
+        """Sums and means of the nodes, and attributes; ``Y`` (N, T) are float64 targets."""
         if not (self.som is None or isinstance(self.som, SOFM)):
             raise wrong("som", "a SOFM or None", self.som)
         if not (isinstance(self.sigma, Real) and 0 < float(self.sigma) < np.inf):
@@ -124,12 +124,12 @@ class _Supervised(BaseEstimator):
         names = ("n_features_in_", "feature_names_in_")
         learned = {name: getattr(som, name) for name in names if hasattr(som, name)}
         means = neighborhood_means(som.grid_, float(self.sigma), sums, counts)
-        return {"som_": som, "sums": sums, "means": means, **learned}
+        return sums, means, {"som_": som, **learned}
 
-    def _of_nodes(self, X, table: NDArray) -> NDArray:
-        """Rows of a table (K, ...) for the nodes of samples."""
+    def _of_nodes(self, X, table: str) -> NDArray:
+        """What the nodes of samples say: rows of an attribute (K, ...)."""
         check_is_fitted(self, "som_")
-        return table[np.asarray(self.som_.predict(X))]
+        return getattr(self, table)[np.asarray(self.som_.predict(X))]
 
 
 def _train_with_targets(som: SOFM, samples: Samples, Y: NDArray, share: float, alike: bool) -> None:
@@ -243,9 +243,8 @@ class SOMClassifier(ClassifierMixin, _Supervised):
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
-        learned = self._learn(X, np.eye(len(classes))[codes], sample_weight)
-        self.class_counts_, self.node_probabilities_ = learned.pop("sums"), learned.pop("means")
-        self.classes_ = classes
+        counts, shares, learned = self._learn(X, np.eye(len(classes))[codes], sample_weight)
+        self.class_counts_, self.node_probabilities_, self.classes_ = counts, shares, classes
         self.__dict__.update(learned)
         return self
 
@@ -272,8 +271,7 @@ class SOMClassifier(ClassifierMixin, _Supervised):
         >>> model.predict_proba([[0.9]]).round(2)  # of "high" and "low"
         array([[0.79, 0.21]])
         """
-        check_is_fitted(self, "som_")
-        return self._of_nodes(X, self.node_probabilities_)
+        return self._of_nodes(X, "node_probabilities_")
 
     def predict(self, X):
         """The most probable class.
@@ -291,13 +289,9 @@ class SOMClassifier(ClassifierMixin, _Supervised):
         ------
         ValueError
             X does not fit the map.
-
-        Examples
-        --------
-        See :meth:`fit`.
         """
-        check_is_fitted(self, "som_")
-        return self._of_nodes(X, self.classes_[self.node_probabilities_.argmax(axis=1)])
+        most = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[most]
 
 
 class SOMRegressor(RegressorMixin, _Supervised):
@@ -376,9 +370,8 @@ class SOMRegressor(RegressorMixin, _Supervised):
         y = _check_y(y, multi_output=True, y_numeric=True, estimator=self)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        learned = self._learn(X, y.reshape(len(y), -1).astype(np.float64), sample_weight)
-        del learned["sums"]
-        means = learned.pop("means")
+        Y = y.reshape(len(y), -1).astype(np.float64)
+        _, means, learned = self._learn(X, Y, sample_weight)
         self.node_values_ = means[:, 0] if y.ndim == 1 else means
         self.__dict__.update(learned)
         return self
@@ -398,10 +391,5 @@ class SOMRegressor(RegressorMixin, _Supervised):
         ------
         ValueError
             X does not fit the map.
-
-        Examples
-        --------
-        See :meth:`fit`.
         """
-        check_is_fitted(self, "som_")
-        return self._of_nodes(X, self.node_values_)
+        return self._of_nodes(X, "node_values_")

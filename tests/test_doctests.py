@@ -2,11 +2,13 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 
 import pytest
 import rejuvenet
 
+os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
 MODULES = ["rejuvenet"] + [
     found.name
     for found in pkgutil.walk_packages(rejuvenet.__path__, "rejuvenet.", onerror=lambda name: None)

@@ -27,7 +27,7 @@ from .external import Refused
 from .layer_names import Request, layers_of, resolve
 from .operator_names import operator
 from .saving import write
-from .session import adapting_session, swapped
+from .session import session, swapped
 from .shared import Copy, with_copies
 from .storage import Stored, is_outside, read
 from .structure import Structure
@@ -237,24 +237,21 @@ class OnnxModel:
         size = first.shape[0] if first is not None and first.shape else None
         return size if isinstance(size, int) and size > 0 else None
 
-    def session(self, outputs: tuple[str, ...] = (), threads: int | None = None) -> Any:
-        """An onnxruntime session that also returns some intermediate tensors."""
-        return self.adapting_session(outputs, {}, threads)[0]
-
-    def adapting_session(
+    def session(
         self,
-        outputs: tuple[str, ...],
-        adapting: Mapping[str, Sequence[int]],
+        outputs: tuple[str, ...] = (),
+        adapting: Mapping[str, Sequence[int]] | None = None,
         threads: int | None = None,
-    ) -> tuple[Any, dict[str, int]]:
-        """A session, and the types of the inputs that its normalizations adapt by.
+    ) -> Any:
+        """An onnxruntime session.
 
         Parameters
         ----------
         outputs : tuple of str
             Intermediate tensors to return as well.
-        adapting : mapping of tensor name to its shape
-            What normalizations read that take the statistics of the batch instead of their own.
+        adapting : mapping of tensor name to its shape, optional
+            What normalizations read that take the statistics of the batch instead of their own;
+            the types of the inputs that they adapt by are the session's ``adapting``.
         threads : int, optional
             That an operator may use, for a session that is timed.
         """
@@ -266,7 +263,7 @@ class OnnxModel:
             except ValueError:  # an input declares no shape, so that nothing is known
                 pass
         with swapped(self.analysed, self.changed) as model:
-            return adapting_session(model, outputs, adapting, threads=threads)
+            return session(model, outputs, adapting, threads=threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; a failure leaves what was at ``path`` as it was.

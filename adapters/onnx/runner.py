@@ -35,8 +35,8 @@ class Runner:
         adapting: Mapping[str, Sequence[int]] | None = None,
     ):
         self.samples = dict(tensors or {})
-        self.session, self.adapting = model.adapting_session(tuple(self.samples), adapting or {})
-        own = set(statistics_inputs(self.adapting))
+        self.session = model.session(tuple(self.samples), adapting)
+        own = set(statistics_inputs(self.session.adapting))
         inputs = [i for i in self.session.get_inputs() if i.name not in own]
         self.types = {i.name: _dtype(i.type) for i in inputs}
         self.fixed = {i.name: i.shape[0] for i in inputs if i.shape and _is_fixed(i.shape[0])}
@@ -59,7 +59,7 @@ class Runner:
         }
         first = next((name for name in feeds if name in self.fixed), None)
         if first is None or len(feeds[first]) in (0, self.fixed[first]):
-            return self._run(feeds | statistics_feeds(statistics, self.adapting))
+            return self._run(feeds | statistics_feeds(statistics, self.session.adapting))
         n, fixed = len(feeds[first]), self.fixed[first]
         batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}

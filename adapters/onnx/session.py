@@ -90,29 +90,26 @@ def swapped(model: ir.Model, weights: Mapping[str, np.ndarray]) -> Iterator[ir.M
 
 
 def session(
-    model: ir.Model, outputs: Sequence[str] = (), optimized: bool = True, capped: bool = False
-) -> Any:
-    """An inference session of ``model`` that also returns the tensors named in ``outputs``."""
-    return adapting_session(model, outputs, {}, optimized, capped)[0]
-
-
-def adapting_session(
     model: ir.Model,
-    outputs: Sequence[str],
-    adapting: Mapping[str, Sequence[int]],
+    outputs: Sequence[str] = (),
+    adapting: Mapping[str, Sequence[int]] | None = None,
+    *,
     optimized: bool = True,
     capped: bool = False,
     threads: int | None = None,
-) -> tuple[Any, dict[str, int]]:
-    """An inference session, and the types of the inputs that its normalizations adapt by.
+) -> Any:
+    """An inference session.
+
+    Large initializers are handed over as arrays, so that a model of any size needs no temporary
+    file; those that lie in other files are left there.
 
     Parameters
     ----------
     model : onnx_ir.Model
     outputs : sequence of str
         Intermediate tensors to return as well.
-    adapting : mapping of tensor name to its shape
-        As for :func:`.own_statistics.adapt`.
+    adapting : mapping of tensor name to its shape, optional
+        As for :func:`.own_statistics.adapt`, whose answer is the session's ``adapting``.
     optimized : bool
         Without, every tensor is computed as the model says.
     capped : bool
@@ -120,9 +117,6 @@ def adapting_session(
     threads : int, optional
         That an operator may use, for a session that is timed: weights are then rearranged, as
         onnxruntime does by default, whatever memory that takes.
-
-    Large initializers are handed over as arrays, so that a model of any size needs no temporary
-    file; those that lie in other files are left there.
 
     Raises
     ------
@@ -167,7 +161,8 @@ def adapting_session(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
     made.given = given  # it reads the arrays where they lie, and does not keep them alive
-    return made, types
+    made.adapting = types
+    return made
 
 
 def _still_read(proto: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -191,9 +186,7 @@ def _left_in_files(
     if not folders:
         return arrays
     folder = folders[0]
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", folder
-    )
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     for tensor in proto.graph.initializer:
         path, offset = places.get(tensor.name, (None, 0))
         if path is not None and str(path.parent) == folder:
@@ -295,7 +288,7 @@ def run_everything(
                 ) from error
             failure = failure or DoesNotRun(
                 f"the model cannot run on example inputs of the shapes "
-                f"{({name: x.shape for name, x in feeds.items()})}: {reason[:300]} (input_shapes=, "
+                f"{ ({name: x.shape for name, x in feeds.items()}) }: {reason[:300]} (input_shapes=, "
                 "--input-shape give others)"
             )
             continue

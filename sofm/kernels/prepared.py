@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 from ..compiled import compiled
 from ..rounding import UNIT, WORDS, gamma
 from .balls import Balls, has_balls
-from .search import LANES, Nodes, lifted, search_rows
+from .block import LANES, Nodes
+from .search import lifted, search_rows
 from .tile import pack_panels
 from .vectors import ANY_ORDER, PANEL, TILE_ROWS
 
@@ -232,9 +233,7 @@ class Prepared:
             self.block_rows,
         )  # fmt: skip
 
-    def search(
-        self, X, first, last, weights, grids, nearest, sums, counts, error
-    ) -> int:
+    def search(self, X, first, last, weights, grids, nearest, sums, counts, error) -> int:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         weights = np.empty(0) if weights is None else weights
         return search_rows(
