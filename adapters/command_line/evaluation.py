@@ -58,11 +58,11 @@ def evaluated(
     """
     images: Any = test or look.others or (Unfitted(look.batches) if held else look.batches)
     found = compare(str(model), str(output), images, progress).to_dict()
-    n = found["images"]
+    n, noun = found["images"], images.data.noun
     if test is not None:
-        return found, f"{n:,} test images"
+        return found, f"{n:,} test {noun}"
     if look.others is not None:
-        return found, f"{n:,} images that were not looked at"
+        return found, f"{n:,} {noun} that were not looked at"
     if held:
-        return found, f"{n:,} images that no refit used"
-    return found, f"the {n:,} images that it was fitted to"
+        return found, f"{n:,} {noun} that no refit used"
+    return found, f"the {n:,} {noun} that it was fitted to"

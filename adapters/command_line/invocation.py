@@ -7,13 +7,17 @@ import shlex
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .options import READING
 
+if TYPE_CHECKING:
+    from ..images.image_data import LabelledImages
+
 IMAGES = ("data", "input_shape", *READING)  # what another command on the same images needs
+ONCE = ("model", "output", "html", "changes", "as_json", "overwrite", "restart")  # of one run
 
 
 class Invocation:
@@ -23,10 +27,23 @@ class Invocation:
     ----------
     context : typer.Context
         Of the command that runs.
+    data : LabelledImages, optional
+        What it read.
+
+    Attributes
+    ----------
+    settings : dict
+        By the names of the options.
+    noun : str
+        What the data are.
+    labelled : bool
+        Whether they have labels, which some commands need.
     """
 
-    def __init__(self, context: typer.Context) -> None:
+    def __init__(self, context: typer.Context, data: LabelledImages | None = None) -> None:
         self._context = context
+        self.noun = "images" if data is None else data.noun
+        self.labelled = data is not None and data.labelled
         self._parameters = {str(p.name): p for p in context.command.params}
         self.settings: dict[str, Any] = {
             name.replace("_", "-"): value
@@ -38,13 +55,21 @@ class Invocation:
         given = [name for name in self._parameters if self._given(name) and name != "as_json"]
         return shlex.join(["rejuvenet", str(self._context.info_name), *self.words(given)])
 
-    def command(self, name: str, *words: str | Path, images: bool = True) -> str:
-        """Another command, on the images of this one unless it needs none."""
-        read = self.words(IMAGES) if images else []
+    def command(self, name: str, *words: str | Path) -> str:
+        """Another command, on the images of this one.
+
+        A training that is repeated has every other option of this one as well.
+        """
         files, options = [], list(map(str, words))
         while options and not options[0].startswith("-"):
             files.append(options.pop(0))
+        again = name == self._context.info_name == "finetune"
+        own = [n for n in self._parameters if n not in ONCE and self._option(n) not in options]
+        read = self.words(own if again else IMAGES)
         return shlex.join(["rejuvenet", name, *files, *read, *options])
+
+    def _option(self, name: str) -> str:
+        return "-o" if name == "output" else max(self._parameters[name].opts, key=len)
 
     def _given(self, name: str) -> bool:
         source = self._context.get_parameter_source(name)
@@ -60,9 +85,12 @@ class Invocation:
             if parameter.param_type_name == "argument":
                 found.append(str(value))
                 continue
-            option = max(parameter.opts, key=len) if name != "output" else "-o"
+            option = self._option(name)
             for one in value if isinstance(value, (list, tuple)) else [value]:
-                found += [option] if one is True else [option, str(one)]
+                if one is False:
+                    found += parameter.secondary_opts
+                else:
+                    found += [option] if one is True else [option, str(one)]
         return found
 
 

@@ -112,8 +112,11 @@ RecipeOptions = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the images.")]
 Augment = Annotated[
-    Literal["shift+flip", "shift", "flip", "none"],
-    typer.Option(help="What is done to pictures at random; no flip for digits or text."),
+    Literal["shift+flip", "shift", "flip", "none"] | None,
+    typer.Option(
+        help="What is done to images at random; no flip for digits or text.  [default: shift+flip; "
+        "none where samples may be no images]"
+    ),
 ]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew although there is a checkpoint.")

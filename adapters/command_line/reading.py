@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -165,14 +166,21 @@ class Look:
         return cls(*sampled(batches, most, seed), len(batches.rows))
 
     def __str__(self) -> str:
-        n = len(self.batches.rows)
+        n, noun = len(self.batches.rows), self.batches.data.noun
         if self.others is None:
-            return f"Looked at all {n:,} images."
+            return f"Looked at all {n:,} {noun}."
         return (
-            f"Looked at {n:,} of {self.of:,} images, drawn from every class alike; --max-images "
+            f"Looked at {n:,} of {self.of:,} {noun}, drawn from every class alike; --max-images "
             "says how many."
         )
 
     def to_dict(self) -> dict[str, int]:
         """How many images, of how many."""
         return {"looked_at": len(self.batches.rows), "images": self.of}
+
+
+def set_augmentation(context: typer.Context, batches: Batches) -> Any:
+    """What ``--augment`` says, or what fits the data; a page lists it among the settings."""
+    fitting = "shift+flip" if batches.data.noun == "images" else "none"
+    context.params["augment"] = context.params["augment"] or fitting
+    return context.params["augment"]

@@ -42,12 +42,13 @@ def write_finetuning_page(
     from ..report.training import finetuning_page
 
     model, output = call.settings["model"], call.settings["output"]
-    what = "test images"
+    noun = batches.data.noun
+    what = f"test {noun}"
     if test is None:
         test = split(batches, call.settings["held-out"], call.settings["seed"], None)[1]
-        what = "held-out images that chose the epoch"
+        what = f"held-out {noun} that chose the epoch"
     if test is None:
-        test, what = batches, "images that it was trained on"
+        test, what = batches, f"{noun} that it was trained on"
     teacher, watched = call.settings.get("teacher"), progress("images", quiet)
     figures = compare(str(model), str(output), test, watched).to_dict()
     beside = [

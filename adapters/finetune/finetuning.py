@@ -53,13 +53,13 @@ class Result:
         """Which weights were kept, in a sentence."""
         best, last = self.trained.best, len(self.trained.epochs) - 1
         if not self.images["held-out"]:
-            return f"Kept the last epoch, {last}: no images were held out to choose by."
+            return f"Kept the last epoch, {last}: nothing was held out to choose by."
         if best == 0:
             return (
-                f"No epoch of {last} was better on held-out images than the model as it was, whose "
-                "weights are kept."
+                f"No epoch of {last} was better on what was held out than the model as it was, "
+                "whose weights are kept."
             )
-        return f"Kept epoch {best} of {last}, the best on held-out images."
+        return f"Kept epoch {best} of {last}, the best on what was held out."
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain Python."""

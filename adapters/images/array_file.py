@@ -85,6 +85,13 @@ class ArrayFile:
         return images, rows
 
     @property
+    def noun(self) -> str:
+        """Images have rows and columns, and values of 8 or 16 bits or in [0, 1]."""
+        bits = self.x.dtype in (np.uint8, np.uint16)
+        within = self.x.ndim > 2 and (bits or (self.range[0] >= 0 and self.range[1] <= 1))
+        return "images" if within else "samples"
+
+    @property
     def range(self) -> tuple[float, float]:
         """Least and greatest value of ``x``, passing over NaN."""
         if self._range is None:
@@ -95,8 +102,10 @@ class ArrayFile:
     def looks_unscaled(self) -> bool:
         """Whether ``x`` has values as 8-bit images have them, in a type that is not scaled."""
         low, high = self.range
-        return self.x.ndim > 2 and self.x.dtype not in (np.uint8, np.uint16) and (
-            low >= 0 and 2 < high <= 255
+        return (
+            self.x.ndim > 2
+            and self.x.dtype not in (np.uint8, np.uint16)
+            and (low >= 0 and 2 < high <= 255)
         )
 
     def check(self) -> None:

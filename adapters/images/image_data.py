@@ -41,12 +41,17 @@ class LabelledImages(Protocol):
         Whether the labels say anything; where they do not, all are 0.
     own : OwnPreprocessing or None
         A function of the user that makes what the model takes of every image.
+    noun : str
+        ``"images"``, or ``"samples"`` where they may be anything else.
     """
 
     classes: list
     labels: np.ndarray
     labelled: bool
     own: OwnPreprocessing | None
+
+    @property
+    def noun(self) -> str: ...
 
     def read(
         self, rows: np.ndarray, shape: Shape | None, levels: bool = False

@@ -29,6 +29,11 @@ class NamedArrays:
     labelled: bool = True
     own: OwnPreprocessing | None = None
 
+    @property
+    def noun(self) -> str:
+        """What they are."""
+        return "samples"
+
     @classmethod
     def open(cls, path: Path, inputs: Mapping[str, np.dtype]) -> NamedArrays:
         """Read the arrays of some inputs, in their order and types.

@@ -70,6 +70,11 @@ class Pictures:
     _kept: dict[tuple, np.ndarray] = field(default_factory=dict, repr=False)
     _bytes: int = field(default=0, repr=False)
 
+    @property
+    def noun(self) -> str:
+        """What they are."""
+        return "images"
+
     def read(
         self, rows: np.ndarray, shape: Sequence[int | None] | None, levels: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:

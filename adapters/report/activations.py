@@ -97,7 +97,7 @@ def add_activations(page: Page, group: str, panels: Sequence[Panel], classes: Se
     )
     note = (
         "What the layer responds to (the paper's Fig. 2). A row is a class, a column a channel, a "
-        "tile the mean response of this channel to the images of this class (eq. 1)."
+        "tile the mean response of this channel to the samples of this class (eq. 1)."
     )
     most = max(panel.Q.shape[1] for panel in panels)
     if most > MOST_CHANNELS:

@@ -122,10 +122,10 @@ def gain(figures: Figures, images: str, names: tuple[str, str] | None = None) ->
     tone: Tone = "same" if not clear else "better" if rose else "worse"
     if names is not None:
         found = f"On {images} {names[1]} is right for {b}, {names[0]} for {a} {said}"
-        return f"{found}." if clear else f"{found}: these images cannot tell them apart.", tone
+        return f"{found}." if clear else f"{found}: too few to tell them apart.", tone
     if not clear:
         found = f"On {images} the accuracy is {b}, {a} before {said}"
-        return f"{found}: no difference that these images can tell.", tone
+        return f"{found}: no difference that so few can tell.", tone
     return f"On {images} the accuracy {'rose' if rose else 'fell'} from {a} to {b} {said}.", tone
 
 

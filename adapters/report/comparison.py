@@ -39,8 +39,8 @@ def comparison_page(
     versions : str
     """
     names = str(call.settings["first"]), str(call.settings["second"])
-    page = Page(" and ".join(names), "Two files on the same images")
-    images = f"{figures['images']:,} images of {call.settings['data']}"
+    page = Page(" and ".join(names), "Two files on the same data")
+    images = f"{figures['images']:,} {call.noun} of {call.settings['data']}"
     said, tone = gain(figures, images, names)
     cards = [*accuracy_card(figures, f"of {names[0]}"), *cost_cards(figures["files"], "first")]
     page.lead(said, tone, cards, _steps(call, figures, tone, names))
@@ -82,7 +82,7 @@ def _steps(
         if second < FASTER * first:
             saved = percent(1 - second / first, 0)
             return [(f"Use {names[1]}, which takes {saved} less time.", "")]
-        return [("Use either; they do as well as these images can tell.", "")]
+        return [("Use either; they do equally well, as far as so few can tell.", "")]
     same = figures["top1"]
     if same is not None and same < 1:
         said = f"Bring {names[1]} nearer to {names[0]} by training it to give the same outputs:"

@@ -93,10 +93,10 @@ def _verdict(
         their = "its" if one else "their"
         return (
             f"{len(unused)} of {len(figures)} groups use{'s' if one else ''} at most "
-            f"{percent(ENOUGH, 0)} of {their} capacity on these images: {named}.",
+            f"{percent(ENOUGH, 0)} of {their} capacity on these data: {named}.",
             "",
         )
-    return f"Every group uses more than {percent(ENOUGH, 0)} of its capacity on these images.", ""
+    return f"Every group uses more than {percent(ENOUGH, 0)} of its capacity on these data.", ""
 
 
 def _steps(call: Invocation, measured: bool, unused: list[str]) -> list[Step]:
@@ -113,10 +113,12 @@ def _steps(call: Invocation, measured: bool, unused: list[str]) -> list[Step]:
     smaller = call.command(
         "shrink", model, "-o", f"{stem}.smaller.onnx", "--html", f"{stem}.smaller.html"
     )
-    first = ("Let what is unused learn, and see what it gives beside plain training (give labelled "
-             "images):", rejuvenated)  # fmt: skip
+    said = "Let what is unused learn, and see what it gives beside plain training:"
+    first = (said, rejuvenated)
     second = ("Or remove a quarter of the channels, so that the file gets smaller and faster:",
               smaller)  # fmt: skip
+    if not call.labelled:  # it is judged by accuracy
+        return [second]
     return [first, second] if unused else [second, first]
 
 

@@ -53,7 +53,7 @@ def rejuvenation_page(
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Rejuvenated: {output}", f"from {model}")
     shares, n = result["accuracy"], result["evaluated"]
-    images = f"{n:,} images set apart"
+    images = f"{n:,} {call.noun} set apart"
     cards = [("accuracy", percent(shares["rejuvenated"]), f"rejuvenated, on {images}")]
     cards += [
         (name, percent(shares[name]), STATES[name])
@@ -114,6 +114,6 @@ def _steps(call: Invocation, result: Mapping[str, Any]) -> list[Step]:
         said = f"Nothing was gained in accuracy: keep {model}. What it does not need can go:"
         return [(said, smaller.replace(best, model, 1))]
     if not _clear(plain) and plain is not None:
-        said = f"Use {output} or {stem}.plain.onnx; these images cannot tell them apart."
+        said = f"Use {output} or {stem}.plain.onnx; no difference was told."
         return [(said, ""), ("Or make it smaller and faster:", smaller)]
     return [(f"Use {best}.", ""), ("Or make it smaller and faster:", smaller)]

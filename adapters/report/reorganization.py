@@ -208,10 +208,10 @@ def _steps(
             said = "It is hardly faster on this machine. Let the clock choose the channels:"
             steps += [(said, timed)] if b > FASTER * a else []
         return steps
-    both = call.command(
-        "rejuvenate", model, "-o", f"{stem}.rejuvenated.onnx", "--html", f"{stem}.rejuvenated.html"
-    )
-    return [
-        ("Train the new channels, with the original as the teacher:", train),
-        ("Or let one command do both, and say what it gives beside plain fine-tuning:", both),
-    ]
+    steps = [("Train the new channels, with the original as the teacher:", train)]
+    if call.labelled:
+        said = "Or let one command do both, and say what it gives beside plain fine-tuning:"
+        html = f"{stem}.rejuvenated.html"
+        more = call.command("rejuvenate", model, "-o", f"{stem}.rejuvenated.onnx", "--html", html)
+        steps.append((said, more))
+    return steps

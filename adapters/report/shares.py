@@ -15,7 +15,7 @@ from .page import Page, percent, text
 
 MOST_CLASSES = 12  # of the classes, those that changed most; the others are folded away
 NOTE = (
-    "A line is the interval of 95 %: what so many images leave open. The scale is logarithmic in "
+    "A line is the interval of 95 %: what so many leave open. The scale is logarithmic in "
     "the errors, so that near 100 % differences can be seen."
 )
 _ERRORS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002,
@@ -95,7 +95,7 @@ def add_classes(page: Page, names: Sequence[str], classes: Sequence[Mapping[str,
         (
             str(c["name"]),
             [Share(*of) for of in zip(c["accuracy"], c["intervals"], strict=True)],
-            f"{c['images']} images",
+            f"of {c['images']}",
         )
         for c in apart
     ]

@@ -61,7 +61,7 @@ def finetuning_page(
     cards: list[tuple[str, object, str]] = [
         *accuracy_card(comparison),
         ("epoch kept", best, f"of {len(result['trained']['epochs']) - 1}"),
-        ("images", counts["training"], f"trained on, {counts['held-out']} held out"),
+        (call.noun, counts["training"], f"trained on, {counts['held-out']} held out"),
     ]
     page.lead(f"{verdict} {result['verdict']}", tone, cards, _steps(call, tone, best))
     others = []
@@ -99,7 +99,7 @@ def add_epochs(page: Page, trained: Mapping[str, Mapping[str, Any]]) -> None:
     kept = ", ".join(f"{name}: epoch {run['best']}" for name, run in trained.items())
     drawn = curves(accuracy, "epoch 0", f"epoch {longest - 1}") if accuracy else ""
     body = f"{drawn}<details><summary>Every epoch</summary>{page.rows(header, rows)}</details>"
-    note = "Accuracy on held-out images, which choose the epoch that is kept"
+    note = "Accuracy on what is held out, which chooses the epoch that is kept"
     page.add("Training", f"{note} ({kept}).", body, STYLE)
 
 

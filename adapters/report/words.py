@@ -31,14 +31,14 @@ WORDS = {
     "new": "Places that became free: their channels start anew, and learn in the training that "
     "follows.",
     "consumers miss": "What the consumers miss of what they read before, after the refit by "
-    "least squares, on images that the refit did not use: root mean square, relative to what "
+    "least squares, on samples that the refit did not use: root mean square, relative to what "
     "they read.",
     "parameters": "Numbers that the file learned: elements of all weights.",
-    "multiply-adds": "Multiplications of its convolutions and products for one image; one is "
+    "multiply-adds": "Multiplications of its convolutions and products for one sample; one is "
     "two FLOPs.",
     "latency": "Median time of one run by onnxruntime on the machine that made this page, both "
     "files in turn.",
-    "accuracy": "Share of the images whose class the file names first. The line beside it is "
-    "the interval of 95 % (Wilson 1927): what so few images leave open.",
-    "same first class": "Share of the images for which both files name the same class first.",
+    "accuracy": "How often the file names the right class first. The line beside it is the "
+    "interval of 95 % (Wilson 1927): what so few samples leave open.",
+    "same first class": "How often both files name the same class first.",
 }

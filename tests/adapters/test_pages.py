@@ -88,7 +88,7 @@ def test_what_was_gained_and_the_next_command_stand_on_top():
     ("difference", "error", "tone", "said"),
     [
         (0.05, 0.01, "better", "rose from 90.00 % to 95.00 %"),
-        (0.05, 0.03, "same", "no difference that these images can tell"),
+        (0.05, 0.03, "same", "no difference that so few can tell"),
         (0.0, 0.0, "same", "no difference"),
         (-0.05, 0.01, "worse", "fell from 90.00 % to 85.00 %"),
     ],

@@ -59,7 +59,7 @@ def compare(
     if html is not None:
         from ..comparison_page import write_comparison_page
 
-        write_comparison_page(html, Invocation(context), result, batches)
+        write_comparison_page(html, Invocation(context, batches.data), result, batches)
     if as_json:
         print_json({"first": str(first), "second": str(second), **result.to_dict()})
         return
@@ -75,7 +75,7 @@ def compare(
     terminal.out.print(Listing(f"{first} and {second}", ["", "first", "second"], pairs))
     terminal.say_plainly(f"Milliseconds are of {a.latency.how}.")
     rows = [
-        ("images", result.images),
+        (batches.data.noun, result.images),
         ("same first class", percent(result.top1)),
         ("first five classes in common", percent(result.top5)),
         ("outputs", len(result.outputs)),
@@ -91,7 +91,7 @@ def compare(
         names = ["output", "greatest difference", "mean", "relative", "note"]
         listed = [(name, *asdict(found).values()) for name, found in result.outputs.items()]
         terminal.out.print(Listing("Outputs", names, listed))
-    _print_classes(result.classes)
+    _print_classes(result.classes, batches.data.noun)
     if result.changed:
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
         terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
@@ -104,14 +104,14 @@ def _share(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _print_classes(classes: list[ClassAccuracy]) -> None:
+def _print_classes(classes: list[ClassAccuracy], noun: str) -> None:
     """All classes, or those whose accuracy differs most."""
     shown = classes
     if len(classes) > SHOWN:
         apart = sorted(classes, key=lambda c: -abs(c.accuracy[1] - c.accuracy[0]))
         shown = [c for c in apart if c.accuracy[1] != c.accuracy[0]][:SHOWN]
     if shown:
-        names = ["class", "images", "first (95 % interval)", "second (95 % interval)"]
+        names = ["class", noun, "first (95 % interval)", "second (95 % interval)"]
         rows = [(c.name, c.images, *map(_share, c.accuracy, c.intervals)) for c in shown]
         what = f"{len(shown)} of {len(classes)} classes that differ most"
         title = "Accuracy of each class" if shown is classes else f"Accuracy of the {what}"

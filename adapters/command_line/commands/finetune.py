@@ -33,7 +33,7 @@ from ..options import (
     refuse_options,
     write_changes,
 )
-from ..reading import open_batches, parse_input_shapes
+from ..reading import open_batches, parse_input_shapes, set_augmentation
 from ..terminal import Listing, guarded, percent, print_json, progress
 
 
@@ -72,7 +72,7 @@ def finetune(
         typer.Option(help="Highest learning rate; 0.001 for adamw, 0.01 for sgd by default."),
     ] = None,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="Optimizer.")] = "adamw",
-    augment: Augment = "shift+flip",
+    augment: Augment = None,
     smoothing: Annotated[
         float, typer.Option(help="Share of each label that is spread over all classes.")
     ] = 0.1,
@@ -125,18 +125,18 @@ def finetune(
     from ...finetune.finetuning import finetune_file
     from ...finetune.training import Settings
 
+    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
     settings = Settings(
         epochs=epochs,
         lr=lr,
         optimizer=optimizer,
-        augment=augment,
+        augment=set_augmentation(context, batches),
         smoothing=smoothing,
         mixup=mixup,
         patience=patience,
         seed=seed,
         device=device,
     )
-    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
     tested = None
     if test is not None:
         tested = open_batches(model, test, size, mean, std, preprocess, batch_size, input_shape)
@@ -163,14 +163,16 @@ def finetune(
     if html is not None:
         from ..training_page import write_finetuning_page
 
-        write_finetuning_page(html, Invocation(context), result, batches, tested, as_json)
+        write_finetuning_page(
+            html, Invocation(context, batches.data), result, batches, tested, as_json
+        )
     if as_json:
         print_json({"model": str(model), "output": str(output), **result.to_dict()})
         return
     rows = [
         (name, percent(result.before[name]), percent(result.after[name])) for name in result.before
     ]
-    terminal.out.print(Listing("Accuracy", ["images", "before", "after"], rows))
+    terminal.out.print(Listing("Accuracy", [batches.data.noun, "before", "after"], rows))
     terminal.say_plainly(result.verdict)
     for path in filter(None, (output, html)):
         terminal.say_plainly(f"Wrote {path}")

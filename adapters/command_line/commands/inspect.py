@@ -52,11 +52,12 @@ def inspect(
 
     loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
     groups = loaded.groups
-    figures = {}
+    figures, read = {}, None
     if data is not None:
         from ..capacity_figures import capacity_figures
 
         batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+        read = batches.data
         figures = capacity_figures(
             loaded, batches, shows_progress(as_json), progress("capacity", as_json)
         )
@@ -73,7 +74,7 @@ def inspect(
 
         picture = Picture(model.name, loaded.graph, groups, network, figures)
         if html is not None:
-            write_text(html, inspection_page(picture, Invocation(context), versions()))
+            write_text(html, inspection_page(picture, Invocation(context, read), versions()))
         if svg is not None:
             write_text(svg, picture.svg())
     remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]

@@ -33,7 +33,7 @@ from ..options import (
     check_page,
     write_changes,
 )
-from ..reading import open_batches, parse_input_shapes
+from ..reading import open_batches, parse_input_shapes, set_augmentation
 from ..terminal import Listing, guarded, percent, print_json, print_report, progress
 
 
@@ -63,7 +63,7 @@ def rejuvenate(
     lr: Annotated[
         float | None, typer.Option(help="Highest learning rate; 0.001 by default.")
     ] = None,
-    augment: Augment = "shift+flip",
+    augment: Augment = None,
     restart: Restart = False,
     device: Device = None,
     html: Html = None,
@@ -90,7 +90,6 @@ def rejuvenate(
     from ...finetune.rejuvenating import rejuvenate_file
     from ...finetune.training import Settings
 
-    settings = Settings(epochs, lr, augment=augment, seed=seed, device=device)
     try:
         recipe = Recipe.preserving(seed=seed, **({} if ratio is None else {"ratio": ratio}))
     except ValueError as error:
@@ -99,6 +98,8 @@ def rejuvenate(
     how = size, mean, std, preprocess, batch_size, input_shape
     batches = open_batches(model, data, *how)
     tested = open_batches(model, test, *how) if test else None
+    chosen = set_augmentation(context, batches)
+    settings = Settings(epochs, lr, augment=chosen, seed=seed, device=device)
     original = onnx_adapter.load(model) if changes else None
     result = rejuvenate_file(
         model,
@@ -120,7 +121,7 @@ def rejuvenate(
     if html is not None:
         from ..training_page import write_rejuvenation_page
 
-        call = Invocation(context)
+        call = Invocation(context, batches.data)
         write_rejuvenation_page(html, call, result, recipe, batches, tested, as_json)
     if as_json:
         print_json({"model": str(model), "output": str(output), **result.to_dict()})
@@ -129,7 +130,7 @@ def rejuvenate(
         terminal.say_plainly(result.note)
     print_report(result.report)
     rows = [(name, percent(share)) for name, share in result.accuracy.items()]
-    title = f"Accuracy on {result.evaluated} images set apart"
+    title = f"Accuracy on {result.evaluated} {batches.data.noun} set apart"
     terminal.out.print(Listing(title, ["file", "accuracy"], rows))
     for line in (result.verdict, *(f"Wrote {path}" for path in (output, plain, html) if path)):
         terminal.say_plainly(line)

@@ -130,7 +130,8 @@ def reorganize(
     changed.save(output)
     write_changes(loaded, output, changes)
     if html is not None and look is not None:
-        write_change_page(html, Invocation(context), loaded, outcome, look, tested, as_json)
+        call = Invocation(context, look.batches.data)
+        write_change_page(html, call, loaded, outcome, look, tested, as_json)
     if as_json:
         named = {"model": str(model), "output": str(output)}
         print_json({**named, **(look.to_dict() if look else {}), **report.to_dict()})

@@ -123,7 +123,8 @@ def shrink(
     changed.save(output)
     report = outcome.report
     if html is not None:
-        write_change_page(html, Invocation(context), loaded, outcome, look, tested, as_json)
+        call = Invocation(context, look.batches.data)
+        write_change_page(html, call, loaded, outcome, look, tested, as_json)
     if as_json:
         named = {"model": str(model), "output": str(output)}
         print_json({**named, **look.to_dict(), **report.to_dict()})
