@@ -286,10 +286,10 @@ def run_everything(
                     f"the model {what} on example inputs; if you trust the file, load it with a "
                     "higher max_bytes or set REJUVENET_MAX_BYTES in the environment"
                 ) from error
+            shapes = {name: x.shape for name, x in feeds.items()}
             failure = failure or DoesNotRun(
-                f"the model cannot run on example inputs of the shapes "
-                f"{ ({name: x.shape for name, x in feeds.items()}) }: {reason[:300]} (input_shapes=, "
-                "--input-shape give others)"
+                f"the model cannot run on example inputs of the shapes {shapes}: {reason[:300]} "
+                "(input_shapes=, --input-shape give others)"
             )
             continue
         return values | dict(feeds), dict(feeds)

@@ -33,7 +33,6 @@ from torch import nn
 from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.measure.class_sums import MAX_BYTES
-from ....graph.plan.plan import GroupPlan
 from ....graph.plan.recipe import Recipe
 from ....graph.plan.selection import Layers, ratio_of, select_groups
 from ....graph.report import Report
@@ -45,7 +44,7 @@ from ..reorganize import reorganize
 from ..trace import TracedModel, unwrap
 from .freezing import Frozen, refuse_freezing, weights_before
 from .sanity import far_from, largest_values
-from .schedule import Every, is_after
+from .schedule import Every, Schedule, recipe_at
 from .state_check import VERSION, check_state
 from .steps import Steps, refuse_beside_steps
 from .warm_up import NewChannels, WarmUp, innermost, new_rows
@@ -115,10 +114,8 @@ class Reorganizer:
         With ``every_steps``: steps for which new channels are left alone.
     warmup : WarmUp, optional
         How fast new channels learn at first.
-    classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, progress
+    classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, writer, progress
         As in :func:`reorganize`.
-    writer : object with ``add_image``, optional
-        A TensorBoard ``SummaryWriter``, for pictures of every event.
     example_inputs : tensor, tuple or dict, optional
         Inputs to trace the model with; the first of ``loader`` by default.
 
@@ -185,7 +182,7 @@ class Reorganizer:
         progress: bool = False,
     ) -> None:
         self.recipe = recipe if recipe is not None else Recipe.preserving(ratio="redundant")
-        self.ratio, self.seed, self.epochs = ratio, seed, epochs
+        self.ratio, self.seed = ratio, seed
         self.steps: Steps | None = None
         if every_steps is not None:
             refuse_beside_steps(
@@ -193,21 +190,14 @@ class Reorganizer:
                  "classes": classes, "unpack": unpack, "max_batches": max_batches}
             )  # fmt: skip
             self.steps = Steps(every_steps, recent, maturity)
+        self._counted = "epoch" if self.steps is None else "step"
         if loader is None and (every_steps is None or example_inputs is None):
             raise ValueError(
                 "expected a loader, or every_steps and example_inputs (of one batch, to trace the "
                 "model with)"
             )
-        first = self._recipe(0)
-        self.every = first.every if every is None else every
-        is_after(self.every, 0)  # raises for what is no schedule
-        if stop is not None and epochs is None:
-            raise ValueError("stop is a share of the training: give epochs, its length, as well")
-        if stop is None:
-            stop = first.stop if isinstance(self.every, int) else 1.0
-        self.stop = replace(first, stop=stop).stop  # Recipe checks the value
-        if epochs is not None and epochs < 1:
-            raise ValueError(f"expected epochs to be at least 1, got {epochs!r}")
+        first = recipe_at(0, self.recipe, ratio)
+        self._schedule = Schedule(every, stop, epochs, first)
         self.model = unwrap(model)
         refuse_sharded(self.model)
         self.optimizer, self.ema, self.layers = optimizer, ema, layers
@@ -217,9 +207,9 @@ class Reorganizer:
             device=device,
         )  # fmt: skip
         self.batches = None if loader is None else self._read(loader)
-        self.process_group, self.writer = process_group, writer
         self._options: dict[str, Any] = {
-            "classes": classes, "pseudo_classes": pseudo_classes, "max_bytes": max_bytes
+            "classes": classes, "pseudo_classes": pseudo_classes, "max_bytes": max_bytes,
+            "process_group": process_group, "writer": writer,
         }  # fmt: skip
         self.warmup = warmup
         if warmup is not None:
@@ -249,10 +239,7 @@ class Reorganizer:
 
         Not at the very beginning, not after ``stop`` of the epochs, and not after the last one.
         """
-        done = epoch + 1
-        if epoch <= self.last_epoch or not is_after(self.every, epoch):
-            return False
-        return self.epochs is None or (done < self.epochs and done <= self.stop * self.epochs)
+        return epoch > self.last_epoch and self._schedule.due(epoch)
 
     def step(self, done: Any, labels: Any = None) -> Report | None:
         """Reorganize where it is due; call it after every epoch, or after every optimizer step.
@@ -279,7 +266,7 @@ class Reorganizer:
         if self.steps is not None:
             return self._event(self.steps.count) if self.steps.add(done, labels) else None
         report = self._event(done) if self.due(done) else None
-        if self.epochs is not None and done + 1 >= self.epochs:
+        if self._schedule.is_over(done):
             self.release()
         return report
 
@@ -297,10 +284,6 @@ class Reorganizer:
             if self.traced.edit is not begun and self.traced.edit.closed:
                 self._passed(number)
             raise
-
-    @property
-    def _counted(self) -> str:
-        return "epoch" if self.steps is None else "step"
 
     def _passed(self, number: int) -> None:
         if self.steps is None:
@@ -340,7 +323,8 @@ class Reorganizer:
         ValueError
             For a state that is damaged, or of another model; nothing has changed then.
         """
-        check_state(state, self.traced.tensors)
+        tensors = self.traced.tensors
+        check_state(state, tensors)
         if (state.get("steps") is None) != (self.steps is None):
             raise ValueError(
                 f"expected the state of a Reorganizer that counts {self._counted}s, got one that "
@@ -348,38 +332,23 @@ class Reorganizer:
             )
         new = None
         if self.warmup is not None and (state["new_channels"] or {}).get("rows"):
-            new = NewChannels(
-                self.warmup, self.optimizer, self.traced.tensors, **state["new_channels"]
-            )
+            new = NewChannels(self.warmup, self.optimizer, tensors, **state["new_channels"])
         self.release()
         self._new_channels = new
         self.last_epoch, self.seed = state["last_epoch"], state["seed"]
         self.history = list(state["history"])
         if self.steps is not None:
             self.steps.load_state_dict(state["steps"])
-        self._frozen.freeze(self.traced.tensors, state["frozen"])
-
-    def _recipe(self, epoch: int) -> Recipe:
-        """The recipe of one event."""
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(epoch)
-
-        def at(ratio: Any) -> Any:
-            return ratio(epoch) if callable(ratio) else ratio
-
-        if self.ratio is None:
-            return recipe
-        if isinstance(self.ratio, Mapping):
-            return replace(recipe, ratio={name: at(ratio) for name, ratio in self.ratio.items()})
-        return replace(recipe, ratio=at(self.ratio))
+        self._frozen.freeze(tensors, state["frozen"])
 
     def _reorganize(self, number: int, what: str) -> Report:
-        recipe = self._recipe(number)
+        recipe = recipe_at(number, self.recipe, self.ratio)
         layers: Layers = self.layers
         if self.freeze_below:
             layers = [self._turns[min(len(self.history), len(self._turns) - 1)]]
         along = (self.traced.tensors, self.optimizer, self.ema)
         self._first = {**largest_values(*along), **self._first}
-        processes = Processes(self.process_group)
+        processes = Processes(self._options["process_group"])
         options, batches = dict(self._options), self.batches
         if self.steps is not None:
             batches = self._read(self.steps.batches(processes.gather))
@@ -394,16 +363,13 @@ class Reorganizer:
                 replace(recipe, seed=(1_000_003 * self.seed + 7919 * recipe.seed + number) % 2**32),
                 self.optimizer,
                 self.ema,
-                process_group=self.process_group,
-                writer=self.writer,
                 step=number,
                 **options,
             )
         assert report.plan is not None
         if self.freeze_below:
             group = self.traced.group(layers[0])  # type: ignore[arg-type]
-            before = weights_before(self.traced.graph, group)
-            self._frozen.freeze(self.traced.tensors, before)
+            self._frozen.freeze(along[0], weights_before(self.traced.graph, group))
         if self.steps is not None:
             self.steps.born(report.plan.groups)
         if self.warmup is not None:
@@ -419,7 +385,11 @@ class Reorganizer:
                 f"{'; '.join(far)}; lower the learning rate, or reorganize less often",
                 stacklevel=4,
             )
-        sources = {plan.group: _sources(plan) for plan in report.plan.groups}
+        sources = {
+            plan.group: [np.flatnonzero(row).tolist() for row in plan.A]
+            for plan in report.plan.groups
+            if plan.A is not None
+        }
         event = {"recipe": recipe.to_dict(), "sources": sources, **report.to_dict()}
         self.history.append({self._counted: number, **event})
         del self.history[:-EVENTS]
@@ -428,9 +398,3 @@ class Reorganizer:
         if processes.first:
             log.info("%s: %s", what, str(report).replace("\n", "; "))
         return report
-
-
-def _sources(plan: GroupPlan) -> list[list[int]]:
-    """The channels that come to every place."""
-    assert plan.A is not None
-    return [np.flatnonzero(weights).tolist() for weights in plan.A]

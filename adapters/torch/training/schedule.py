@@ -10,12 +10,63 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch.optim.lr_scheduler import SequentialLR
 
+from ....graph.plan.recipe import Recipe
+
 Every = int | Collection[int] | Callable[[int], bool] | Any
+
+
+class Schedule:
+    """After which epochs something is due, until a share of a training is over.
+
+    Parameters
+    ----------
+    every, stop, epochs
+        As in :class:`.Reorganizer`.
+    recipe : Recipe
+        Has the defaults.
+    """
+
+    def __init__(
+        self, every: Every | None, stop: float | None, epochs: int | None, recipe: Recipe
+    ) -> None:
+        self.every = recipe.every if every is None else every
+        is_after(self.every, 0)  # raises for what is no schedule
+        if stop is not None and epochs is None:
+            raise ValueError("stop is a share of the training: give epochs, its length, as well")
+        if stop is None:
+            stop = recipe.stop if isinstance(self.every, int) else 1.0
+        self.stop = replace(recipe, stop=stop).stop  # Recipe checks the value
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"expected epochs to be at least 1, got {epochs!r}")
+        self.epochs = epochs
+
+    def due(self, epoch: int) -> bool:
+        """Whether something is due after ``epoch``; nothing is after the last one."""
+        if self.is_over(epoch) or not is_after(self.every, epoch):
+            return False
+        return self.epochs is None or epoch + 1 <= self.stop * self.epochs
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether ``epoch`` was the last one."""
+        return self.epochs is not None and epoch + 1 >= self.epochs
+
+
+def recipe_at(epoch: int, recipe: Recipe | Callable[[int], Recipe], ratio: Any) -> Recipe:
+    """The recipe of one event; its ratio, or some of a mapping, may be functions of the epoch."""
+
+    def at(value: Any) -> Any:
+        return value(epoch) if callable(value) else value
+
+    found = at(recipe)
+    if isinstance(ratio, Mapping):
+        return replace(found, ratio={name: at(value) for name, value in ratio.items()})
+    return found if ratio is None else replace(found, ratio=at(ratio))
 
 
 def is_after(every: Every, epoch: int) -> bool:
