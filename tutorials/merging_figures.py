@@ -1,6 +1,6 @@
 """What merging half of a layer costs, before any training.
 
-Run as (training about 20 minutes on one core; the tables took 18 on two that were shared)::
+Run as (training about 25 minutes on one core; the tables took 18 on two that were shared)::
 
     python tutorials/merging_figures.py --data DIR --checkpoint FILE
 
@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 CLASSES = 20
-EPOCHS = 16
+EPOCHS = 20
 CALIBRATION = 1000
 RESULTS = Path(__file__).parent / "results" / "merging_figures.json"
 

@@ -109,7 +109,7 @@ def freed(model: nn.Module, batches: Batches, test: Labelled, **options: Any) ->
             report = reorganize(changed, batches, "all", recipe)
         row["freed"] = sum(g.new for g in report.groups) / sum(g.channels for g in report.groups)
         row[outgoing] = {
-            "output_change": report.output_change,
+            "output_change": report.output_change or 0.0,
             "accuracy": cifar100.accuracy(changed, *test),
         }
     return row
