@@ -121,7 +121,7 @@ def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
                 add_term(X[i, d] * weight, d, bigs, sums, k, d)
 
 
-@compiled
+@compiled(inner=True)
 def add_term(term, column, bigs, sums, k, d):
     """Add a term, of which a column of ``bigs`` holds the grids, to the sums of one entry."""
     for fold in range(bigs.shape[0]):
@@ -157,7 +157,7 @@ def _total_of_many(folds):
     return totals
 
 
-@compiled
+@compiled(inner=True)
 def _add_integer(total, place, part, words):
     """Add ``total * 2**place``, ``0 <= total < 2**63``, to the words of a half."""
     word, shift = place >> 5, place & (WORD - 1)

@@ -164,7 +164,7 @@ def choose_panels(
     firsts[n] = count
 
 
-@compiled
+@compiled(inner=True)
 def score_pairs(x, pairs, n_pairs, panels, n_features, scores, minima, rows, places, n_listed):
     """Scores of pairs of a row and a panel, panel by panel, and the minima of rows.
 

@@ -81,34 +81,42 @@ class Block(NamedTuple):
     distances: NDArray  # squared, of the winners
 
 
-@compiled
+@compiled(inner=True)
 def memory_for(nodes):
-    """A :class:`Block` for a search among ``nodes``."""
+    """A :class:`Block` for a search among ``nodes``; one way to ask for memory is compiled."""
     m, n_panels, n_words = nodes.block_rows, nodes.panels.shape[0], nodes.means.shape[0]
-    groups = n_groups(n_panels)
+    padded, groups = nodes.centred.shape[1], n_groups(n_panels)
     n_directions = nodes.directions.shape[0]
-    width = max(n_groups(n_directions), n_groups(n_words)) * WIDTH
+    lanes = max(n_groups(n_directions), n_groups(n_words)) * WIDTH
     listed = m + TILE_ROWS if n_words > 0 else 0
     # One panel more than needed keeps rows off a multiple of 4096 bytes, where stores collide.
-    scores = np.empty((m, groups * GROUP_NODES + PANEL), np.float32)
-    scores[:, n_panels * PANEL :] = np.inf
+    width, searched = groups * GROUP_NODES + PANEL, n_panels * PANEL
+    rows, flat = np.empty(m * padded, np.float32), np.empty(m * width, np.float32)
+    for i in range(m * padded):
+        rows[i] = 0
+    for r in range(m):
+        for k in range(searched, width):
+            flat[r * width + k] = np.inf
+    firsts = np.empty(m + 1, np.int64)
+    for r in range(m + 1):
+        firsts[r] = 0
     return Block(
-        np.zeros((m, nodes.centred.shape[1]), np.float32),
-        np.empty(m),
-        np.empty((m, n_directions * PANEL), np.float32),
-        scores,
-        scores.reshape(-1),
-        np.empty((m, groups * WIDTH), np.float32),
-        np.empty((m, width), np.float32),
-        np.empty((m, n_words * PANEL), np.float32),
+        rows.reshape(m, padded),
+        np.empty(m, np.float64),
+        np.empty(m * n_directions * PANEL, np.float32).reshape(m, n_directions * PANEL),
+        flat.reshape(m, width),
+        flat,
+        np.empty(m * groups * WIDTH, np.float32).reshape(m, groups * WIDTH),
+        np.empty(m * lanes, np.float32).reshape(m, lanes),
+        np.empty(m * n_words * PANEL, np.float32).reshape(m, n_words * PANEL),
         np.empty(m * n_panels + 8 if n_words > 0 else 0, np.int64),
-        np.zeros(m + 1, np.int64),
+        firsts,
         np.empty(m, np.float32),
         np.empty(m, np.float32),
-        np.empty((2, n_panels, listed), np.int64),
+        np.empty(2 * n_panels * listed, np.int64).reshape(2, n_panels, listed),
         np.empty(n_panels, np.int64),
-        np.empty(n_panels * PANEL, np.int64),
-        np.empty(n_panels * PANEL, np.int64),
+        np.empty(searched, np.int64),
+        np.empty(searched, np.int64),
         np.empty(m, np.int64),
-        np.empty(m),
+        np.empty(m, np.float64),
     )

@@ -39,7 +39,7 @@ from .vectors import (
 )
 
 
-@compiled(fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER, inner=True)
 def _squared_distance(X, i, codebook, k, scale):
     """``|x_i - w_k|^2`` in float64; ``scale``, of :func:`lifted`, keeps squares within range."""
     total = 0.0
@@ -49,7 +49,7 @@ def _squared_distance(X, i, codebook, k, scale):
     return total
 
 
-@compiled(fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER, inner=True)
 def _score(half, x, r, w, k):
     """The score of one node in float32."""
     total = np.float32(0)
@@ -58,7 +58,7 @@ def _score(half, x, r, w, k):
     return half[k] - total
 
 
-@compiled(fastmath=ANY_ORDER)
+@compiled(fastmath=ANY_ORDER, inner=True)
 def _squared_norm(x, r, n):
     total = 0.0
     for d in range(n):
@@ -66,7 +66,7 @@ def _squared_norm(x, r, n):
     return total
 
 
-@compiled
+@compiled(inner=True)
 def _under(scores, row, n_groups, low, low_row, limit, found, places):
     """Nodes whose score is at most ``limit``, into ``found``; how many.
 
@@ -98,7 +98,7 @@ def _under(scores, row, n_groups, low, low_row, limit, found, places):
     return n
 
 
-@compiled
+@compiled(inner=True)
 def _under_chosen(scores, pairs, first, last, limit, found, places):
     """As :func:`_under`, of the panels of the pairs from ``first`` to ``last``."""
     n = 0
@@ -115,7 +115,7 @@ def _under_chosen(scores, pairs, first, last, limit, found, places):
     return n
 
 
-@compiled
+@compiled(inner=True)
 def _smallest_but(flat, begin, count, place):
     """The smallest of ``count`` scores from ``begin`` on, but for the one at ``place``."""
     score = flat[place]
@@ -134,7 +134,7 @@ def lifted(scale):
     return np.float64(scale) * (2.0**400 if scale < 2.0**600 else 1.0)
 
 
-@compiled
+@compiled(inner=True)
 def load_block(X, first, n, centre, scale, rows, squares):
     """``x * scale - centre`` of ``n`` rows, and ``|x|^2``; a power of two rounds nothing."""
     for r in range(n):
@@ -143,7 +143,7 @@ def load_block(X, first, n, centre, scale, rows, squares):
         squares[r] = _squared_norm(rows, r, X.shape[1])
 
 
-@compiled
+@compiled(inner=True)
 def score(nodes, wanted, n, block):
     """Scores of ``n`` loaded rows: of all panels, or of those that can hold a nearest node.
 
@@ -176,7 +176,7 @@ def score(nodes, wanted, n, block):
     return some
 
 
-@compiled
+@compiled(inner=True)
 def find_nearest(nodes, wanted, X, start, n, block, nearest):
     """The nearest node of the ``n`` rows from ``start`` on, whose scores are known, or the two.
 

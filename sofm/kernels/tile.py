@@ -213,7 +213,7 @@ def n_groups(n_panels):
     return -(-n_panels // GROUP)
 
 
-@compiled
+@compiled(inner=True)
 def score_block(x, n_rows, panels, n_features, out, minima):
     """Scores of the first ``n_rows`` rows of ``x`` against all panels, and their minima.
 

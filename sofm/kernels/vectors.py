@@ -226,7 +226,7 @@ def _emit_lowest(typingctx, lanes):
     return types.int64(types.int64), codegen
 
 
-@compiled
+@compiled(inner=True)
 def _address_vector(array):
     return array.ctypes.data
 
