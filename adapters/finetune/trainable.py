@@ -4,6 +4,7 @@ The operators are those of onnx2fx.  Around it:
 
 - every initializer, and every ``Constant`` of floats, is one tensor however many nodes read it, so
   that what is shared stays shared; weights are parameters, in float32 where the file has halves;
+  what is not trained stays where it is, in memory once or in the file;
 - ``BatchNormalization`` normalizes by the batch while the module trains and updates the running
   statistics, which are buffers;
 - what parameters and statistics have become goes back under the names of the file;
@@ -13,11 +14,13 @@ The operators are those of onnx2fx.  Around it:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import fx, nn
@@ -26,7 +29,7 @@ from torch.nn import functional
 from ..images.batch_inputs import Inputs, arrays_of
 from ..onnx.model import OnnxModel
 from ..onnx.operator_names import operator
-from ..onnx.session import swapped
+from ..onnx.session import light, swapped
 from .renormalization import insert
 from .weights import Weights, weights_of
 
@@ -85,7 +88,10 @@ class TrainableGraph(nn.Module):
         for own in _adapt(self.graph, set(statistics)):
             held = getattr(self.graph, own)
             self._keep(own, statistics[own], held.dtype)
-            setattr(self.graph, own, held.float() if held.dtype in HALVES else held)
+            setattr(self.graph, own, held.float() if held.dtype in HALVES else held.clone())
+        for name, constant in list(self.graph.named_buffers(recurse=False)):
+            if f"graph.{name}" not in self.names:  # no part of a state that is kept
+                self.graph.register_buffer(name, constant, persistent=False)
         _narrow(self.graph, {k.partition(".")[2]: v for k, v in self.types.items()})
         self._normalized: dict[str, tuple[str, str]] = {}
 
@@ -205,7 +211,7 @@ def _prepared(
         array = value.const_value
         assert array is not None
         numbers[name] = value.name = f"rejuvenet_{number}"
-        value.const_value = ir.Tensor(np.array(array.numpy()), array.dtype, name=value.name)
+        value.const_value = ir.Tensor(array.numpy(), array.dtype, name=value.name)
     return found, numbers
 
 
@@ -229,11 +235,22 @@ def _lift(node: ir.Node, graph: ir.Graph) -> None:
 
 
 def _converted(model: ir.Model) -> fx.GraphModule:
-    """The graph in PyTorch's operators."""
-    import onnx2fx
+    """The graph in PyTorch's operators; large arrays are those of the model, not copies."""
+    from onnx2fx.graph_builder import GraphBuilder
+
+    with light(model) as arrays:
+        message = ir.to_proto(model)
+
+    class Builder(GraphBuilder):  # as ``onnx2fx.convert`` does it, which copies them
+        def load_tensor(self, tensor: onnx.TensorProto) -> torch.Tensor:
+            if tensor.name not in arrays:
+                return super().load_tensor(tensor)
+            with warnings.catch_warnings():  # nobody writes to them
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                return torch.from_numpy(arrays[tensor.name])
 
     try:
-        return onnx2fx.convert(ir.to_proto(model))
+        return Builder(message).build()
     except Exception as error:  # its kinds are not all its own
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the model cannot be trained: {reason}") from error

@@ -247,6 +247,7 @@ class Training:
             self._keep(step, losses)
             on_epoch(epoch)
         self._restore(self.best)
+        self.optimizer.zero_grad()
         self.module.to(home).eval()
         return self.done
 

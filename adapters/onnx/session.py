@@ -132,7 +132,7 @@ def session(
     if capped:  # weights are no part of what is made
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    with _light(model) as arrays:
+    with light(model) as arrays:
         proto = _message(model)
     types = adapt(proto, adapting) if adapting else {}
     arrays = _still_read(proto, arrays) if adapting else arrays
@@ -200,7 +200,7 @@ def _left_in_files(
 
 
 @contextmanager
-def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
+def light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
     """The model with references in place of large initializers, whose values are yielded."""
     kept: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -236,7 +236,7 @@ def _light(model: ir.Model) -> Iterator[dict[str, np.ndarray]]:
 
 def light_message(model: ir.Model) -> onnx.ModelProto:
     """The model as a message without the values of its large initializers."""
-    with _light(model):
+    with light(model):
         return _message(model)
 
 

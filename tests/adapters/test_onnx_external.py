@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -175,89 +173,6 @@ def test_a_session_keeps_what_it_was_lent(tmp_path):
     other = [np.full((64, 3, 3, 3), np.nan, np.float32) for _ in range(200)]
     assert len(other) == 200
     np.testing.assert_allclose(runner(X)["y"], Runner(model)(X)["y"], rtol=1e-4, atol=1e-4)
-
-
-LARGE = """
-import json, sys, threading, time
-from pathlib import Path
-from rejuvenet.adapters.onnx import arrange, load
-
-peak = [0]
-
-def watch():
-    while True:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        now = next(int(l.split()[1]) for l in lines if l.startswith("RssAnon")) * 1024
-        peak[0] = max(peak[0], now)
-        time.sleep(0.005)
-
-threading.Thread(target=watch, daemon=True).start()
-found = {}
-
-def lap(name):
-    found[name + " peak"], peak[0] = peak[0], 0
-
-model = load(sys.argv[1])
-groups = model.groups
-lap("groups")
-changed, report = arrange(model, order="random")
-lap("arrange")
-changed.save(sys.argv[2])
-lap("save")
-again = load(sys.argv[2])
-same = all((again.weight(n) == changed.weight(n)).all() for n in model.graph.weights.values())
-print(json.dumps({**found, "same": bool(same), "change": report.output_change,
-                  "groups": len([g for g in groups if g.frozen is None])}))
-"""
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_two_gigabytes_and_more(tmp_path):
-    """Finding groups and writing take a small part of the memory that the weights would."""
-    width, layers = 4096, 34
-    rng = np.random.default_rng(0)
-    nodes, initializers, x, offset = [], [], "x", 0
-    shapes = [(16, width), *[(width, width)] * layers, (width, 4)]
-    with open(tmp_path / "weights.bin", "wb") as file:
-        for i, shape in enumerate(shapes):
-            weight = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[0]))
-            file.write(weight.tobytes())
-            tensor = TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=shape,
-                                 data_location=TensorProto.EXTERNAL)  # fmt: skip
-            entries = {"location": "weights.bin", "offset": offset, "length": weight.nbytes}
-            for key, value in entries.items():
-                tensor.external_data.add(key=key, value=str(value))
-            initializers.append(tensor)
-            offset += weight.nbytes
-            y = "y" if i == len(shapes) - 1 else f"h{i}"
-            nodes.append(node("MatMul", [x, f"w{i}"], [y]))
-            x = y
-    assert offset > 2**31
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])], initializers,
-    )  # fmt: skip
-    message = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(message.SerializeToString())
-    stamp = (tmp_path / "weights.bin").stat().st_mtime_ns
-    result = subprocess.run(
-        [sys.executable, "-c", LARGE, str(path), str(tmp_path / "out.onnx")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    found = json.loads(result.stdout)
-    print(found)
-    assert found["groups"] == layers + 1
-    assert found["same"]
-    assert found["change"] < 1e-4
-    assert max(found["groups peak"], found["save peak"]) < 2**28
-    assert found["arrange peak"] < offset + 2**30  # onnxruntime holds one model at a time
-    assert (tmp_path / "weights.bin").stat().st_mtime_ns == stamp
-    onnx.checker.check_model(str(tmp_path / "out.onnx"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "m.onnx", "out.onnx", "out.onnx.data", "weights.bin"
-    ]  # fmt: skip
 
 
 def outside(path, name, location, offset=0, n=1):
