@@ -64,39 +64,35 @@ def _ready(som, X):
     return copy(som).set_params(n_jobs=1), X.rechunk({1: -1})
 
 
-def block_labels(block, som) -> NDArray[np.int32]:
-    return som.predict(block) if len(block) else np.empty(0, np.int32)
-
-
-def block_distances(block, som, dtype) -> NDArray:
-    return som.transform(block) if len(block) else np.empty((0, len(som.codebook_)), dtype)
-
-
-def block_imputed(block, som, dtype) -> NDArray:
-    return som.impute(block) if len(block) else np.empty(block.shape, dtype)
+def block_answer(block, som, method: str, none: NDArray) -> NDArray:
+    """What a map answers for a block; ``none`` for one without rows."""
+    return getattr(som, method)(block) if len(block) else none
 
 
 def lazy_imputed(som, X):
     """:meth:`.SOFM.impute` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
-    dtype = np.float32 if X.dtype == np.float32 else np.float64
-    return X.map_blocks(block_imputed, som, dtype, dtype=dtype, meta=np.empty((0, 0), dtype))
+    none = np.empty((0, X.shape[1]), np.float32 if X.dtype == np.float32 else np.float64)
+    return X.map_blocks(block_answer, som, "impute", none, dtype=none.dtype, meta=none)
 
 
 def lazy_labels(som, X):
     """:meth:`.SOFM.predict` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
-    return X.map_blocks(block_labels, som, drop_axis=1, dtype=np.int32, meta=np.empty(0, np.int32))
+    none = np.empty(0, np.int32)
+    return X.map_blocks(
+        block_answer, som, "predict", none, drop_axis=1, dtype=none.dtype, meta=none
+    )
 
 
 def lazy_distances(som, X):
     """:meth:`.SOFM.transform` of a dask array, as a lazy dask array."""
     som, X = _ready(som, X)
     K, dtype = len(som.codebook_), np.float32 if X.dtype == np.float32 else np.float64
+    none = np.empty((0, K), dtype)
     return X.map_blocks(
-        block_distances, som, dtype, chunks=(X.chunks[0], (K,)), dtype=dtype,
-        meta=np.empty((0, K), dtype),
-    )  # fmt: skip
+        block_answer, som, "transform", none, chunks=(X.chunks[0], (K,)), dtype=dtype, meta=none
+    )
 
 
 class DaskRows(Dense):
@@ -122,8 +118,7 @@ class DaskRows(Dense):
         self.edges = [0, *np.cumsum(X.chunks[0]).tolist()]
         delayed = X.rechunk({1: -1}).to_delayed().ravel()
         self.blocks = [
-            dask.delayed(block_of)(b, i, metric)
-            for b, i in zip(delayed, self.edges, strict=False)
+            dask.delayed(block_of)(b, i, metric) for b, i in zip(delayed, self.edges, strict=False)
         ]
         task = dask.delayed(block_range)
         ranges = self._compute([task(b, i) for b, i in zip(self.blocks, self.edges, strict=False)])
@@ -181,9 +176,7 @@ class DaskRows(Dense):
         task, prepared = self._dask.delayed(block_nearest), self.prepare(codebook)
         ready = self._dask.delayed(prepared)
         pairs = zip(self.blocks, self._weights(), strict=True)
-        nearest, errors = zip(
-            *self._compute([task(b, m, ready, n) for b, m in pairs]), strict=True
-        )
+        nearest, errors = zip(*self._compute([task(b, m, ready, n) for b, m in pairs]), strict=True)
         return np.concatenate(nearest), error_of(sum(errors), prepared.frame.distance_scale)
 
     def pieces(self):

@@ -199,10 +199,6 @@ def _known(
         known = {name: array for name, array in values.items() if not _is_unknown(array)}
         shapes |= dict(given) | inferred_shapes(model, given, known)
         values = folded(model, shapes, max_bytes)
-        shapes |= _shapes_of(values)
+        shapes |= {name: array.shape for name, array in values.items()}
         if (sum(None not in shape for shape in shapes.values()), len(values)) == before:
             return shapes, values
-
-
-def _shapes_of(values: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in values.items()}

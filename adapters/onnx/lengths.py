@@ -195,7 +195,7 @@ def _filled(lengths: Lengths, node: ir.Node) -> None:
 def _split(lengths: Lengths, node: ir.Node) -> None:
     x = node.inputs[0]
     assert x is not None
-    axis = _axis(node, "axis", 0, len(lengths.before(x)))
+    axis = _axis(node, len(lengths.before(x)))
     parts = np.array([lengths.after(y)[axis] for y in node.outputs])
     if lengths.integers(node, "split", 1) is not None:
         lengths.set(node, "split", 1, parts)
@@ -249,7 +249,7 @@ def _gather(lengths: Lengths, node: ir.Node) -> None:
     assert x is not None
     if indices is None:
         return
-    axis = _axis(node, "axis", 0, len(lengths.before(x)))
+    axis = _axis(node, len(lengths.before(x)))
     stays, n = lengths.kept(x, axis), lengths.before(x)[axis]
     if len(stays) == n:
         return
@@ -293,9 +293,9 @@ def _recurrent(lengths: Lengths, node: ir.Node) -> None:
             lengths.need(node, place, state[..., :hidden])
 
 
-def _axis(node: ir.Node, name: str, default: int, rank: int) -> int:
-    found = node.attributes.get(name)
-    return int(default if found is None else found.value) % rank
+def _axis(node: ir.Node, rank: int) -> int:
+    found = node.attributes.get("axis")
+    return 0 if found is None else int(found.value) % rank
 
 
 RULES: dict[str, Callable[[Lengths, ir.Node], None]] = {

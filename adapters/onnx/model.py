@@ -285,19 +285,20 @@ class OnnxModel:
             elsewhere = name in self.outside or name in values
             if elsewhere or old is None or old.tobytes() != array.tobytes():
                 values[name] = array  # equal ones stay in their field
-        message = with_copies(stored.message, self._own_values())
+        message = with_copies(stored.message, self.own_copies(self.changed))
         write(path, replace(stored, message=message), values)
 
-    def _own_values(self) -> Iterator[tuple[str, Copy, np.ndarray]]:
-        """Copies whose values are no longer those of what they are a copy of."""
+    def own_copies(
+        self, arrays: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, Copy, np.ndarray]]:
+        """Copies that with these arrays are no longer equal to what they are a copy of."""
         held = self.analysed.graph.initializers
         for name, own in self.copies.items():
-            if name in self.changed or own.original in self.changed:
+            if name in arrays or own.original in arrays:
                 before = held[name].const_value
                 assert before is not None  # it is a copy of a value
-                array = self.changed.get(name, before.numpy())
-                original = self.changed.get(own.original, before.numpy())
-                if array.tobytes() != original.tobytes():
+                array, original = (arrays.get(n, before.numpy()) for n in (name, own.original))
+                if array.shape != original.shape or array.tobytes() != original.tobytes():
                     yield name, own, array
 
 

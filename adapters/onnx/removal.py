@@ -45,7 +45,7 @@ def without_channels(model: OnnxModel, removal: Removal) -> OnnxModel:
         for taken in [removal.taken(model.weight(name), kept)]
     }
     arrays = {**model.changed, **arrays}
-    copies = _copies(model, arrays)
+    copies = list(model.own_copies(arrays))
     inside, further = _literals(model, stored.message, lengths)
     arrays |= inside
     message = onnx.ModelProto()
@@ -70,23 +70,6 @@ def without_channels(model: OnnxModel, removal: Removal) -> OnnxModel:
     filled(message, values)
     files = {} if content is None else {LOCATION: content}
     return model.like(*unpacked(message, files, "the model"))
-
-
-def _copies(
-    model: OnnxModel, arrays: Mapping[str, np.ndarray]
-) -> list[tuple[str, Copy, np.ndarray]]:
-    """Copies that the file needs now: their values or lengths are no longer the original's."""
-    found = []
-    for name, copy in model.copies.items():
-        if name not in arrays and copy.original not in arrays:
-            continue
-        before = model.weight(copy.original) if name not in arrays else None
-        array = arrays.get(name, before)
-        original = arrays.get(copy.original, model.weight(copy.original))
-        assert array is not None
-        if array.shape != original.shape or array.tobytes() != original.tobytes():
-            found.append((name, copy, array))
-    return found
 
 
 def _literals(

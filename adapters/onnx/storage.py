@@ -53,8 +53,7 @@ class Stored:
 
     def bytes_of(self, tensor: onnx.TensorProto) -> np.ndarray:
         """The bytes of a tensor that lies in another file."""
-        location, offset, length = place(tensor)
-        return self.files[location][offset : offset + length]
+        return _bytes_of(tensor, self.files)
 
     @staticmethod
     def of(model: ir.Model) -> Stored:
@@ -219,8 +218,7 @@ def _bring_in(
     own = len(message.graph.initializer)
     for number, tensor in enumerate(tensors_of(message)):
         if is_external(tensor) and not (number < own and tensor.name in arrays):
-            location, offset, length = place(tensor)
-            tensor.raw_data = files[location][offset : offset + length].tobytes()
+            tensor.raw_data = _bytes_of(tensor, files).tobytes()
             del tensor.external_data[:]
             tensor.ClearField("data_location")
 
@@ -233,8 +231,7 @@ def _take(message: onnx.ModelProto, files: Mapping[str, np.ndarray]) -> dict[str
         if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING) or dtype.bitwidth < 8:
             continue
         if is_external(tensor):
-            location, offset, length = place(tensor)
-            content: np.ndarray = files[location][offset : offset + length]
+            content = _bytes_of(tensor, files)
         elif tensor.raw_data:
             content = np.frombuffer(tensor.raw_data, np.uint8)
             tensor.ClearField("raw_data")
@@ -244,6 +241,11 @@ def _take(message: onnx.ModelProto, files: Mapping[str, np.ndarray]) -> dict[str
             content = content.copy()
         arrays[tensor.name] = content.view(dtype.numpy()).reshape(tuple(tensor.dims))
     return arrays
+
+
+def _bytes_of(tensor: onnx.TensorProto, files: Mapping[str, np.ndarray]) -> np.ndarray:
+    location, offset, length = place(tensor)
+    return files[location][offset : offset + length]
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:

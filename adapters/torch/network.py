@@ -68,7 +68,8 @@ class TorchNetwork:
         statistics: Sequence[BatchNormalization] = (),
     ) -> list[np.ndarray]:
         taps = {name: partial(_call, callbacks) for name, callbacks in watch.items()}
-        with self._own_statistics(statistics):
+        own = _BatchStatistics(self.traced, statistics) if statistics else contextlib.nullcontext()
+        with own:
             if outputs:
                 return floating(forward(self.traced, inputs, taps))
             glance(self.traced, inputs, taps)
@@ -140,11 +141,6 @@ class TorchNetwork:
     def gradients(self, data: Any, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
         assert isinstance(data, Batches)
         return loss_gradients(self.traced, data, names, self.processes)
-
-    def _own_statistics(
-        self, statistics: Sequence[BatchNormalization]
-    ) -> contextlib.AbstractContextManager[Any]:
-        return _BatchStatistics(self.traced, statistics) if statistics else contextlib.nullcontext()
 
 
 class _BatchStatistics(TorchDispatchMode):

@@ -54,7 +54,9 @@ class Component:
         self, axes: tuple[int, ...], shape: Shape, values: np.ndarray | None = None
     ) -> np.ndarray:
         """Atoms (or ``values``) broadcast to the superset ``axes`` of a tensor of ``shape``."""
-        return _spread(self.atoms if values is None else values, self.axes, axes, shape)
+        values = self.atoms if values is None else values
+        view = values.reshape([shape[a] if a in self.axes else 1 for a in axes])
+        return np.broadcast_to(view, [shape[a] for a in axes])
 
     def simplified(self) -> Component:
         """Without axes of size one or along which the atoms do not change."""
@@ -88,13 +90,6 @@ def occurrence(values: np.ndarray) -> np.ndarray:
     out = np.empty(flat.size, np.int64)
     out[order] = rank
     return out.reshape(values.shape)
-
-
-def _spread(
-    values: np.ndarray, axes: tuple[int, ...], onto: tuple[int, ...], shape: Shape
-) -> np.ndarray:
-    view = values.reshape([shape[a] if a in axes else 1 for a in onto])
-    return np.broadcast_to(view, [shape[a] for a in onto])
 
 
 def reshape_blocks(before: Shape, after: Shape) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
