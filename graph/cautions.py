@@ -23,7 +23,7 @@ def warn_of_few_samples(plan: GroupPlan, sums: Sums, means: ClassMeans | None) -
         warnings.warn(
             f"{samples:.0f} samples give {values:.0f} values for the refit of {unknown} channels "
             f"of {plan.group!r}: give at least {enough} samples",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 
@@ -34,12 +34,12 @@ def warn_about_classes(unlabelled: bool, means: Mapping[str, ClassMeans]) -> Non
             warnings.warn(
                 "the batches have no labels, so that all samples count as one class: give "
                 "(inputs, labels), or pseudo_classes=number",
-                stacklevel=4,
+                stacklevel=5,
             )
         if len(own.counts) > 1 and max(own.counts) <= 1:
             warnings.warn(
                 "every class has one sample, which a class mean is hardly made of: give more data",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

@@ -21,6 +21,7 @@ from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
 from ...graph.measure.class_sums import MAX_BYTES
+from ...graph.network import Follow
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.plan.selection import Layers
@@ -90,11 +91,7 @@ def arrange(
     ('0.weight', True)
     """
     traced, read = _traced(model, batches, example_inputs)
-
-    def follow(edit: Edit, plans: Sequence[GroupPlan], *corrections_and_before: Any) -> None:
-        _follow(edit, plans, "merge", optimizer, ema, *corrections_and_before)
-
-    network = TorchNetwork(traced, Processes())
+    network, follow = TorchNetwork(traced, Processes()), _follower(optimizer, ema, "merge")
     with Interruptible():
         return arranging.arrange(network, read, groups, order, seed, follow=follow)
 
@@ -194,31 +191,11 @@ def reorganize(
         traced, read = _traced(
             model, batches, example_inputs, unpack, max_batches, progress, device
         )
-
-    def follow(
-        edit: Edit,
-        plans: Sequence[GroupPlan],
-        corrections: Mapping[str, Correction],
-        before: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        how = (recipe or Recipe.preserving()).optimizer
-        _follow(edit, plans, how, optimizer, ema, corrections, before)
-        refuse_not_finite(edit, optimizer, ema)
-
-    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
-        outcome = reorganizing.reorganize(
-            TorchNetwork(traced, processes),
-            read,
-            layers,
-            recipe,
-            classes=classes,
-            pseudo_classes=pseudo_classes,
-            max_bytes=max_bytes,
-            max_change=max_change,
-            protected=protected,
-            team=processes,
-            follow=follow,
-        )
+    outcome = _carried_out(
+        traced, read, processes, layers, recipe, classes=classes, pseudo_classes=pseudo_classes,
+        max_bytes=max_bytes, max_change=max_change, protected=protected,
+        follow=_follower(optimizer, ema, (recipe or Recipe.preserving()).optimizer),
+    )  # fmt: skip
     if processes.first:
         warn_where_nothing_changed(outcome.report)
         if writer is not None:
@@ -284,19 +261,11 @@ def shrink(
     if processes.world > 1:
         raise ValueError("expected one process: shrink the model before it is spread over several")
     traced, read = _traced(model, batches, example_inputs, unpack, max_batches, progress, device)
-    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
-        return reorganizing.reorganize(
-            TorchNetwork(traced, processes),
-            read,
-            layers,
-            shrinking(recipe, ratio),
-            classes=classes,
-            pseudo_classes=pseudo_classes,
-            max_bytes=max_bytes,
-            max_change=max_change,
-            remove=True,
-            budget=Budget.of(target_params, target_flops),
-        ).report
+    return _carried_out(
+        traced, read, processes, layers, shrinking(recipe, ratio), classes=classes,
+        pseudo_classes=pseudo_classes, max_bytes=max_bytes, max_change=max_change, remove=True,
+        budget=Budget.of(target_params, target_flops),
+    ).report  # fmt: skip
 
 
 def _traced(
@@ -324,19 +293,36 @@ def _traced(
     return trace(module, example_inputs), read
 
 
-def _follow(
-    edit: Edit,
-    plans: Sequence[GroupPlan],
-    how: str,
-    optimizer: Any,
-    ema: Any,
-    corrections: Mapping[str, Correction],
-    before: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Change what goes along with the model."""
-    for plan in plans if optimizer is not None else ():
-        _, left = change_state(edit, optimizer, plan, how, before)
-        if left:
-            log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
-    if ema is not None:
-        change_averages(edit, ema, plans, corrections)
+def _carried_out(
+    traced: TracedModel,
+    read: Batches | None,
+    processes: Processes,
+    layers: Layers,
+    recipe: Recipe | None,
+    **options: Any,
+) -> reorganizing.Outcome:
+    """The procedure, on batches that are read from their source once."""
+    network = TorchNetwork(traced, processes)
+    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
+        return reorganizing.reorganize(network, read, layers, recipe, team=processes, **options)
+
+
+def _follower(optimizer: Any, ema: Any, how: str) -> Follow:
+    """What changes along with the model."""
+
+    def follow(
+        edit: Edit,
+        plans: Sequence[GroupPlan],
+        corrections: Mapping[str, Correction],
+        before: Mapping[str, np.ndarray] | None,
+    ) -> None:
+        for plan in plans if optimizer is not None else ():
+            _, left = change_state(edit, optimizer, plan, how, before)
+            if left:
+                log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
+        if ema is not None:
+            change_averages(edit, ema, plans, corrections)
+        if any(plan.kind == "reorganize" for plan in plans):
+            refuse_not_finite(edit, optimizer, ema)
+
+    return follow
