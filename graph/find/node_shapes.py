@@ -28,6 +28,7 @@ from .nodes import (
     Shape,
     Transpose,
     Unlabelled,
+    input_names,
 )
 
 
@@ -53,10 +54,7 @@ def check_shapes(node: Node, shapes: Mapping[str, Shape]) -> None:
 def _agree(node: Node, shapes: Mapping[str, Shape]) -> bool:
     if isinstance(node, (Unlabelled, Freeze, Opaque)):
         return True
-    if isinstance(node, (Elementwise, PerChannel, Contraction, Concat)):
-        given = [shapes[name] for name in node.inputs]
-    else:
-        given = [shapes[node.input]]
+    given = [shapes[name] for name in input_names(node)]
     x, y = given[0], shapes[node.output]
     if isinstance(node, Elementwise):
         return np.broadcast_shapes(*given) == y

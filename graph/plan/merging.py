@@ -69,46 +69,39 @@ def parts(
     """
     ratio, maps = recipe.ratio, recipe.method in ("sofm", "kmeans")
     assert not isinstance(ratio, Mapping)
-    chooses = recipe.method == "subset"
-    read = read_by(group, weights) if chooses else None
-    score = None if maps or chooses else importance(group, weights, recipe, activity)
+    redundant, share = ratio == "redundant", 1.0 if ratio == "redundant" else ratio
+    read = read_by(group, weights) if recipe.method == "subset" else None
+    score = None if maps or read is not None else importance(group, weights, recipe, activity)
     dormant = None if activity is None else dormant_channels(activity, recipe.dormant)
     left = group.channels if recipe.max_new is None else recipe.max_new
     for number, indices in enumerate(group.exchangeable):
         S = np.sort(indices)
         own = named_seed(recipe.seed, group.name, str(number))
         least = len(S) - left  # channels that stay
+        K = max(1, round(share * len(S)), least)
         if maps:
             assert Q is not None
             assert activity is not None
             assert dormant is not None
-            if ratio == "redundant":
-                found = map_redundant(Q[:, S], dormant[S], recipe, own, starts)
-            else:
-                K = max(1, round(ratio * len(S)), least)
-                resting = np.flatnonzero(dormant[S])
-                resting = resting[np.argsort(activity[S][resting], kind="stable")]
-                found = map_channels(Q[:, S], K, recipe, own, resting)
-            if found is None:
-                part = _kept(S, np.arange(len(S)))
-            else:
-                if recipe.max_new is not None:
-                    found = separated(found, least, activity[S])
-                part = _merged(S, found, recipe)
-        elif chooses:
+            resting = np.flatnonzero(dormant[S])
+            resting = resting[np.argsort(activity[S][resting], kind="stable")]
+            found = (
+                map_redundant(Q[:, S], dormant[S], recipe, own, starts)
+                if redundant
+                else map_channels(Q[:, S], K, recipe, own, resting)
+            )
+            if found is not None and recipe.max_new is not None:
+                found = separated(found, least, activity[S])
+            part = _kept(S, np.arange(len(S))) if found is None else _merged(S, found, recipe)
+        elif read is not None:
             assert gram is not None
-            assert read is not None
-            assert ratio != "redundant"
-            K = max(1, round(ratio * len(S)), least)
             block = np.ix_(S, S)
             part = _kept(S, np.sort(subset(gram[block], read[block]).order[:K]))
         else:
             assert score is not None
-            if ratio == "redundant":
+            if redundant:
                 assert dormant is not None
                 K = max(int(np.sum(~dormant[S])), least)
-            else:
-                K = max(1, round(ratio * len(S)), least)
             part = _kept(S, np.sort(np.argsort(-score[S], kind="stable")[:K]))
         left -= len(S) - len(part.places)
         yield part
