@@ -40,45 +40,40 @@ def unremovable(
     ValueError
         The network does not run on its example inputs, so that nothing can be verified.
     """
-    trials = _Trials(network, layout, freed)
-    against = trials.search(list(plans))
-    left = [plan for plan in plans if plan.group not in against]
-    if against and left and trials.reason(left) is not None:  # each may go, not all together
-        going: list[GroupPlan] = []
-        for plan in left:
-            reason = trials.reason([*going, plan])
-            if reason is None:
-                going.append(plan)
-            else:
-                against[plan.group] = reason
-    return against
+    noise = Noise(network)
 
-
-class _Trials:
-    def __init__(self, network: Network, layout: Layout, freed: Mapping[str, np.ndarray]) -> None:
-        self.network, self.layout, self.freed = network, layout, freed
-        self.noise = Noise(network)
-
-    def search(self, plans: list[GroupPlan]) -> dict[str, str]:
-        reason = self.reason(plans)
-        if reason is None:
-            return {}
-        if len(plans) == 1:
-            return {plans[0].group: reason}
-        half = len(plans) // 2
-        return {**self.search(plans[:half]), **self.search(plans[half:])}
-
-    def reason(self, plans: Sequence[GroupPlan]) -> str | None:
+    def reason(some: Sequence[GroupPlan]) -> str | None:
         """Why the channels of these groups cannot go together."""
         try:
-            removal = self.layout.removal(self.freed, plans)
-            with self.network.without(removal):
-                after = self.network.example_outputs()
+            removal = layout.removal(freed, some)
+            with network.without(removal):
+                after = network.example_outputs()
         except Unfit as error:
             return str(error)
         except ValueError as error:
             return f"the model does not run without its channels: {error}"
-        verdict = self.noise.verdict(after)
+        verdict = noise.verdict(after)
         if verdict is not None and verdict.within:
             return None
         return "the outputs change where its channels are removed, though they are silent"
+
+    def search(some: Sequence[GroupPlan]) -> dict[str, str]:
+        found = reason(some)
+        if found is None:
+            return {}
+        if len(some) == 1:
+            return {some[0].group: found}
+        half = len(some) // 2
+        return {**search(some[:half]), **search(some[half:])}
+
+    against = search(plans)
+    left = [plan for plan in plans if plan.group not in against]
+    if against and left and reason(left) is not None:  # each may go, not all together
+        going: list[GroupPlan] = []
+        for plan in left:
+            found = reason([*going, plan])
+            if found is None:
+                going.append(plan)
+            else:
+                against[plan.group] = found
+    return against

@@ -133,9 +133,9 @@ class _Paths:
     def taking(self) -> tuple[Member, ...]:
         for node in self.graph.nodes:
             if isinstance(node, Contraction):
-                for x, weight, x_axes, w_axes in _operands(node):
+                for x, weight, x_axes, _ in _operands(node):
                     if self.weights.get(weight) in self.consumers:
-                        axis = _read_axis(x_axes, w_axes, node)
+                        axis = _read_axis(x_axes, node)
                         if node.groups > 1 or not self._carries(x, axis):
                             raise _Unknown
                         self.passed.add(id(node))
@@ -242,12 +242,11 @@ class _Paths:
         raise _Unknown
 
 
-def _read_axis(x_axes: tuple[str, ...], w_axes: tuple[str, ...], node: Contraction) -> int:
+def _read_axis(x_axes: tuple[str, ...], node: Contraction) -> int:
     """The one axis of the data that a contraction with a weight sums over."""
-    shared = [i for i, a in enumerate(x_axes) if a in w_axes and a not in node.out_axes]
-    if len(shared) != 1:
+    if len(node.summed) != 1:
         raise _Unknown
-    return shared[0]
+    return x_axes.index(node.summed[0])
 
 
 def _operands(

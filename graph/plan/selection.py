@@ -27,20 +27,14 @@ def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
     ValueError
         No such group; near matches are named.
     """
-    for group in groups:
-        if group.name == name:
-            return group
-    names: dict[str, ChannelGroup] = {}
-    for group in groups:
-        for member in group.producers:
-            names.setdefault(member.weight, group)
-            names.setdefault(member.weight.rsplit(".", 1)[0], group)
-    if name in names:
-        return names[name]
-    matches = [key for key in names if fnmatch.fnmatch(key, name)]
-    if matches:
-        return names[matches[0]]
-    near = difflib.get_close_matches(name, names, n=3)
+    found = (
+        [group for group in groups if group.name == name]
+        or [g for g in groups if name in {*_names(g), *(m.weight for m in g.producers)}]
+        or [group for group in groups if fits(group, name)]
+    )
+    if found:
+        return found[0]
+    near = difflib.get_close_matches(name, sorted(set().union(*map(_names, groups))), n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
     raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
 
@@ -228,9 +222,13 @@ def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup
 
 def fits(group: ChannelGroup, pattern: str) -> bool:
     """Whether a name or pattern means a group: its own name, that of a layer or of its weight."""
-    weights = [m.weight for m in group.producers if m.role == "weight"]
-    names = {group.name, *weights, *(name.rpartition(".")[0] for name in weights)}
+    names = _names(group)
     return pattern in names or any(fnmatch.fnmatch(name, pattern) for name in names)
+
+
+def _names(group: ChannelGroup) -> set[str]:
+    weights = [m.weight for m in group.producers if m.role == "weight"]
+    return {group.name, *weights, *(name.rpartition(".")[0] for name in weights)}
 
 
 def ratio_of(group: ChannelGroup, ratio: Ratio | Mapping[str, Ratio]) -> Ratio:
