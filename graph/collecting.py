@@ -18,32 +18,14 @@ from .plan.selection import Layers, find_group, unmovable, untapped
 
 
 def collect(
-    network: Network,
-    data: Data,
-    groups: Layers = "all",
-    *,
-    classes: int | Sequence[str | int] | None = None,
-    pseudo_classes: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    max_bytes: int = MAX_BYTES,
-    team: Team = ALONE,
+    network: Network, data: Data, groups: Layers = "all", **options: Any
 ) -> dict[str, ClassMeans]:
     """Class means of the taps of several groups, in one pass over the data.
 
-    Parameters
-    ----------
-    network : Network
-    data : Data
-    groups, classes, pseudo_classes, size, max_bytes
-        As in :func:`rejuvenet.adapters.torch.collect`.
-    team : Team
-        Processes that read a share of the data each.
+    ``groups`` are as in :func:`rejuvenet.adapters.torch.collect`, options those of
+    :func:`described`.
     """
-    found = _groups_with_taps(network, groups)
-    means, refused = described(
-        network, data, found, classes=classes, pseudo_classes=pseudo_classes, size=size,
-        max_bytes=max_bytes, team=team,
-    )  # fmt: skip
+    means, refused = described(network, data, _groups_with_taps(network, groups), **options)
     for name, reason in refused.items() if groups != "all" else ():
         raise Unfit(f"group {name!r}: {reason}")
     return means
@@ -60,7 +42,11 @@ def described(
     max_bytes: int = MAX_BYTES,
     team: Team = ALONE,
 ) -> tuple[dict[str, ClassMeans], dict[str, str]]:
-    """Class means, and why the other groups turned out to have none."""
+    """Class means, and why the other groups turned out to have none.
+
+    Options are those of :func:`rejuvenet.adapters.torch.collect`; each process of the team reads a
+    share of the data.
+    """
     if pseudo_classes is not None:
         classes = pseudo_classes
         data = with_pseudo_classes(network, data, pseudo_classes, team)

@@ -124,12 +124,7 @@ def refine_csr(data, indices, indptr, w, both, squares):
         x[indices[indptr[i] : indptr[i + 1]]] = data[indptr[i] : indptr[i + 1]]
         for k in range(squares.shape[1]):
             if squares[i, k] < LOST * both[i, k]:
-                total = 0.0
-                for d in range(x.shape[0]):
-                    difference = x[d] - w[k, d]
-                    if difference == difference:
-                        total += difference * difference
-                squares[i, k] = total
+                squares[i, k] = squared_distance(x, w, k)
         x[indices[indptr[i] : indptr[i + 1]]] = 0.0
 
 

@@ -101,24 +101,10 @@ def _filters(
     rng: np.random.Generator,
     gradient: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Incoming weights of ``n`` new channels.
+    """Incoming weights of ``n`` new channels, shape (n, m, ...).
 
-    Parameters
-    ----------
-    init : {"null_space", "gradient"}
-    member : Member
-    rows : ndarray, shape (o, m, ...)
-        Filters of all channels as they were.
-    surviving : ndarray, shape (survivors, m, ...)
-        Those that stay, after the merge.
-    n : int
-    rng : Generator
-    gradient : ndarray of the shape of ``rows``, optional
-        Needed for ``"gradient"``.
-
-    Returns
-    -------
-    ndarray of float64, shape (n, m, ...)
+    ``rows`` (o, m, ...) are the filters of all channels as they were, ``surviving`` those that
+    stay, after the merge; ``gradient``, like ``rows``, is needed for ``"gradient"``.
     """
     shape = (n, *rows.shape[1:])
     filters = draw(shape, "match", member, surviving, rng)
