@@ -4,19 +4,19 @@
     pip install --no-deps rapidocr-onnxruntime==1.4.4
     python tests/benchmarks/shrink.py --network digits --seeds 3
     python tests/benchmarks/shrink.py --network resnet20 --data CIFAR --checkpoint FILE --seeds 3
-    python tests/benchmarks/shrink.py --network ocr
+    python tests/benchmarks/shrink.py --network direction     # or recognizer
     python tests/benchmarks/shrink.py --network lite0 --data PHOTOS
     python tests/benchmarks/shrink.py --table               # of what has been measured
 
 ``digits`` is the network of ``rejuvenet demo``, one trained for each seed; ``resnet20`` that of the
 tutorials, trained for 20 epochs on 20 classes of CIFAR-100 unless ``--checkpoint`` holds it, where
-a seed is a draw of the images to calibrate and to train with; ``ocr`` a recognizer of PaddleOCR,
-known only as a file, on lines of text; ``lite0`` EfficientNet-Lite0 with its published weights, on
+a seed is a draw of the images to calibrate and to train with; ``direction`` and ``recognizer`` two
+files of PaddleOCR, on lines of text; ``lite0`` EfficientNet-Lite0 with its published weights, on
 photos without labels.  Every method (:mod:`shrink_methods`) gets the same images, and keeps
 ``round(ratio * channels)`` of every group that it can prune.  Accuracy is of images that no method
 saw, of the ONNX file that PyTorch makes of the smaller network (onnxsim writes its own); without
-labels it is agreement with the original network, for ``ocr`` the share of the lines that are read
-in every character as the original reads them.
+labels it is agreement with the original network, for ``recognizer`` the share of the lines that
+are read in every character as the original reads them.
 
 Fine-tuning is the same few steps of AdamW for all, at the rate of ``RATES`` that was best for the
 tool at that share of the channels on another draw (for ``digits`` another network), by the
@@ -175,13 +175,12 @@ def table(found: list[dict[str, Any]]) -> str:
             here = [row for row in own if row["ratio"] == ratio]
             methods = [m for m in ("original", *METHODS) if m in {r["method"] for r in here}]
             cells = {m: _cells([r for r in here if r["method"] == m], whole) for m in methods}
-            best = (
-                [max(c[i] for c in cells.values()) for i in range(2)] if len(cells) > 1 else [2] * 2
-            )
+            smaller = [c for c in cells.values() if c[2] < 1]  # parameters
+            best = [max((c[i] for c in smaller), default=2.0) for i in range(2)]
             for method, (accuracy, after, *rest) in cells.items():
                 draws = sum(row["method"] == method for row in here)
                 shown = [
-                    f"**{x:.1%}**" if ratio < 1 and round(x, 3) == round(top, 3) else f"{x:.1%}"
+                    f"**{x:.1%}**" if rest[0] < 1 and round(x, 3) == round(top, 3) else f"{x:.1%}"
                     for x, top in zip((accuracy, after), best, strict=True)
                     if x >= 0
                 ]

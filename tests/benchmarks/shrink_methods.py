@@ -72,10 +72,10 @@ def onnxsim(task: Task, ratio: float, seed: int, folder: Path, wanda: bool) -> M
     import onnx
     import onnxsim
 
-    path = task.model
-    if isinstance(path, nn.Module):
-        path = exported(path, task.x[:2], folder / "original.onnx")
-    model = onnx.load(path)
+    if isinstance(task.model, Path):  # as it is, nothing would be removed
+        model, _ = onnxsim.simplify(onnx.load(task.model))
+    else:
+        model = onnx.load(exported(task.model, task.x[:2], folder / "original.onnx"))
     data = [{"x": x.numpy()} for x, _ in task.batches(seed)]
     if wanda:
         smaller = onnxsim.apply_structured_wanda_pruning(model, data, sparsity=1 - ratio)

@@ -22,6 +22,7 @@ SEARCH = 100  # the draw on which rates of the fine-tuning are chosen
 
 
 Made = nn.Module | Path
+Decide = Callable[[np.ndarray], np.ndarray]
 
 
 def largest(scores: np.ndarray) -> np.ndarray:
@@ -39,7 +40,7 @@ class Task:
     x_test: torch.Tensor
     y_test: np.ndarray
     calibration: int
-    decide: Callable[[np.ndarray], np.ndarray] = largest
+    decide: Decide = largest
 
     def batches(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """The images to calibrate with."""
@@ -124,32 +125,44 @@ def with_photos(folder: Path) -> tuple[nn.Module, torch.Tensor, torch.Tensor, np
     return model, photos(order[:100]), photos(order[700:900]), order[700:900]
 
 
-def ocr(arguments: argparse.Namespace, seed: int) -> Task:
+def recognizer(arguments: argparse.Namespace, seed: int) -> Task:
     """PaddleOCR's recognizer, a file: 50 rendered lines to calibrate with, 200 to judge by."""
+    return _of_lines("ch_PP-OCRv4_rec_infer.onnx", lines(50, 0, 320), lines(200, 1, 320), decoded)
+
+
+def direction(arguments: argparse.Namespace, seed: int) -> Task:
+    """PaddleOCR's classifier of text that stands upright or upside down, as every second line."""
+    x, x_test = lines(100, 0, 192), lines(500, 1, 192)
+    for part in (x, x_test):
+        part[1::2] = part[1::2].flip(2, 3)
+    return _of_lines("ch_ppocr_mobile_v2.0_cls_infer.onnx", x, x_test, largest)
+
+
+def _of_lines(name: str, x: torch.Tensor, x_test: torch.Tensor, decide: Decide) -> Task:
     package = importlib.util.find_spec("rapidocr_onnxruntime")
     assert package is not None
-    path = Path(str(package.origin)).parent / "models" / "ch_PP-OCRv4_rec_infer.onnx"
-    task = Task(path, lines(50, 0), None, lines(200, 1), np.zeros(0), 50, decoded)
+    path = Path(str(package.origin)).parent / "models" / name
+    task = Task(path, x, None, x_test, np.zeros(0), len(x), decide)
     task.y_test = task.decided(path)
     return task
 
 
-def lines(n: int, seed: int) -> torch.Tensor:
-    """Words of the documentation of Python's builtins, on paper with noise, 48 x 320."""
+def lines(n: int, seed: int, width: int) -> torch.Tensor:
+    """Words of the documentation of Python's builtins, on paper with noise, 48 pixels high."""
     from PIL import Image, ImageDraw, ImageFont
 
     texts = " ".join(str(value.__doc__) for value in vars(builtins).values())
-    words = sorted({word for word in texts.split() if word.isascii()})
+    words = sorted({word for word in texts.split() if word.isascii() and len(word) < 9})
     random = np.random.default_rng(seed)
-    found = np.empty((n, 3, 48, 320), np.float32)
+    found = np.empty((n, 3, 48, width), np.float32)
     for line in found:
         font, text = ImageFont.load_default(int(random.integers(22, 34))), ""
-        while font.getlength(longer := f"{text} {random.choice(words)}".strip()) < 304:
+        while font.getlength(longer := f"{text} {random.choice(words)}".strip()) < width - 16:
             text = longer
         paper, ink = int(random.integers(160, 256)), int(random.integers(0, 96))
-        page = Image.new("L", (320, 48), paper)
+        page = Image.new("L", (width, 48), paper)
         ImageDraw.Draw(page).text((8, 24), text, ink, font=font, anchor="lm")
-        line[:] = (np.asarray(page) + random.normal(0, 8, (48, 320))) / 127.5 - 1
+        line[:] = (np.asarray(page) + random.normal(0, 8, (48, width))) / 127.5 - 1
     return torch.from_numpy(found)
 
 
@@ -162,7 +175,10 @@ def decoded(scores: np.ndarray) -> np.ndarray:
     return np.array(texts, object)
 
 
-NETWORKS = {"digits": digits, "resnet20": resnet20, "lite0": lite0, "ocr": ocr}
+NETWORKS = {
+    "digits": digits, "resnet20": resnet20, "lite0": lite0,
+    "direction": direction, "recognizer": recognizer,
+}  # fmt: skip
 
 
 def exported(model: nn.Module, x: torch.Tensor, path: Path) -> Path:
