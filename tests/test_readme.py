@@ -93,7 +93,7 @@ def test_figures_of_others_are_those_of_the_benchmark():
     best = {}
     for tool in ("Torch-Pruning", "onnxsim", "folding"):
         found = {}
-        for row in rows:
+        for row in (row for row in rows if "accuracy" in row):  # others are searches for a rate
             if (row["network"], row["ratio"]) == ("digits", 0.5) and row["method"].startswith(tool):
                 found.setdefault(row["method"], []).append(row["accuracy"])
         best[tool] = max(sum(shares) / len(shares) for shares in found.values())
