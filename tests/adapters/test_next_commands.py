@@ -59,6 +59,7 @@ def test_a_training_is_repeated_with_its_options(tmp_path, monkeypatch):
         "--epochs 1 -o out.onnx --html out.html"
     )
     assert "Nothing was gained" in said
+    assert "Loss on what was held out" in said
     assert "--teacher in.onnx --freeze last.bias" in again
     assert "--lr 0.0002 --epochs 2" in again
     run(again)

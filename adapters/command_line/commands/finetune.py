@@ -172,7 +172,12 @@ def finetune(
     rows = [
         (name, percent(result.before[name]), percent(result.after[name])) for name in result.before
     ]
-    terminal.out.print(Listing("Accuracy", [batches.data.noun, "before", "after"], rows))
+    if any(share is not None for share in result.before.values()):
+        terminal.out.print(Listing("Accuracy", [batches.data.noun, "before", "after"], rows))
+    elif result.images["held-out"]:
+        losses = (result.trained.epochs[n].held_out_loss for n in (0, result.trained.best))
+        said = "Loss on what was held out: {:.3g} before, {:.3g} after."
+        terminal.say_plainly(said.format(*losses))
     terminal.say_plainly(result.verdict)
     for path in filter(None, (output, html)):
         terminal.say_plainly(f"Wrote {path}")
