@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .axes import kept_axes
+from .axes import kept_axes, uniform_after, uniform_reshaped
 from .channels import Kind
 from .components import Component, is_distinct, occurrence, reshaped
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints
@@ -37,7 +37,6 @@ from .nodes import (
     input_names,
     output_names,
 )
-from .uniform import uniform_after, uniform_reshaped
 from .weight_axes import WeightAxes
 
 MULTIPLIED = "multiplied by another tensor"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from .node_shapes import check_shapes
+from .axes import check_shapes
 from .nodes import Node, Shape
 
 AnyRule = Callable[..., Any]
