@@ -152,14 +152,14 @@ def load_cifar100(folder: Path, device: torch.device) -> InMemory:
     return InMemory(parts["train"], parts["test"], device)
 
 
-def load_small(folder: Path, device: torch.device) -> InMemory:
-    """The first 20 classes of CIFAR-100 in 16 x 16, of which 2,000 images judge."""
+def load_small(folder: Path, device: torch.device, classes: int) -> InMemory:
+    """The first classes of CIFAR-100 in 16 x 16, of which 100 images a class judge."""
     whole = load_cifar100(folder, device)
     parts = []
     for x, y in ((whole.x, whole.y), whole.tested):
-        small = torch.nn.functional.avg_pool2d(x[y < 20], 2)
-        parts.append((small.contiguous(memory_format=torch.channels_last), y[y < 20]))
-    return InMemory(*parts, device, classes=20, judging=2000)
+        small = torch.nn.functional.avg_pool2d(x[y < classes], 2)
+        parts.append((small.contiguous(memory_format=torch.channels_last), y[y < classes]))
+    return InMemory(*parts, device, classes, judging=100 * classes)
 
 
 def noise(data: str, device: torch.device, batch: int = 8) -> InMemory:

@@ -211,4 +211,8 @@ NETWORKS = {
         "ResNet-20", lambda n, _: cifar100.ResNet20(n), {"conv4": "layer3.*"}, data="resnet20",
         narrow=lambda n, _: cifar100.ResNet20(n, 8),
     ),
+    "resnet20-small": Network(
+        "ResNet-20, half as wide", lambda n, _: cifar100.ResNet20(n, 8), {"conv4": "layer3.*"},
+        data="resnet20-small",
+    ),
 }  # fmt: skip

@@ -71,6 +71,11 @@ class Protocol:
         return self.rate * self.factor ** sum(epoch >= fall for fall in self.falls)
 
 
+RESNET20 = Protocol(
+    epochs=60, batch=125, rate=0.1, falls=(18, 36, 48), factor=0.2, stretch=60, decay=5e-4,
+    nesterov=True, events=tuple(range(6, 60, 6)),
+)  # fmt: skip
+
 PROTOCOLS = {
     "cifar100": Protocol(
         epochs=200, batch=128, rate=0.1, falls=(60, 120, 160), factor=0.2, stretch=200, warmup=1,
@@ -88,8 +93,6 @@ PROTOCOLS = {
         epochs=20, batch=125, rate=0.1, falls="cosine", factor=1.0, stretch=5, decay=5e-4,
         nesterov=True, events=(5, 10, 15),
     ),
-    "resnet20": Protocol(
-        epochs=60, batch=125, rate=0.1, falls=(18, 36, 48), factor=0.2, stretch=60, decay=5e-4,
-        nesterov=True, events=tuple(range(6, 60, 6)),
-    ),
+    "resnet20": RESNET20,
+    "resnet20-small": RESNET20,
 }  # fmt: skip

@@ -3,16 +3,20 @@
 Run as (one core; runs that exist are not repeated, so it goes on after a kill)::
 
     OMP_NUM_THREADS=1 python tutorials/streams/study.py --data DIR --streams 5+1 permuted
+    OMP_NUM_THREADS=1 python tutorials/streams/study.py --data DIR --streams 5+1 --tune
     python tutorials/streams/table.py
 
 ``DIR`` holds ``cifar100/`` (mosaics, see ``tutorials/cifar100.py``) and, unless Debian's package
 is installed, ``fashion-mnist/``.  Every arm of one seed starts from the same weights and sees the
-same batches.  Online accuracy is that of every batch before it is learned.
+same batches.  ``--tune`` runs what ``arms.TRIED`` has beside the published settings on seeds of
+their own, and then, on the seeds of the table, what was best there.  Online accuracy is that of
+every batch before it is learned.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -32,6 +36,7 @@ from run_files import save, versions  # noqa: E402
 
 RUNS = HERE / "runs"
 CALIBRATION = 500
+TUNING = range(100, 102)  # seeds that choose among settings, and that no comparison uses
 
 
 def occasions(stream: tasks.Stream, task: tasks.Task) -> set[str]:
@@ -153,32 +158,67 @@ def learn(
     return round(int(right) / sum(map(len, rows)), 5)
 
 
+def best(folder: Path, stream: str, name: str) -> str:
+    """The arm, or the variant of it, that ends best on the seeds that choose.
+
+    Raises
+    ------
+    FileNotFoundError
+        Not all of them have been run.
+    """
+
+    def mean(variant: str) -> float:
+        paths = [folder / f"{stream}-{variant}-{seed}.json" for seed in TUNING]
+        return float(np.mean([json.loads(path.read_text())["final"] for path in paths]))
+
+    return max(candidates(name), key=mean)
+
+
+def candidates(name: str) -> list[str]:
+    """The arm and its variants."""
+    return [name, *(arms.variant(name, changes) for changes in arms.TRIED[name])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
+    parser.add_argument("--streams", nargs="+", choices=tasks.STREAMS, default=["5+1", "permuted"])
+    parser.add_argument("--arms", nargs="+", choices=arms.NAMES, default=list(arms.ARMS))
     parser.add_argument(
-        "--streams", nargs="+", choices=tasks.STREAMS, default=["5+1", "permuted"]
+        "--tune", action="store_true", help="choose the settings of the arms on other seeds first"
     )
-    parser.add_argument("--arms", nargs="+", choices=arms.ARMS, default=list(arms.ARMS))
     parser.add_argument("--seeds", default="0:5", help="first and end, as in range()")
     parser.add_argument("--output", type=Path, default=RUNS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     options.output.mkdir(parents=True, exist_ok=True)
-    # Seeds outermost: after each, all arms are complete.
-    for seed in range(*map(int, options.seeds.split(":"))):
-        for name in options.streams:
+    seeds = range(*map(int, options.seeds.split(":")))
+    if not options.tune:
+        complete(options.data, options.output, options.streams, options.arms, seeds)
+        return
+    tuned = [arm for arm in options.arms if arm in arms.TRIED]
+    for name in options.streams:
+        tried = [variant for arm in tuned for variant in candidates(arm)]
+        complete(options.data, options.output, [name], tried, TUNING)
+        chosen = [best(options.output, name, arm) for arm in tuned]
+        complete(options.data, options.output, [name], chosen, seeds)
+
+
+def complete(root: Path, output: Path, streams: list[str], names: list[str], seeds: range) -> None:
+    """Every run that has no file yet; seeds outermost, so that after each all arms are complete."""
+    for seed in seeds:
+        for name in streams:
             stream = tasks.STREAMS[name]
             try:
-                data = stream.load(options.data)
+                data = stream.load(root)
             except FileNotFoundError as error:
                 print(f"{name} is skipped: {error}", flush=True)
                 continue
-            for arm in options.arms:
+            for arm in names:
                 if arm.endswith("-round") and not stream.alternates:
                     continue  # the same as without
-                path = options.output / f"{name}-{arm}-{seed}.json"
+                path = output / f"{name}-{arm}-{seed}.json"
                 if path.exists():
                     continue
                 result = run(name, stream, arm, seed, data)
