@@ -27,14 +27,14 @@ def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
     ValueError
         No such group; near matches are named.
     """
-    found = (
-        [group for group in groups if group.name == name]
-        or [g for g in groups if name in {*_names(g), *(m.weight for m in g.producers)}]
-        or [group for group in groups if fits(group, name)]
-    )
+    names = {group.name: group for group in groups}
+    for group in groups:
+        for key in _names(group, [m.weight for m in group.producers]):
+            names.setdefault(key, group)
+    found = [key for key in names if key == name] or fnmatch.filter(names, name)
     if found:
-        return found[0]
-    near = difflib.get_close_matches(name, sorted(set().union(*map(_names, groups))), n=3)
+        return names[found[0]]
+    near = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
     raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
 
@@ -222,13 +222,13 @@ def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup
 
 def fits(group: ChannelGroup, pattern: str) -> bool:
     """Whether a name or pattern means a group: its own name, that of a layer or of its weight."""
-    names = _names(group)
+    names = _names(group, [m.weight for m in group.producers if m.role == "weight"])
     return pattern in names or any(fnmatch.fnmatch(name, pattern) for name in names)
 
 
-def _names(group: ChannelGroup) -> set[str]:
-    weights = [m.weight for m in group.producers if m.role == "weight"]
-    return {group.name, *weights, *(name.rpartition(".")[0] for name in weights)}
+def _names(group: ChannelGroup, weights: Sequence[str]) -> list[str]:
+    """Its own name, those of weights, and those of their layers."""
+    return [group.name, *weights, *(name.rpartition(".")[0] or name for name in weights)]
 
 
 def ratio_of(group: ChannelGroup, ratio: Ratio | Mapping[str, Ratio]) -> Ratio:
