@@ -139,7 +139,7 @@ Test = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
-# With so many of 5,000 the accuracy was that with all (tutorials/how_many_images.py).
+# Of 5,000; with half of them a point of accuracy goes (tutorials/how_many_images.py).
 MAX_IMAGES = 2000
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
 

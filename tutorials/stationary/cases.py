@@ -112,15 +112,26 @@ CASES = {
         tuned=3.0,
     ),
     "memorizing": Case(
-        "Memorizing, no augmentation: 50 images a class", functools.partial(same, per_class=50)
+        "Memorizing, no augmentation: 50 images a class",
+        functools.partial(same, per_class=50),
+        tuned=1.0,
     ),
     "few-25": Case(
-        "25 images a class, augmented", functools.partial(same, per_class=25), augment=True
+        "25 images a class, augmented",
+        functools.partial(same, per_class=25),
+        tuned=0.3,
+        augment=True,
     ),
     "few-50": Case(
-        "50 images a class, augmented", functools.partial(same, per_class=50), augment=True
+        "50 images a class, augmented",
+        functools.partial(same, per_class=50),
+        tuned=0.3,
+        augment=True,
     ),
     "few-100": Case(
-        "100 images a class, augmented", functools.partial(same, per_class=100), augment=True
+        "100 images a class, augmented",
+        functools.partial(same, per_class=100),
+        tuned=0.3,
+        augment=True,
     ),
 }
