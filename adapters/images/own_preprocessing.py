@@ -43,7 +43,7 @@ class OwnPreprocessing:
         """
         function = named_in(where, "--preprocess")
         if not callable(function):
-            raise ValueError(f"{where} is a {type(function).__name__}, expected a function.")
+            raise ValueError(f"{where} is of type {type(function).__name__}, expected a function.")
         return cls(function, where)
 
     def __call__(self, sample: Any, shape: Sequence[int | None] | None) -> np.ndarray:

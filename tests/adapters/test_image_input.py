@@ -209,7 +209,7 @@ def test_preprocessing_by_a_function(place):
     ("words", "said"),
     [
         (["own.py:missing"], "There is no 'missing' in own.py"),
-        (["own.py:number"], "own.py:number is a int, expected a function"),
+        (["own.py:number"], "own.py:number is of type int, expected a function"),
         (["absent.py:dark"], "Cannot import absent.py"),
         (["own.py:fails"], "own.py:fails failed: ZeroDivisionError: division by zero"),
         (["own.py:flat"], "own.py:flat gave 7, and the model takes 3 x 6 x 6"),
