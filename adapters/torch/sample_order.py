@@ -1,4 +1,4 @@
-"""Samples of some batches in an order that is that of their content.
+"""Samples of some batches taken apart: in the order of their content, or as many of each class.
 
 What is measured on batches depends, beyond rounding, on which samples share one: normalizations
 take the statistics of the batch for a while, and some places of a batch are held out.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,23 +29,69 @@ def in_canonical_order(batches: list[Any]) -> list[Any]:
     >>> torch.equal(one[0], two[0]), torch.equal(other[0], last[0])
     (True, True)
     """
+    found = _columns(batches)
+    if found is None:
+        return batches
+    columns, rows, rebuilt = found
+    order = np.argsort(_checksums(columns), kind="stable")
+    edges = np.cumsum([0, *rows])
+    return [rebuilt(order[low:high]) for low, high in itertools.pairwise(edges)]
+
+
+def balanced(batches: list[Any], n: int) -> list[Any]:
+    """At most ``n`` samples of some batches, as many of every class as there are, spread over all.
+
+    The last part of a batch are its labels; where they are no class indices, samples count as of
+    one class.  None where the batches cannot be taken apart, see :func:`in_canonical_order`.
+
+    >>> x, y = torch.arange(6.0)[:, None], torch.tensor([7, 7, 7, 7, 7, 2])
+    >>> [(found, labels)] = balanced([(x, y)], 3)
+    >>> sorted(labels.tolist()), 5.0 in found
+    ([2, 7, 7], True)
+    """
+    found = _columns(batches)
+    if found is None:
+        return []
+    columns, rows, rebuilt = found
+    total, labels = sum(rows), columns[-1]
+    classes = np.zeros(total, np.int64)
+    if is_index(labels):
+        classes = to_numpy(labels)
+    order = np.random.default_rng(0).permutation(total)
+    by_class = order[np.argsort(classes[order], kind="stable")]
+    firsts = np.searchsorted(classes[by_class], classes[by_class])
+    rank = np.arange(total) - firsts  # among those of its class
+    chosen = np.sort(by_class[np.argsort(rank, kind="stable")[:n]])
+    return [rebuilt(part) for part in np.array_split(chosen, -(-len(chosen) // max(rows)))]
+
+
+def is_index(labels: Any) -> TypeGuard[torch.Tensor]:
+    """Whether these are class indices, one for each sample."""
+    return (
+        isinstance(labels, torch.Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    )
+
+
+def _columns(
+    batches: list[Any],
+) -> tuple[list[Any], list[int], Callable[[np.ndarray], Any]] | None:
+    """Every part of all batches joined, samples of each, and a batch of chosen rows."""
     flat = [tree_flatten(batch) for batch in batches]
     if not flat or any(spec != flat[0][1] for _, spec in flat):
-        return batches
+        return None
     rows = [_rows(leaves) for leaves, _ in flat]
     if any(n is None for n in rows):
-        return batches
+        return None
     columns = []
     for parts in zip(*(leaves for leaves, _ in flat), strict=True):
         if parts[0] is not None and len({(type(p), p.dtype, p.shape[1:]) for p in parts}) > 1:
-            return batches  # pictures of several sizes
+            return None  # pictures of several sizes
         columns.append(_joined(parts))
-    order = np.argsort(_checksums(columns), kind="stable")
-    edges = np.cumsum([0, *rows])
-    return [
-        tree_unflatten([_taken(c, order[low:high]) for c in columns], flat[0][1])
-        for low, high in itertools.pairwise(edges)
-    ]
+
+    def rebuilt(chosen: np.ndarray) -> Any:
+        return tree_unflatten([_taken(column, chosen) for column in columns], flat[0][1])
+
+    return columns, rows, rebuilt  # type: ignore[return-value]
 
 
 def _rows(leaves: list[Any]) -> int | None:

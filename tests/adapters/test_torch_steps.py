@@ -103,11 +103,13 @@ def test_a_cap_of_channels():
 
 
 def test_the_memory_of_batches_is_bounded(monkeypatch):
-    steps = Steps(10, 100, 0)
-    for number in range(9):
+    steps = Steps(10, 25, 0)  # four times as many are kept, spread over ten steps
+    for number in range(20):
         steps.add(*batch(number))
     assert [kept.samples for kept in steps.kept] == [32] * 4
-    assert torch.equal(steps.kept[-1].inputs, batch(8)[0])
+    for kept, number in zip(steps.kept, (12, 14, 17, 19), strict=True):
+        assert torch.equal(kept.inputs, batch(number)[0])
+    steps = Steps(1, 25, 0)
     x, y = batch(9, 300)
     steps.add({"x": x, "scale": 2.0}, y)
     (kept,) = steps.kept
@@ -127,6 +129,22 @@ def test_classes_are_those_that_were_seen():
     steps.add(torch.zeros(2, 1), torch.tensor([12, 4]))
     found = steps.batches(lambda own: [own, {5}])  # another process saw class 5
     assert [b.labels.tolist() for b in found] == [[3, 0, 3], [2, 0]]
+
+
+def test_what_is_judged_by_has_as_many_samples_of_every_class():
+    steps = Steps(100, 60, 0)
+    for number in range(100):  # three classes, then one of them alone
+        labels = torch.arange(8) % 3 if number < 20 else torch.full((8,), 2)
+        steps.add({"x": torch.full((8, 1), float(number))}, labels)
+    found = steps.batches(lambda own: [own])
+    labels = torch.cat([batch.labels for batch in found])
+    assert labels.bincount().tolist() == [18, 18, 24]  # what there is of the first two
+    numbers = torch.cat([batch.inputs["x"] for batch in found])[labels == 2]
+    assert numbers.min() < 20 and numbers.max() > 90 and numbers.unique().numel() > 15
+    steps = Steps(8, 2, 0)
+    for width in range(1, 9):  # pictures of several sizes: every fourth batch, the last one too
+        steps.add(torch.zeros(1, 1, width), torch.zeros(1))
+    assert [batch.inputs.shape[-1] for batch in steps.batches(lambda own: [own])] == [4, 8]
 
 
 def test_a_training_resumed_at_any_step_ends_with_the_same_weights():
@@ -154,7 +172,7 @@ def test_a_failure_changes_nothing_and_training_goes_on():
     train(model, optimizer, reorganizer, range(9))
     states = [model.state_dict(), optimizer.state_dict()["state"]]
     before = copy.deepcopy(states)
-    with pytest.raises(ValueError, match="batch 3 has 32 inputs"):
+    with pytest.raises(ValueError, match="batch 2 has 32 inputs"):
         reorganizer.step(batch(9)[0], torch.zeros(5, dtype=torch.long))
     assert all(torch.equal(states[0][name], value) for name, value in before[0].items())
     for now, then in zip(states[1].values(), before[1].values(), strict=True):
@@ -163,11 +181,11 @@ def test_a_failure_changes_nothing_and_training_goes_on():
 
 
 def test_the_same_event_as_by_hand():
-    model, optimizer, reorganizer = make(seed=0, recipe=Recipe(seed=0))
+    model, optimizer, reorganizer = make(seed=0, recipe=Recipe(seed=0), recent=320)
     train(model, optimizer, reorganizer, range(9))
     twin = copy.deepcopy(model)
     report = reorganizer.step(*batch(9))
-    seen = [batch(number) for number in range(6, 10)]
+    seen = [batch(number) for number in range(10)]
     known = torch.cat([y for _, y in seen]).unique()
     seen = [(x, torch.searchsorted(known, y)) for x, y in seen]
     by_hand = reorganize(twin, seen, "all", Recipe(seed=10))

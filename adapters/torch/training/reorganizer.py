@@ -108,8 +108,9 @@ class Reorganizer:
         Optimizer steps between two reorganizations, in place of ``every``: :meth:`step` is then
         called after every step, with its batch.
     recent : int
-        With ``every_steps``: so many of the samples seen last are kept and judged by, in at most
-        256 MiB, where they came from (on the GPU, if they were there).
+        With ``every_steps``: judged by so many of the samples seen since the last event, as many
+        of every class as there are.  Four times as many are kept for that, in at most 256 MiB,
+        where they came from (on the GPU, if they were there).
     maturity : int
         With ``every_steps``: steps for which new channels are left alone.
     warmup : WarmUp, optional

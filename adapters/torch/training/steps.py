@@ -1,8 +1,9 @@
 """Events counted in optimizer steps: the last batches seen, and channels too young to go.
 
 Data that keep changing have no epochs and no loader that could be read again.  What is judged is
-what was seen last, kept here in bounded memory; new channels are left alone until they have learned
-something (as in continual backprop, Dohare et al., Nature 2024).
+what was seen since the last event, as many samples of every class, kept here in bounded memory; new
+channels are left alone until they have learned something (as in continual backprop, Dohare et al.,
+Nature 2024).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ....graph.plan.plan import GroupPlan
 from ..batches import as_numbers, samples
+from ..sample_order import balanced, is_index
 
 MAX_BYTES = 2**28  # of batches kept, 256 MiB
+KEPT = 4  # times as many samples as are judged by, so that there are some of rare classes
 
 
 class Seen(NamedTuple):
@@ -51,8 +54,9 @@ class Steps:
     every : int
         Steps from one event to the next.
     recent : int
-        Samples to keep.  The oldest batch leaves as soon as the others hold so many, or where all
-        of them would need more than ``MAX_BYTES``; of a larger batch the first ones are kept.
+        Samples to judge by.  ``KEPT`` times as many are kept, in batches that are evenly spaced
+        over ``every`` steps; the oldest leaves as soon as the others hold so many, or where all
+        of them would need more than ``MAX_BYTES``.  Of a larger batch the first ones are kept.
     maturity : int
         Steps for which a new channel is left alone.
 
@@ -79,22 +83,28 @@ class Steps:
     def add(self, inputs: Any, labels: Any) -> bool:
         """One more step, and its batch; whether an event is due."""
         self.count += 1
-        self._keep(inputs, labels)
+        inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+        inputs = tree_map(lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, inputs)
+        wanted = -(-KEPT * self.recent // Seen(inputs, None).samples)
+        if self.count * wanted % self.every < wanted:
+            self._keep(inputs, labels)
         return self.count % self.every == 0
 
     def batches(self, gather: Callable[[Any], list[Any]]) -> list[Seen]:
-        """The batches kept.
+        """What is judged by: ``recent`` of the samples kept, as many of every class as there are.
 
-        Class means need samples of every class from 0 on, so that the classes at hand, in all
+        Of batches that cannot be taken apart, every ``KEPT``-th.  Class means need samples of every class from 0 on, so that the classes at hand, in all
         processes, are numbered anew.  Rows of class weights stay as they are.
         """
-        own = {c for _, labels in self.kept if _is_index(labels) for c in labels.tolist()}
+        kept = list(self.kept)
+        found = balanced(kept, self.recent) or kept[::-KEPT][::-1]
+        own = {c for _, labels in found if is_index(labels) for c in labels.tolist()}
         known = torch.tensor(sorted(set().union(*gather(own))))
 
         def renumbered(labels: torch.Tensor | None) -> torch.Tensor | None:
-            return torch.searchsorted(known, labels.cpu()) if _is_index(labels) else labels
+            return torch.searchsorted(known, labels.cpu()) if is_index(labels) else labels
 
-        return [Seen(batch.inputs, renumbered(batch.labels)) for batch in self.kept]
+        return [Seen(batch.inputs, renumbered(batch.labels)) for batch in found]
 
     def protected(self) -> dict[str, list[int]]:
         """Channels by group that are too young to go."""
@@ -125,30 +135,24 @@ class Steps:
         self.kept = deque(Seen(*batch) for batch in state["kept"])
 
     def _keep(self, inputs: Any, labels: Any) -> None:
-        inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-        inputs = tree_map(lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, inputs)
-        n = Seen(inputs, None).samples
+        n, most = Seen(inputs, None).samples, KEPT * self.recent
 
         def own(x: Any) -> Any:
             """A copy: loaders and users may fill the same memory again."""
             if not isinstance(x, torch.Tensor):
                 return x
             whole = x.ndim and len(x) == n
-            return (x[: self.recent] if whole else x).detach().clone()
+            return (x[:most] if whole else x).detach().clone()
 
         labels = None if labels is None else as_numbers(labels)
         if labels is not None and labels.shape[1:] == (1,) and not labels.is_floating_point():
             labels = labels[:, 0]  # a column of class indices
         self.kept.append(Seen(*tree_map(own, (inputs, labels))))
         while len(self.kept) > 1 and (
-            _samples(itertools.islice(self.kept, 1, None)) >= self.recent
+            _samples(itertools.islice(self.kept, 1, None)) >= most
             or sum(batch.nbytes for batch in self.kept) > MAX_BYTES
         ):
             self.kept.popleft()
-
-
-def _is_index(labels: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
-    return labels is not None and labels.ndim == 1 and not labels.is_floating_point()
 
 
 def _samples(batches: Iterable[Seen]) -> int:
