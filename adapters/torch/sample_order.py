@@ -67,9 +67,7 @@ def balanced(batches: list[Any], n: int) -> list[Any]:
 
 def is_index(labels: Any) -> TypeGuard[torch.Tensor]:
     """Whether these are class indices, one for each sample."""
-    return (
-        isinstance(labels, torch.Tensor) and labels.ndim == 1 and not labels.is_floating_point()
-    )
+    return isinstance(labels, torch.Tensor) and labels.ndim == 1 and not labels.is_floating_point()
 
 
 def _columns(

@@ -93,8 +93,9 @@ class Steps:
     def batches(self, gather: Callable[[Any], list[Any]]) -> list[Seen]:
         """What is judged by: ``recent`` of the samples kept, as many of every class as there are.
 
-        Of batches that cannot be taken apart, every ``KEPT``-th.  Class means need samples of every class from 0 on, so that the classes at hand, in all
-        processes, are numbered anew.  Rows of class weights stay as they are.
+        Of batches that cannot be taken apart, every ``KEPT``-th.  Class means need samples of
+        every class from 0 on, so that the classes at hand, in all processes, are numbered anew.
+        Rows of class weights stay as they are.
         """
         kept = list(self.kept)
         found = balanced(kept, self.recent) or kept[::-KEPT][::-1]
