@@ -290,7 +290,7 @@ class Reorganized(Arm):
 class Stepwise(Arm):
     """Ours without being told where a task ends: a ``Reorganizer`` counted in optimizer steps.
 
-    It judges by the batches seen last.  500 steps are no multiple of a task, so that events fall
+    It judges by what was seen since the last event.  500 steps are no multiple of a task, so that events fall
     at all its times, in easy tasks as well.
     """
 

@@ -164,7 +164,7 @@ def conclusions(runs: Runs) -> list[str]:
     if runs["5+1", "ours-0.8-steps"]:
         found.append(
             "**Not told where a task ends**, a `Reorganizer` that counts 500 steps, and judges by "
-            "the 512 images seen last, which here are often of one class, ends "
+            "512 images seen since the last event, as many of every class as there are, ends "
             f"{ahead('ours-0.8-steps', 'plain')} from plain training and "
             f"{ahead('ours-0.8-steps', 'ours-0.8-reset')} from the same share at the ends of hard "
             "tasks: give it these where they are known."
