@@ -118,9 +118,11 @@ def test_the_memory_of_batches_is_bounded(monkeypatch):
     assert torch.equal(kept.inputs["x"], batch(9, 300)[0][:100])
     monkeypatch.setattr(steps_module, "MAX_BYTES", 3 * 32 * (3 * 4 * 4 * 4 + 8))
     steps = Steps(10, 10_000, 0)
-    for number in range(9):
+    for number in range(20):
         steps.add(*batch(number))
     assert len(steps.kept) == 3
+    for kept, number in zip(steps.kept, (13, 16, 19), strict=True):
+        assert torch.equal(kept.inputs, batch(number)[0])
 
 
 def test_classes_are_those_that_were_seen():
@@ -142,7 +144,7 @@ def test_what_is_judged_by_has_as_many_samples_of_every_class():
     numbers = torch.cat([batch.inputs["x"] for batch in found])[labels == 2]
     assert numbers.min() < 40
     assert numbers.max() > 90
-    assert numbers.unique().numel() > 15
+    assert numbers.unique().numel() > 10
     steps = Steps(8, 2, 0)
     for width in range(1, 9):  # pictures of several sizes: every fourth batch, the last one too
         steps.add(torch.zeros(1, 1, width), torch.zeros(1))

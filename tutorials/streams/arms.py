@@ -290,8 +290,8 @@ class Reorganized(Arm):
 class Stepwise(Arm):
     """Ours without being told where a task ends: a ``Reorganizer`` counted in optimizer steps.
 
-    It judges by what was seen since the last event.  500 steps are no multiple of a task, so that events fall
-    at all its times, in easy tasks as well.
+    It judges by what was seen since the last event.  500 steps are no multiple of a task, so that
+    events fall at all its times, in easy tasks as well.
     """
 
     ratio: float | str = 0.8

@@ -85,9 +85,14 @@ class Steps:
         self.count += 1
         inputs = tuple(inputs) if isinstance(inputs, list) else inputs
         inputs = tree_map(lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, inputs)
-        wanted = -(-KEPT * self.recent // Seen(inputs, None).samples)
+        labels = None if labels is None else as_numbers(labels)
+        if labels is not None and labels.shape[1:] == (1,) and not labels.is_floating_point():
+            labels = labels[:, 0]  # a column of class indices
+        seen = Seen(inputs, labels)
+        fit = max(1, MAX_BYTES // max(1, seen.nbytes))
+        wanted = min(-(-KEPT * self.recent // seen.samples), fit)  # of ``every`` batches
         if self.count * wanted % self.every < wanted:
-            self._keep(inputs, labels)
+            self._keep(seen)
         return self.count % self.every == 0
 
     def batches(self, gather: Callable[[Any], list[Any]]) -> list[Seen]:
@@ -135,8 +140,8 @@ class Steps:
         self.young = {name: dict(pairs) for name, pairs in state["young"].items()}
         self.kept = deque(Seen(*batch) for batch in state["kept"])
 
-    def _keep(self, inputs: Any, labels: Any) -> None:
-        n, most = Seen(inputs, None).samples, KEPT * self.recent
+    def _keep(self, seen: Seen) -> None:
+        n, most = seen.samples, KEPT * self.recent
 
         def own(x: Any) -> Any:
             """A copy: loaders and users may fill the same memory again."""
@@ -145,10 +150,7 @@ class Steps:
             whole = x.ndim and len(x) == n
             return (x[:most] if whole else x).detach().clone()
 
-        labels = None if labels is None else as_numbers(labels)
-        if labels is not None and labels.shape[1:] == (1,) and not labels.is_floating_point():
-            labels = labels[:, 0]  # a column of class indices
-        self.kept.append(Seen(*tree_map(own, (inputs, labels))))
+        self.kept.append(Seen(*tree_map(own, tuple(seen))))
         while len(self.kept) > 1 and (
             _samples(itertools.islice(self.kept, 1, None)) >= most
             or sum(batch.nbytes for batch in self.kept) > MAX_BYTES
