@@ -38,7 +38,7 @@ class GroupReport:
     note : str
         What the reader should know.
     reason : str
-        Why nothing was rejuvenated, or empty.
+        Why nothing was freed, or empty.
     """
 
     group: str

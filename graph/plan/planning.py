@@ -256,11 +256,8 @@ def reorganize_plan(
     if recipe.ratio == "redundant":
         assert Q is not None
         assert activity is not None
-        return replace(plan, reason=why_not(group.name, Q, activity, recipe, starts))
-    reason = (
-        f"nothing was rejuvenated in {group.name!r}: each of its {nodes} nodes has a channel of "
-        "its own; a smaller ratio frees channels"
-    )
+        return replace(plan, reason=why_not(Q, activity, recipe, starts))
+    reason = f"each of its {nodes} nodes has a channel of its own; a smaller ratio frees channels"
     return replace(plan, reason=reason)
 
 

@@ -156,9 +156,7 @@ def map_redundant(
     return one_node_each(live, units, squared, K, (C, s))
 
 
-def why_not(
-    group: str, Q: np.ndarray, activity: np.ndarray, recipe: Recipe, starts: Sequence[int] = ()
-) -> str:
+def why_not(Q: np.ndarray, activity: np.ndarray, recipe: Recipe, starts: Sequence[int] = ()) -> str:
     """Why nothing in a group is redundant, in one sentence."""
     least = activity.min() / activity.mean()
     text = (
@@ -172,4 +170,4 @@ def why_not(
             f"its two channels most alike lie {nearest:.2g} of what they vary apart (tolerance: "
             f"{recipe.tolerance:g}), and {text}"
         )
-    return f"nothing in {group!r} is redundant: {text}"
+    return f"nothing is redundant: {text}"
