@@ -42,7 +42,7 @@ def balanced(batches: list[Any], n: int) -> list[Any]:
     """At most ``n`` samples of some batches, as many of every class as there are, spread over all.
 
     The last part of a batch are its labels; where they are no class indices, samples count as of
-    one class.  None where the batches cannot be taken apart, see :func:`in_canonical_order`.
+    one class.  Nothing where the batches cannot be taken apart, see :func:`in_canonical_order`.
 
     >>> x, y = torch.arange(6.0)[:, None], torch.tensor([7, 7, 7, 7, 7, 2])
     >>> [(found, labels)] = balanced([(x, y)], 3)

@@ -127,6 +127,7 @@ def test_the_memory_of_batches_is_bounded(monkeypatch):
 
 def test_classes_are_those_that_were_seen():
     steps = Steps(10, 100, 0)
+    steps.add(torch.zeros(0, 1), [])  # an empty batch
     steps.add(torch.zeros(3, 1), [[70], [4], [70]])
     steps.add(torch.zeros(2, 1), torch.tensor([12, 4]))
     found = steps.batches(lambda own: [own, {5}])  # another process saw class 5

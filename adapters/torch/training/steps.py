@@ -90,8 +90,9 @@ class Steps:
             labels = labels[:, 0]  # a column of class indices
         seen = Seen(inputs, labels)
         fit = max(1, MAX_BYTES // max(1, seen.nbytes))
-        wanted = min(-(-KEPT * self.recent // seen.samples), fit)  # of ``every`` batches
-        if self.count * wanted % self.every < wanted:
+        n = seen.samples
+        wanted = min(-(-KEPT * self.recent // max(1, n)), fit)  # of ``every`` batches
+        if n and self.count * wanted % self.every < wanted:
             self._keep(seen)
         return self.count % self.every == 0
 
