@@ -1,4 +1,4 @@
-"""Events counted in optimizer steps: the last batches seen, and channels too young to go.
+"""Events counted in optimizer steps: what is kept to judge by, and channels too young to go.
 
 Data that keep changing have no epochs and no loader that could be read again.  What is judged is
 what was seen since the last event, as many samples of every class, kept here in bounded memory; new
