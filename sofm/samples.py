@@ -171,10 +171,13 @@ class Averaged(Samples):
 class Dense(Averaged):
     """Forms of dense, finite samples."""
 
+    one_array = False  # whether a pass is over one array
+
     def begin(self, codebook, threads, some=None) -> None:
         some = self.some()[0] if some is None else some
         self.threads = threads
-        self.prepare = Preparation(self._frame(some, codebook), some, self.n_rows, len(codebook))
+        frame = self._frame(some, codebook)
+        self.prepare = Preparation(frame, some, self.n_rows, len(codebook), self.one_array)
 
     def _frame(self, some: NDArray, codebook: NDArray) -> Frame:
         few = some[:: -(-len(some) // 256)].astype(np.float64)
@@ -196,6 +199,8 @@ class InMemory(Dense):
     X : array of shape (N, D)
     weights : float64 array of shape (N,), or None
     """
+
+    one_array = True
 
     def __init__(self, X: NDArray, weights: NDArray | None = None) -> None:
         self.X, self.weights = X, weights

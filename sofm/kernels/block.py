@@ -58,6 +58,24 @@ class Nodes(NamedTuple):
     block_rows: int
 
 
+class Kept(NamedTuple):
+    """What a search found out about samples on directions, for the next one on the same.
+
+    Attributes
+    ----------
+    coordinates : float32 array of shape (N, q + 1), or (0, 1)
+        On the directions, and the norm of the rest; no rows: nothing is kept.
+    squares : float64 array of shape (N,)
+        ``|x|^2``.
+    known : bool
+        Whether they are to be read, else they are written.
+    """
+
+    coordinates: NDArray
+    squares: NDArray
+    known: bool
+
+
 class Block(NamedTuple):
     """Memory for a block of rows: what is read, its scores, and what was found."""
 

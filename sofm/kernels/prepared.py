@@ -14,12 +14,13 @@ the score of the ``q + 1`` numbers ``(p, r)`` never exceeds the true one: a sear
 costly.  Nodes are projected in float64; the samples' rounded coordinates (``eps`` of
 :mod:`.rounding`) are met by a larger ``r(x)^2 + 2.2 eps |x|^2`` and ``G = eps + gamma_q``.
 
-The directions are the principal ones of the *codebook*, found anew every epoch: a neighbourhood of
-``sigma`` nodes leaves a map of ``K`` nodes about ``K / sigma`` dimensions, so that ``r(w)`` nearly
-vanishes until the last epochs.  (With the principal directions of the data, 10 times as many nodes
-were left to compute on a line of 1,024.)  One step of subspace iteration from those of the epoch
-before is enough: any orthonormal directions give exact winners.  Bounds from the movement of the
-nodes (Elkan 2003, Hamerly 2010) do not help here: every node moves every epoch.
+The directions are the principal ones of the *codebook*, found anew every epoch or every few
+(:class:`Preparation`): a neighbourhood of ``sigma`` nodes leaves a map of ``K`` nodes about
+``K / sigma`` dimensions, so that ``r(w)`` nearly vanishes until the last epochs.  (With the
+principal directions of the data, 10 times as many nodes were left to compute on a line of 1,024.)
+One step of subspace iteration from those of the epoch before is enough: any orthonormal directions
+give exact winners.  Bounds from the movement of the nodes (Elkan 2003, Hamerly 2010) do not help
+here: every node moves every epoch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from ..compiled import compiled
 from ..rounding import UNIT, WORDS, gamma
 from .balls import Balls, has_balls
-from .block import LANES, Nodes
+from .block import LANES, Kept, Nodes
 from .search import lifted, search_rows
 from .tile import pack_panels
 from .vectors import ANY_ORDER, PANEL, TILE_ROWS
@@ -48,7 +49,9 @@ BLOCK_ROWS = 192  # of a block (with 96, workload b of the benchmark takes 5 % l
 BLOCK_BYTES = 1 << 20  # of its samples and scores
 EVERY = 6  # turns
 MULTIPLY_ADDS = 1e10  # of a second, nominally: how work is counted
+KEPT_SHARE, KEPT_BYTES = 1 / 8, 256 << 20  # of the samples' size, and in all, may be kept of them
 NO_BALLS = Balls(1, 0)
+NO_KEPT = Kept(np.empty((0, 1), np.float32), np.empty(0), False)
 NO_GRIDS = np.empty((0, 1)), np.empty((0, 1))
 NO_SUMS = np.empty((0, 1, 1)), np.empty((0, 1, 1))
 
@@ -173,6 +176,7 @@ class Prepared:
         self.work = float(codebook.size)  # of a row, in multiply-adds
         self.panels_of_all = np.empty((-(-K // PANEL), 1 + D, PANEL), np.float32)
         self.balls_of_all = Balls(K, D)
+        self.kept = NO_KEPT
         self.fill(codebook)
 
     def fill(self, codebook: NDArray) -> None:
@@ -237,7 +241,7 @@ class Prepared:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         weights = np.empty(0) if weights is None else weights
         return search_rows(
-            self.nodes, X, first, last, weights, *grids, nearest, sums, counts, error
+            self.nodes, self.kept, X, first, last, weights, *grids, nearest, sums, counts, error
         )
 
 
@@ -249,17 +253,26 @@ class Preparation:
     after a change in the next, some samples, the pilot, are searched by the clock in the way that
     was last the fastest and in those next to it.
 
+    Of wide samples most time goes into their coordinates.  Where all of them are searched turn by
+    turn, these are kept from the second turn on, with the directions, as long as the pilot is
+    searched faster on them than on new ones.
+
     Parameters
     ----------
     frame : Frame
     pilot : array of shape (n, D)
         Samples that stand for all.
     n_rows, n_nodes : int
+    same_rows : bool
+        Whether every search is of the same samples, ``n_rows`` rows of one array.
     """
 
-    def __init__(self, frame: Frame, pilot: NDArray, n_rows: int, n_nodes: int) -> None:
+    def __init__(
+        self, frame: Frame, pilot: NDArray, n_rows: int, n_nodes: int, same_rows: bool = False
+    ) -> None:
         D = pilot.shape[1]
         self.frame = frame
+        self.n_rows, self.same_rows = n_rows, same_rows
         work = n_rows * D * n_nodes
         levels = [0]
         if D >= 32 and work >= WORTH_PRUNING:
@@ -274,6 +287,7 @@ class Preparation:
         self.directions: Any = None
         self.best: tuple[int, bool] | None = None
         self.wait = 0  # turns until others are tried
+        self.pilot_kept, self.seconds = NO_KEPT, 0.0  # on new directions, and what these took
 
     def __call__(self, codebook: NDArray) -> Prepared:
         """The codebook, ready until the next one comes."""
@@ -283,6 +297,9 @@ class Preparation:
             self.prepared.fill(codebook)
         prepared = self.prepared
         self.wait -= 1
+        if self._goes_on(prepared):
+            return prepared
+        first = self.directions is None
         ways = [way for way in self.ways if self._is_tried(way)]
         most = max(q for q, _ in ways)
         if most:
@@ -299,14 +316,45 @@ class Preparation:
         for way in ways:
             prepare(way)
             if len(ways) > 1:
-                seconds[way] = self._time(prepared) / len(self.pilot)
+                memory = self._memory(len(self.pilot), prepared.q)
+                took = self._time(prepared, memory)
+                if len(memory.coordinates):  # most turns will know them
+                    took = self._time(prepared, memory._replace(known=True))
+                seconds[way] = took / len(self.pilot)
         if seconds:
             last, self.best = self.best, min(seconds, key=seconds.__getitem__)
             self.wait = EVERY if self.best == last else 1
             prepared.work = min(codebook.size, MULTIPLY_ADDS * seconds[self.best])
         if self.best not in (None, ways[-1]):
             prepare(self.best)
+        self.pilot_kept = NO_KEPT if first else self._memory(len(self.pilot), prepared.q)
+        if len(self.pilot_kept.coordinates):
+            self.seconds = self._time(prepared, self.pilot_kept)
+            prepared.kept = self._memory(self.n_rows, prepared.q)
         return prepared
+
+    def _memory(self, n_rows: int, q: int) -> Kept:
+        """Where to keep what becomes known of so many samples, if that pays."""
+        D = self.frame.centre.size
+        n_bytes = 4 * self.n_rows * (q + 3)
+        most = min(KEPT_BYTES, KEPT_SHARE * self.n_rows * D * self.frame.centre.itemsize)
+        if not (self.same_rows and q and n_bytes <= most):
+            return NO_KEPT
+        return Kept(np.empty((n_rows, q + 1), np.float32), np.empty(n_rows), False)
+
+    def _goes_on(self, prepared: Prepared) -> bool:
+        """Ready on the directions of the turn before, if they still serve."""
+        rows = prepared.kept._replace(known=True)
+        prepared.kept = NO_KEPT
+        if self.best is None or self.wait <= 0 or not len(rows.coordinates):
+            return False
+        q, with_balls = self.best
+        directions = self.directions[:q]
+        prepared.in_directions(directions, prepared.w @ directions.T, with_balls)
+        if self._time(prepared, self.pilot_kept._replace(known=True)) > self.seconds:
+            return False
+        prepared.kept = rows
+        return True
 
     def _is_tried(self, way: tuple[int, bool]) -> bool:
         """Whether a way is the last fastest one or, if its turn has come, one step from it."""
@@ -318,12 +366,14 @@ class Preparation:
         apart = abs(levels.index(way[0]) - levels.index(self.best[0]))
         return apart + (way[1] != self.best[1]) <= 1
 
-    def _time(self, prepared: Prepared) -> float:
+    def _time(self, prepared: Prepared, kept: Kept) -> float:
         """Seconds for the pilot: the better of two, as the system may put a thread aside."""
         n = len(self.pilot)
         nearest, words = np.empty((n, 1), np.int32), np.zeros(WORDS, np.int64)
+        prepared.kept = kept
         times = [perf_counter()]
         for _ in range(2):
             prepared.search(self.pilot, 0, n, None, NO_GRIDS, nearest, *NO_SUMS, words)
             times.append(perf_counter())
+        prepared.kept = NO_KEPT
         return min(b - a for a, b in pairwise(times))

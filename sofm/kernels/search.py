@@ -13,7 +13,8 @@ lowest index on ties.  So the winner is that of a float64 search over all nodes.
 nearest nodes ``T`` comes from the second smallest.  What a sample adds to the sums ``S_b``, the
 counts ``n_b`` and the error is added block by block; scores are never kept.
 
-:func:`search_rows` goes from block to block: :func:`score` computes what a block's rows need,
+:func:`search_rows` goes from block to block: :func:`load_block` and :func:`project` read its rows,
+or :func:`exchange` knows them, :func:`score` computes what they need,
 :func:`find_nearest` finds the rows' nodes, :mod:`..rounding` adds up.
 """
 
@@ -50,11 +51,11 @@ def _squared_distance(X, i, codebook, k, scale):
 
 
 @compiled(fastmath=ANY_ORDER, inner=True)
-def _score(half, x, r, w, k):
+def _score(X, i, centre, scale, half, w, k):
     """The score of one node in float32."""
     total = np.float32(0)
-    for d in range(x.shape[1]):
-        total += x[r, d] * w[k, d]
+    for d in range(X.shape[1]):
+        total += np.float32(X[i, d] * scale - centre[d]) * w[k, d]
     return half[k] - total
 
 
@@ -144,8 +145,35 @@ def load_block(X, first, n, centre, scale, rows, squares):
 
 
 @compiled(inner=True)
+def project(nodes, n, block):
+    """Coordinates of ``n`` loaded rows on the directions, and the norm of what these leave."""
+    q = nodes.q
+    n_features = nodes.codebook.shape[1]
+    score_block(block.rows, n, nodes.directions, n_features, block.coordinates, block.lanes)
+    for r in range(n):
+        rest = block.squares[r] - _squared_norm(block.coordinates, r, q)
+        slack = nodes.bounds[0] * block.squares[r]
+        block.coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack)
+
+
+@compiled(inner=True)
+def exchange(kept, first, n, block):
+    """What is known of ``n`` rows into the block, or from it."""
+    for r in range(n):
+        i = first + r
+        if kept.known:
+            block.squares[r] = kept.squares[i]
+            for d in range(kept.coordinates.shape[1]):
+                block.coordinates[r, d] = kept.coordinates[i, d]
+        else:
+            kept.squares[i] = block.squares[r]
+            for d in range(kept.coordinates.shape[1]):
+                kept.coordinates[i, d] = block.coordinates[r, d]
+
+
+@compiled(inner=True)
 def score(nodes, wanted, n, block):
-    """Scores of ``n`` loaded rows: of all panels, or of those that can hold a nearest node.
+    """Scores of ``n`` rows: of all panels, or of those that can hold a nearest node.
 
     Returns
     -------
@@ -154,11 +182,6 @@ def score(nodes, wanted, n, block):
     """
     q, searched, n_numbers = nodes.q, block.rows, nodes.codebook.shape[1]
     if q > 0:
-        score_block(block.rows, n, nodes.directions, n_numbers, block.coordinates, block.lanes)
-        for r in range(n):
-            rest = block.squares[r] - _squared_norm(block.coordinates, r, q)
-            slack = nodes.bounds[0] * block.squares[r]
-            block.coordinates[r, q] = np.sqrt(max(rest, 0.0) + slack)
         searched, n_numbers = block.coordinates, q + 1
     if nodes.means.shape[0] == 0:
         score_block(searched, n, nodes.panels, n_numbers, block.scores, block.minima)
@@ -187,9 +210,8 @@ def find_nearest(nodes, wanted, X, start, n, block, nearest):
     codebook, halves, centred, pairs, firsts = (
         nodes.codebook, nodes.halves, nodes.centred, block.pairs, block.firsts
     )  # fmt: skip
-    rows, squares, flat, found, places = (
-        block.rows, block.squares, block.flat, block.found, block.places
-    )  # fmt: skip
+    squares, flat, found, places = block.squares, block.flat, block.found, block.places
+    centre, shift = nodes.centre, nodes.scale
     scores_at, minima_at = address(block.scores), address(block.minima)
     width, n_lanes = block.scores.shape[1], block.minima.shape[1]
     winners, distances = block.winners, block.distances
@@ -252,7 +274,7 @@ def find_nearest(nodes, wanted, X, start, n, block, nearest):
             if k in (one, other) or flat[places[j]] > threshold:
                 continue
             half = ((d_winner if wanted == 1 else d_second) * lowered - square) / 2
-            if _score(halves, rows, r, centred, k) > (
+            if _score(X, i, centre, shift, halves, centred, k) > (
                 np.float32(half + full_margin * square) + TINY
             ):
                 continue
@@ -270,12 +292,16 @@ def find_nearest(nodes, wanted, X, start, n, block, nearest):
 
 
 @compiled
-def search_rows(nodes, X, first, last, weights, bigs, big_weights, nearest, sums, counts, error):
+def search_rows(
+    nodes, kept, X, first, last, weights, bigs, big_weights, nearest, sums, counts, error
+):
     """Nearest nodes of some rows, or what these add to sums and counts.
 
     Parameters
     ----------
     nodes : Nodes
+    kept : Kept
+        Of all rows, where the search is on directions.
     X : array of shape (N, D), float32 or float64
     first, last : int
         Which rows.
@@ -301,7 +327,12 @@ def search_rows(nodes, X, first, last, weights, bigs, big_weights, nearest, sums
     scored = 0
     for start in range(first, last, nodes.block_rows):
         n = min(nodes.block_rows, last - start)
-        load_block(X, start, n, nodes.centre, nodes.scale, block.rows, block.squares)
+        if not kept.known:
+            load_block(X, start, n, nodes.centre, nodes.scale, block.rows, block.squares)
+            if nodes.q > 0:
+                project(nodes, n, block)
+        if kept.coordinates.shape[0] > 0:
+            exchange(kept, start, n, block)
         scored += score(nodes, wanted, n, block)
         find_nearest(nodes, wanted, X, start, n, block, nearest)
         add_errors(block.distances, start, n, weights, error)

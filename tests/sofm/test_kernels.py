@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rejuvenet.sofm import SOFM, rounding
+from rejuvenet.sofm.blocks import Blocks
 from rejuvenet.sofm.kernels import folds, prepared, tile, vectors
 from rejuvenet.sofm.samples import InMemory
 from rejuvenet.sofm.threads import Threads
@@ -309,7 +310,7 @@ def test_the_fastest_way_is_chosen(monkeypatch):
     assert prepare.ways == [(q, balls) for q in (0, 7, 15, 31) for balls in (False, True)]
     asked, fastest = [], (7, True)
 
-    def seconds(self, ready):
+    def seconds(self, ready, kept):
         asked.append((ready.q, ready.with_balls))
         return 8000.0 if asked[-1] == fastest else 16_000.0
 
@@ -333,6 +334,52 @@ def test_the_fastest_way_is_chosen(monkeypatch):
     np.testing.assert_array_equal(samples.nearest(X[:600], 1)[0][:, 0], naive.winners(X, X[:600]))
     samples.begin(X[:2], Threads())
     assert samples.prepare.ways == [(0, False)]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_coordinates_that_are_kept_change_no_bit(dtype, count, threads, monkeypatch):
+    rng = np.random.default_rng(3)
+    X, weights = rng.standard_normal((4000, 300)).astype(dtype), rng.random(4000)
+    samples = InMemory(X, weights)
+    samples.begin(X[:300], threads(count))
+    known, slower = [], False
+
+    def seconds(self, ready, kept):
+        if kept.known:
+            known.append(len(kept.coordinates))
+        return (ready.q != 15) + (0.9 if kept.known and not slower else 1.0) + slower * kept.known
+
+    monkeypatch.setattr(prepared.Preparation, "_time", seconds)
+    read = []
+    for turn in range(6):
+        slower = turn == 4
+        W = X[:300] + np.asarray(0.01 * turn, dtype) * X[300:600]
+        sums, counts, error = samples.epoch(W)
+        read.append(samples.prepare.prepared.kept.known)
+        s, n, e = begun(X, W, weights=weights).epoch(W)
+        assert (s.tobytes(), n.tobytes(), e) == (sums.tobytes(), counts.tobytes(), error)
+    assert read == [False, False, True, True, False, True], "not of the first turn"
+    assert samples.prepare.prepared.q == 15
+    assert set(known) == {len(samples.prepare.pilot)}
+    nearest, error = samples.nearest(W, 2)
+    assert samples.prepare.prepared.kept.known
+    expected, e = begun(X, W, weights=weights).nearest(W, 2)
+    np.testing.assert_array_equal(nearest, expected)
+    assert error == e
+
+
+def test_coordinates_of_other_samples_are_not_kept():
+    X = np.random.default_rng(4).standard_normal((4000, 300)).astype("f4")
+    blocks = Blocks(lambda: iter([X[:1000], X[1000:]]))
+    narrow = InMemory(np.ascontiguousarray(X[:, :48].repeat(3, axis=0)))
+    for samples in (blocks, narrow):
+        W = samples.take(np.arange(600))
+        samples.begin(W, ALONE)
+        assert max(samples.prepare.ways)[0]
+        for _ in range(4):
+            samples.epoch(W)
+            assert not len(samples.prepare.prepared.kept.coordinates)
 
 
 def test_kernels_without_the_jit():
