@@ -2,8 +2,8 @@
 
 Each is fitted from one look at the network as it was, as if the other groups stayed
 (:mod:`.least_squares`).  Where one group changes alone, it is fitted once more to what it reads
-now, and where channels are removed, every product that reads some is (:mod:`.products`): for these,
-the network before and after runs side by side.
+now; with the recipe's refit of products, every product that reads changed channels is, one after
+the other (:mod:`.products`).  For these, the network before and after runs side by side.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ All groups change together, so that the number of runs does not grow with that o
    every normalization that the change touches, outputs.
 2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.refitting`), and all
    changes at once (:mod:`.surgery`).
-3. Where one group changes, or channels are removed, what reads them is refitted once more.
+3. Where one group changes, or the recipe says so, what reads them is refitted once more.
 4. One run for the statistics of all normalizations (:mod:`.recalibration`).
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
@@ -202,12 +202,14 @@ class _Run:
 
     def tell(self, max_bytes: int) -> None:
         """What it will take, before it starts."""
-        alone = len(self.groups) == 1 and self.recipe.outgoing == "least_squares"
-        passes = self.runs.passes + 2 + (self.recipe.batchnorm == "recalibrate")
-        passes += self.recipe.needs_gradients + 2 * alone
+        recipe = self.recipe
+        alone = len(self.groups) == 1 and recipe.outgoing == "least_squares"
+        products = ", and two parts of one for each product" * (recipe.refit == "products")
+        passes = self.runs.passes + 2 + (recipe.batchnorm == "recalibrate")
+        passes += recipe.needs_gradients + 2 * (alone and recipe.refit == "groups")
         log.info(
-            "up to %d passes over the batches, up to %d MiB of class sums and %d MiB of outputs",
-            passes, max_bytes >> 20, KEPT_BYTES >> 20,
+            "up to %d passes over the batches%s, up to %d MiB of class sums and %d MiB of outputs",
+            passes, products, max_bytes >> 20, KEPT_BYTES >> 20,
         )  # fmt: skip
 
     @property
@@ -301,12 +303,13 @@ class _Run:
         """All weights as the plans make them, and the statistics of all normalizations."""
         with self.team.together():
             self.runs.write(self.active)
+        fitted = [plan.group in self.refits.sums for plan in self.active]
         if self.layout is not None:
             with self.team.together():
                 found = unremovable(self.network, self.layout, self._freed, self.active)
                 self.refused |= found
                 self._put_back(list(found))
-        elif [plan.group in self.refits.sums for plan in self.active] == [True]:
+        elif self.recipe.refit == "groups" and fitted == [True]:
             plan = self.refits.again(self.active[0])
             self.plans = [plan if p.group == plan.group else p for p in self.plans]
             with self.team.together():
@@ -315,8 +318,7 @@ class _Run:
 
     def _settle(self) -> None:
         """What follows from weights that were changed."""
-        fits = self.runs.data is not None and self.recipe.outgoing == "least_squares"
-        if self.layout is not None and fits:
+        if self.runs.data is not None and self.recipe.refit == "products":
             self.refits.fit_products(self.active)
         self.statistics.carry_out(self.active)
 

@@ -91,7 +91,8 @@ def arrange(
     ('0.weight', True)
     """
     traced, read = _traced(model, batches, example_inputs)
-    network, follow = TorchNetwork(traced, Processes()), _follower(optimizer, ema, "merge")
+    network = TorchNetwork(traced, Processes())
+    follow = _follower(optimizer, ema, Recipe(optimizer="merge"))
     with Interruptible():
         return arranging.arrange(network, read, groups, order, seed, follow=follow)
 
@@ -138,7 +139,7 @@ def reorganize(
     optimizer : torch.optim.Optimizer, a wrapper of one, or a sequence of these, optional
         Its state changes along, as ``recipe.optimizer`` says.
     ema : torch.nn.Module or object with ``.module``, or a sequence of these, optional
-        Averaged copies of the model, changed by the same plan.
+        Averaged copies of the model, changed by the same plan; not with ``refit="products"``.
     example_inputs : tensor, tuple or dict, optional
         Inputs to trace the model with; the first of ``batches`` by default.
     classes, pseudo_classes, unpack, max_batches, max_bytes, device, process_group, progress
@@ -194,7 +195,7 @@ def reorganize(
     outcome = _carried_out(
         traced, read, processes, layers, recipe, classes=classes, pseudo_classes=pseudo_classes,
         max_bytes=max_bytes, max_change=max_change, protected=protected,
-        follow=_follower(optimizer, ema, (recipe or Recipe.preserving()).optimizer),
+        follow=_follower(optimizer, ema, recipe or Recipe.preserving()),
     )  # fmt: skip
     if processes.first:
         warn_where_nothing_changed(outcome.report)
@@ -307,8 +308,18 @@ def _carried_out(
         return reorganizing.reorganize(network, read, layers, recipe, team=processes, **options)
 
 
-def _follower(optimizer: Any, ema: Any, how: str) -> Follow:
+def refuse_averages(recipe: Recipe, ema: Any) -> None:
+    """Raise ValueError where averaged copies could not change along."""
+    if ema is not None and recipe.refit == "products":
+        raise ValueError(
+            "refit 'products' changes weights by more than the plan says, which averaged copies "
+            "cannot follow: choose refit='groups', or begin the averages anew"
+        )
+
+
+def _follower(optimizer: Any, ema: Any, recipe: Recipe) -> Follow:
     """What changes along with the model."""
+    refuse_averages(recipe, ema)
 
     def follow(
         edit: Edit,
@@ -317,7 +328,7 @@ def _follower(optimizer: Any, ema: Any, how: str) -> Follow:
         before: Mapping[str, np.ndarray] | None,
     ) -> None:
         for plan in plans if optimizer is not None else ():
-            _, left = change_state(edit, optimizer, plan, how, before)
+            _, left = change_state(edit, optimizer, plan, recipe.optimizer, before)
             if left:
                 log.info("state of the optimizer that was left as it is: %s", ", ".join(left))
         if ema is not None:

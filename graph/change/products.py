@@ -1,8 +1,8 @@
 """Products with a weight, fitted one after the other where what they read has changed.
 
 A product makes ``y = W p`` of every place, with ``p`` all that it reads there: the channels of a
-linear layer, of a convolution those at every offset of its kernel.  Once channels are gone it reads
-``p'``, of which the freed ones count for nothing, and is fitted to what it made before::
+linear layer, of a convolution those at every offset of its kernel.  Once channels have merged it
+reads ``p'``, of which the freed ones count for nothing, and is fitted to what it made before::
 
     W' = argmin |W' p' - y|^2 + s |W' - W_0|^2 = W_0 + (R - W_0 G) (G + s I)^-1
     G = E[p' p'^T],  R = E[y p'^T]

@@ -30,6 +30,7 @@ Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
 Ratio = float | Literal["redundant"]
 Assign = Literal["fingerprint", "vote", "mode"]
 Outgoing = Literal["least_squares", "sum", "mean"]
+Refit = Literal["groups", "products"]
 Merge = Literal["mean", "medoid"]
 Neighborhood = Literal["gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"]
 Decay = Literal["geometric", "linear", "asymptotic"]
@@ -97,6 +98,11 @@ class Recipe:
     outgoing : {"least_squares", "sum", "mean"}
         Consumers are refitted on calibration activations; add up; or average (eq. 4 with the
         weights ``1/n`` of section 2.3).
+    refit : {"groups", "products"}
+        What ``"least_squares"`` fits: the consumers of every group as if the other groups stayed,
+        at no further run of the network; or after that every layer that reads what was changed,
+        one after the other, to what those before it make by then.  That takes two more runs for
+        each layer and keeps far more where several groups change.
     merge : {"mean", "medoid"}
         A merged filter is the mean of its members, or the member nearest to the node.
     neighborhood : {"gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"}
@@ -141,6 +147,7 @@ class Recipe:
     dormant: float = DORMANT_TAU
     assign: Assign = "fingerprint"
     outgoing: Outgoing = "least_squares"
+    refit: Refit = "groups"
     merge: Merge = "mean"
     neighborhood: Neighborhood = "gaussian"
     sigma: float | None = None
@@ -166,6 +173,12 @@ class Recipe:
                 names = ", ".join(repr(a) for a in allowed)
                 raise ValueError(f"expected {option.name} to be one of {names}, got {value!r}")
         self._check_ratio()
+        alone = (self.outgoing, self.new_outgoing) == ("least_squares", "zero")
+        if self.refit == "products" and not alone:
+            raise ValueError(
+                "refit 'products' needs outgoing='least_squares' and new_outgoing='zero', got "
+                f"{self.outgoing!r} and {self.new_outgoing!r}"
+            )
         for name in ("tolerance", "dormant"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
@@ -223,7 +236,7 @@ class Recipe:
         if self.needs_means:
             raise ValueError(f"method {self.method!r} needs batches of (inputs, labels)")
         outgoing = "sum" if self.outgoing == "least_squares" else self.outgoing
-        return replace(self, outgoing=outgoing, batchnorm="merge")
+        return replace(self, outgoing=outgoing, refit="groups", batchnorm="merge")
 
     @property
     def needs_means(self) -> bool:
@@ -256,7 +269,10 @@ class Recipe:
         >>> Recipe.shrinking(ratio=0.9).method
         'subset'
         """
-        return cls(**{"method": "subset", "merge": "medoid", "ratio": 0.75, **_known(changes)})
+        best: dict[str, Any] = {"method": "subset", "merge": "medoid", "ratio": 0.75}
+        if changes.get("outgoing", "least_squares") == "least_squares":
+            best["refit"] = "products"
+        return cls(**{**best, **_known(changes)})
 
     @classmethod
     def paper(cls, **changes: Any) -> Recipe:

@@ -90,6 +90,24 @@ def test_module_and_file_end_with_the_same_weights(pair, options):
         assert getattr(report, figure) == pytest.approx(getattr(other, figure), rel=0.02)
 
 
+def test_a_refit_of_products_is_the_same(pair, tmp_path):
+    module, _, batches = pair  # the other file takes two samples at a time: other statistics
+    options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+    path = export(module, batches[0][0], tmp_path / "m.onnx", "script, kept", **options)
+    left = {}
+    for refit in ("groups", "products"):
+        recipe = Recipe.preserving(ratio=0.6, refit=refit)
+        changed = copy.deepcopy(module)
+        report = torch_adapter.reorganize(changed, batches, layers="all", recipe=recipe)
+        model, other = onnx_adapter.reorganize(path, arrays(batches), layers="all", recipe=recipe)
+        for name, value in model.weights.items():
+            own = changed.state_dict()[name].numpy()
+            np.testing.assert_allclose(value, own, rtol=1e-3, atol=1e-4, err_msg=name)
+        left[refit] = report.output_change
+    assert left["products"] < left["groups"]
+    assert report.passes == other.passes == 3 + 2 * 3
+
+
 def test_without_gradients_a_file_says_so(pair):
     _, path, batches = pair
     recipe = Recipe.comparison("rigl")

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import arrange, reorganize  # noqa: E402
+from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
@@ -297,6 +297,18 @@ def test_states_that_cannot_follow_are_named(trained_network, torch_batches, cap
 def test_an_average_must_be_a_copy(trained_network, torch_batches):
     with pytest.raises(ValueError, match="holds the model's own weight"):
         reorganize(trained_network, torch_batches, ["8"], ema=Holder.of(trained_network))
+
+
+def test_averages_cannot_follow_a_refit_of_products(trained_network, torch_batches):
+    before = copy.deepcopy(trained_network.state_dict())
+    recipe = Recipe.preserving(refit="products")
+    average = AveragedModel(trained_network)
+    with pytest.raises(ValueError, match="averaged copies cannot follow: choose refit='groups'"):
+        reorganize(trained_network, torch_batches, ["8"], recipe, ema=average)
+    for name, value in trained_network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="averaged copies cannot follow"):
+        Reorganizer(trained_network, None, torch_batches, recipe=recipe, ema=average)
 
 
 @pytest.mark.parametrize("kind", ["v2", "v3"])

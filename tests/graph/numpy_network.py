@@ -7,10 +7,11 @@ import itertools
 
 import numpy as np
 from rejuvenet.graph.arrays import NumpyArrays
-from rejuvenet.graph.find.nodes import Elementwise, Graph, PerChannel
+from rejuvenet.graph.find.nodes import Elementwise, Graph, PerChannel, Window
 from rejuvenet.graph.find.solve import find_groups
 
 EPSILON = 1e-5
+WINDOWS = (Window(1, 1, 0, 0),) * 2
 STATISTICS = ("scale", "shift", "running_mean", "running_var")
 
 
@@ -37,7 +38,7 @@ class NumpyNetwork:
             shape = (2, n_out, extent, extent)
             weight = self._weight(f"{i}.weight", rng.normal(size=(n_out, n_in, 1, 1)) * n_in**-0.5)
             made = self.graph.add_tensor(f"made{i}", shape)
-            self.graph.add_convolution(name, weight, made)
+            self.graph.add_convolution(name, weight, made, windows=WINDOWS)
             if i == len(widths) - 2:
                 self.layers.append((i, name, made, None, ()))
                 self.graph.outputs.append(made)

@@ -95,6 +95,8 @@ def test_methods_to_compare_with():
         ({"epochs": 0}, "epochs"),
         ({"stop": 2.0}, "stop"),
         ({"seed": -1}, "seed"),
+        ({"refit": "products", "outgoing": "sum"}, "needs outgoing='least_squares'.*got 'sum'"),
+        ({"refit": "products", "new_outgoing": "random"}, "needs .*got .* and 'random'"),
         ({"rate": 0.5}, "an option of the recipe .*got 'rate'"),
     ],
 )

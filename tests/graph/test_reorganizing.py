@@ -90,6 +90,25 @@ def test_the_refit_keeps_more_than_sums_alone(data):
     assert change["least_squares"] < 0.5 * change["sum"]
 
 
+def test_a_refit_of_products_makes_up_for_the_layers_before():
+    rng = np.random.default_rng(1)
+    data = Lists([(rng.normal(size=(200, 3, 3, 3)), np.arange(200) % 4) for _ in range(4)])
+    change = {}
+    for refit in ("groups", "products"):
+        network = NumpyNetwork((3, 12, 12, 12, 12, 4))
+        recipe = Recipe.preserving(ratio=0.6, refit=refit)
+        report = reorganize(network, data, "all", recipe).report
+        change[refit] = report.output_change
+        assert network.runs == report.passes * 800
+    assert report.passes == 3 + 2 * 4, "two for each layer that reads what was merged"
+    assert change["products"] < 0.8 * change["groups"]
+    for group in report.plan.groups:
+        (consumer,) = (m for m in group.members if m.kind == "consumer")
+        new = consumer.rows(network.weights[consumer.weight])[consumer.positions[group.new]]
+        assert len(new)
+        assert not new.any()
+
+
 def test_the_change_is_measured_on_samples_that_no_refit_used():
     """Few samples, many channels: what the refit has seen, it can reproduce."""
     rng = np.random.default_rng(2)

@@ -40,7 +40,7 @@ from ..batches import Batches, at_most
 from ..distributed import Processes
 from ..edit import refuse_sharded
 from ..passes import trace, trace_first
-from ..reorganize import reorganize
+from ..reorganize import refuse_averages, reorganize
 from ..trace import TracedModel, unwrap
 from .freezing import Frozen, refuse_freezing, weights_before
 from .sanity import far_from, largest_values
@@ -198,6 +198,7 @@ class Reorganizer:
                 "model with)"
             )
         first = recipe_at(0, self.recipe, ratio)
+        refuse_averages(first, ema)
         self._schedule = Schedule(every, stop, epochs, first)
         self.model = unwrap(model)
         refuse_sharded(self.model)
