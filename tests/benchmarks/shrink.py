@@ -4,13 +4,15 @@
     pip install --no-deps rapidocr-onnxruntime==1.4.4
     python tests/benchmarks/shrink.py --network digits --seeds 3
     python tests/benchmarks/shrink.py --network resnet20 --data CIFAR --checkpoint FILE --seeds 3
+    python tests/benchmarks/shrink.py --network resnet18 --data CIFAR --checkpoint FILE
     python tests/benchmarks/shrink.py --network direction     # or recognizer
     python tests/benchmarks/shrink.py --network lite0 --data PHOTOS
     python tests/benchmarks/shrink.py --table               # of what has been measured
 
 ``digits`` is the network of ``rejuvenet demo``, one trained for each seed; ``resnet20`` that of the
 tutorials, trained for 20 epochs on 20 classes of CIFAR-100 unless ``--checkpoint`` holds it, where
-a seed is a draw of the images to calibrate and to train with; ``direction`` and ``recognizer`` two
+a seed is a draw of the images to calibrate and to train with; ``resnet18`` a wide one for the same
+classes, in images of half the size; ``direction`` and ``recognizer`` two
 files of PaddleOCR, on lines of text; ``lite0`` EfficientNet-Lite0 with its published weights, on
 photos without labels.  Every method (:mod:`shrink_methods`) gets the same images, and keeps
 ``round(ratio * channels)`` of every group that it can prune.  Accuracy is of images that no method
@@ -111,7 +113,7 @@ def tuned(task: Task, made: Made, seed: int, rate: float) -> tuple[float, float]
 def rows(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """All rows that were asked for and are not there yet; those of the search first."""
     name = arguments.network
-    labelled = name in ("digits", "resnet20")
+    labelled = name in ("digits", "resnet20", "resnet18")
     for seed in [SEARCH] * labelled + list(range(arguments.seeds)):
         cells = [("original", 1.0)]
         cells += [(method, ratio) for ratio in arguments.ratios for method in arguments.methods]
@@ -204,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=list(NETWORKS))
     parser.add_argument("--data", type=Path, help="folder of CIFAR-100's mosaics or of photos")
-    parser.add_argument("--checkpoint", type=Path, help="where the trained ResNet-20 is kept")
+    parser.add_argument("--checkpoint", type=Path, help="where the trained ResNet is kept")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=1)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "tutorials"))
 BATCH = 50
 SEARCH = 100  # the draw on which rates of the fine-tuning are chosen
 
@@ -81,20 +82,46 @@ def digits(arguments: argparse.Namespace, seed: int) -> Task:
 
 
 def resnet20(arguments: argparse.Namespace, seed: int) -> Task:
-    """The tutorials' ResNet-20 on 20 classes of CIFAR-100.
+    """The tutorials' ResNet-20 on 20 classes of CIFAR-100."""
+    import cifar100
+
+    return _cifar(lambda: cifar100.ResNet20(20), 20, arguments, seed)
+
+
+def resnet18(arguments: argparse.Namespace, seed: int) -> Task:
+    """torchvision's ResNet-18, its stem a 3 x 3 convolution, on images averaged to 16 x 16."""
+    from torchvision.models import resnet18
+
+    def made() -> nn.Module:
+        model = resnet18(num_classes=20)
+        model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        model.maxpool = nn.Identity()
+        return model
+
+    return _cifar(made, 12, arguments, seed, averaged=2)
+
+
+def _cifar(
+    made: Callable[[], nn.Module], epochs: int, arguments: argparse.Namespace, seed: int,
+    averaged: int = 1,
+) -> Task:  # fmt: skip
+    """A network trained on 20 classes of CIFAR-100, or taken from the checkpoint.
 
     50 test images of each class judge, the 50 others choose the rates.
     """
-    sys.path.insert(0, str(HERE.parents[1] / "tutorials"))
     import cifar100
 
+    def images(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = cifar100.load(arguments.data, split, 20)
+        return nn.functional.avg_pool2d(x, averaged), y
+
     torch.manual_seed(0)
-    model = cifar100.ResNet20(20).to(memory_format=torch.channels_last)
-    x, y = cifar100.load(arguments.data, "train", 20)
+    model = made().to(memory_format=torch.channels_last)
+    x, y = images("train")
     last = x.contiguous(memory_format=torch.channels_last)
-    cifar100.train(model, last, y, 20, arguments.checkpoint)
+    cifar100.train(model, last, y, epochs, arguments.checkpoint)
     first = int(seed == SEARCH)
-    x_test, y_test = (part[first::2] for part in cifar100.load(arguments.data, "test", 20))
+    x_test, y_test = (part[first::2] for part in images("test"))
     model = model.to(memory_format=torch.contiguous_format)
     return Task(model.eval(), x, y, x_test, y_test.numpy(), 250)
 
@@ -176,7 +203,7 @@ def decoded(scores: np.ndarray) -> np.ndarray:
 
 
 NETWORKS = {
-    "digits": digits, "resnet20": resnet20, "lite0": lite0,
+    "digits": digits, "resnet20": resnet20, "resnet18": resnet18, "lite0": lite0,
     "direction": direction, "recognizer": recognizer,
 }  # fmt: skip
 
