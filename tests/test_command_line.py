@@ -170,6 +170,15 @@ def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     fails(2, *words, "--arrange", "--max-change", 0.1)
 
 
+def test_reorganize_fits_layer_after_layer(place):
+    data = "digits_train.npz"
+    words = ["reorganize", "original.onnx", "--data", data, "--layers", "all", "--json"]
+    once = json.loads(call(*words, "-o", "once.onnx").stdout)
+    turns = json.loads(call(*words, "-o", "turns.onnx", "--option", "refit=products").stdout)
+    assert turns["output_change"] < 0.8 * once["output_change"]
+    assert turns["passes"] == once["passes"] + 2 * 4
+
+
 def test_reorganize_writes_model_page_and_plan(place):
     done = call(
         "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "new.onnx",

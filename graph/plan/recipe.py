@@ -101,8 +101,8 @@ class Recipe:
     refit : {"groups", "products"}
         What ``"least_squares"`` fits: the consumers of every group as if the other groups stayed,
         at no further run of the network; or after that every layer that reads what was changed,
-        one after the other, to what those before it make by then.  That takes two more runs for
-        each layer and keeps far more where several groups change.
+        one after the other, to what those before it make by then, which no plan can say.  That
+        takes two more runs for each layer and keeps far more where several groups change.
     merge : {"mean", "medoid"}
         A merged filter is the mean of its members, or the member nearest to the node.
     neighborhood : {"gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"}
