@@ -173,8 +173,8 @@ class Recipe:
                 names = ", ".join(repr(a) for a in allowed)
                 raise ValueError(f"expected {option.name} to be one of {names}, got {value!r}")
         self._check_ratio()
-        alone = (self.outgoing, self.new_outgoing) == ("least_squares", "zero")
-        if self.refit == "products" and not alone:
+        fits = (self.outgoing, self.new_outgoing) == ("least_squares", "zero")
+        if self.refit == "products" and not fits:
             raise ValueError(
                 "refit 'products' needs outgoing='least_squares' and new_outgoing='zero', got "
                 f"{self.outgoing!r} and {self.new_outgoing!r}"
