@@ -85,10 +85,11 @@ class ResNet20(nn.Module):
 
 def augment(x: torch.Tensor, generator: torch.Generator, pad: int = 4) -> torch.Tensor:
     """Random flips and crops after padding by ``pad``, one offset for each image."""
-    flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device, non_blocking=True)
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     padded = F.pad(x, (pad, pad, pad, pad))
-    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator).to(x.device)
+    offsets = torch.randint(0, 2 * pad + 1, (len(x), 2), generator=generator)
+    offsets = offsets.to(x.device, non_blocking=True)
 
     def along(axis: int) -> torch.Tensor:
         return torch.arange(x.shape[axis], device=x.device)

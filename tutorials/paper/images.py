@@ -76,7 +76,7 @@ class InMemory:
     def train(self, batch: int, seed: int, epoch: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         for rows in torch.randperm(len(self.x), generator=generator).split(batch):
-            rows = rows.to(self.x.device)
+            rows = rows.to(self.x.device, non_blocking=True)
             yield cifar100.augment(self.x[rows], generator, self.size // 8), self.y[rows]
 
     def test(self) -> Iterator[Batch]:

@@ -179,6 +179,9 @@ NETWORKS = {
     "resnet18": resnet(
         "ResNet-18", small_images(torchvision.models.resnet18), (2, 2, 2, 2), "cifar100"
     ),
+    "resnet18-short": resnet(
+        "ResNet-18", small_images(torchvision.models.resnet18), (2, 2, 2, 2), "cifar100-short"
+    ),
     "resnet50": resnet(
         "ResNet-50", small_images(torchvision.models.resnet50), (3, 4, 6, 3), "cifar100"
     ),

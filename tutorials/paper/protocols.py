@@ -6,13 +6,14 @@ epochs, each from 0.01 by tenths, so that "conv4+5" has one for each of its laye
 starts from published weights has both, plain fine-tuning as well.
 
 ``small-step`` and ``small-cyclic`` are the first study of this page: the paper's falls of the rate
-in 20 epochs, and restarts of a cosine right after each event.  ``resnet20`` has the falls in 60.
+in 20 epochs, and restarts of a cosine right after each event.  ``resnet20`` has the falls in 60,
+and ``cifar100-short`` is the paper's training with everything in proportion, where hours are few.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,35 @@ class Protocol:
             return self.rate / 2 * (1 + math.cos(math.pi * (epoch + share) / self.stretch))
         return self.rate * self.factor ** sum(epoch >= fall for fall in self.falls)
 
+    def shortened(self, epochs: int) -> Protocol:
+        """The same in fewer epochs: falls and events in proportion, whole epochs of warm-up.
+
+        >>> short = PROTOCOLS["cifar100"].shortened(60)
+        >>> short.falls, short.events, short.stretch
+        ((18, 36, 48), (6, 12, 18, 24, 30, 36, 42, 48, 54), 60)
+        """
+
+        def moved(*old: int) -> tuple[int, ...]:
+            return tuple(round(epoch * epochs / self.epochs) for epoch in old)
+
+        return replace(
+            self, epochs=epochs, stretch=moved(self.stretch)[0], events=moved(*self.events),
+            falls=self.falls if isinstance(self.falls, str) else moved(*self.falls),
+        )  # fmt: skip
+
 
 RESNET20 = Protocol(
     epochs=60, batch=125, rate=0.1, falls=(18, 36, 48), factor=0.2, stretch=60, decay=5e-4,
     nesterov=True, events=tuple(range(6, 60, 6)),
 )  # fmt: skip
 
+CIFAR100 = Protocol(
+    epochs=200, batch=128, rate=0.1, falls=(60, 120, 160), factor=0.2, stretch=200, warmup=1,
+    decay=5e-4, events=tuple(range(20, 200, 20)),
+)  # fmt: skip
+
 PROTOCOLS = {
-    "cifar100": Protocol(
-        epochs=200, batch=128, rate=0.1, falls=(60, 120, 160), factor=0.2, stretch=200, warmup=1,
-        decay=5e-4, events=tuple(range(20, 200, 20)),
-    ),
+    "cifar100": CIFAR100, "cifar100-short": CIFAR100.shortened(60),
     "imagenet": Protocol(
         epochs=30, batch=256, rate=0.01, falls=(5, 10), factor=0.1, stretch=15, events=(0, 15),
         published=True,

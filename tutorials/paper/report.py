@@ -83,6 +83,7 @@ START, END = "<!-- written by report.py: from here -->", "<!-- written by report
 TITLES = {
     "first": "First study: CIFAR-100, 20 classes, 16 x 16", "resnet20": "ResNet-20, CIFAR-100",
     "resnet20-small": "ResNet-20, half as wide, CIFAR-100 in 16 x 16",
+    "resnet18-short": "ResNet-18, CIFAR-100, fewer epochs",
     "1": "Table 1: layers, CIFAR-100", "2": "Table 2: methods at the last block, CIFAR-100",
     "3": "Table 3: ImageNet", "4": "Table 4: ResNet-50, ImageNet",
 }  # fmt: skip
