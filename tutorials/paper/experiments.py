@@ -14,7 +14,7 @@ three epochs of two batches of noise for every run.  Expected hours are printed 
 starts, and ``--hours`` prints nothing else.  Arms are explained in ``arms.py``.  ``first`` is the
 first study of the page, a minute a run on one core, ``resnet20`` one of a few hours a run, and
 ``resnet20-small`` that in half the width on images of half the size, half an hour a run, and
-``resnet18-short`` the paper's ResNet-18 in 60 epochs instead of 200.  ``--eager`` saves the minutes
+``resnet18-short`` the paper's ResNet-18 in 40 epochs instead of 200.  ``--eager`` saves the minutes
 that compiling takes at the start of a run, where the run is a matter of minutes itself.
 """
 

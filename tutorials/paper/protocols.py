@@ -99,7 +99,7 @@ CIFAR100 = Protocol(
 )  # fmt: skip
 
 PROTOCOLS = {
-    "cifar100": CIFAR100, "cifar100-short": CIFAR100.shortened(60),
+    "cifar100": CIFAR100, "cifar100-short": CIFAR100.shortened(40),
     "imagenet": Protocol(
         epochs=30, batch=256, rate=0.01, falls=(5, 10), factor=0.1, stretch=15, events=(0, 15),
         published=True,
