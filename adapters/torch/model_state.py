@@ -180,7 +180,8 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-_ORDINARY = frozenset((torch.Tensor, nn.Parameter, nn.Buffer))
+# PyTorch 2.4 has no class of buffers.
+_ORDINARY = frozenset((torch.Tensor, nn.Parameter, getattr(nn, "Buffer", nn.Parameter)))
 
 
 def _put_back(held: Any, before: Any) -> None:

@@ -17,9 +17,14 @@ from torch import nn  # noqa: E402
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-@pytest.fixture(params=DEVICES)
-def device(request, monkeypatch):
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """Convolutions of a GPU round as those of a CPU do, to compare with them."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
     return request.param
 
 

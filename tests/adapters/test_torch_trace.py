@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from pathlib import Path
 
@@ -217,6 +218,19 @@ def test_unknown_operators_freeze_with_their_name():
             return self.b(torch.fft.fft(self.a(x), dim=1).real)
 
     assert "_fft_r2c" in trace(Spectral(), IMAGE).group("a").frozen
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [nn.CELU, nn.ELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid,
+     nn.Mish, nn.ReLU6, nn.SELU, nn.Softplus, nn.Softshrink],
+)  # fmt: skip
+def test_activations_that_an_older_pytorch_does_not_tag(kind, monkeypatch):
+    monkeypatch.setattr(torch.Tag, "pointwise", None)
+    for settings in ({}, {"inplace": True}):
+        if settings.keys() <= inspect.signature(kind).parameters.keys():
+            model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(**settings), nn.Conv2d(4, 2, 1))
+            assert trace(model, IMAGE).groups[0].frozen is None
 
 
 def test_tracing_leaves_no_trace():

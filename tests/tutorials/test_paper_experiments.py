@@ -28,7 +28,7 @@ def experiments(study_of):
     torch.use_deterministic_algorithms(deterministic)
 
 
-@pytest.mark.parametrize("name", ["networks", "protocols", "arms", "rigl", "experiments"])
+@pytest.mark.parametrize("name", ["networks", "protocols", "arms", "rigl", "experiments", "report"])
 def test_examples(experiments, name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
@@ -207,7 +207,7 @@ def test_the_command_and_its_page(experiments, study, monkeypatch, capsys, tmp_p
     import report
 
     command = ["experiments.py", "1", "--trial", "--networks", "tiny", "--seeds", "3:4"]
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
     experiments.main()
     said = capsys.readouterr().out
     assert "3 runs, 0 of them done" in said

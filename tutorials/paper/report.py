@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,15 @@ def of_events(found: list[Run]) -> str:
     return f"{made} | {100 * np.mean(lost):+.1f}" if lost else f"{made} | -"
 
 
+def between(values: Sequence[float]) -> str:
+    """The least and the greatest, where they differ.
+
+    >>> between([3.2, 1.1]), between([2])
+    ('1 to 3', '2')
+    """
+    return " to ".join(dict.fromkeys(f"{value:.0f}" for value in (min(values), max(values))))
+
+
 def capacities(runs: Runs) -> list[str]:
     """What plain training leaves unused in the last block, one line a network."""
     lines = []
@@ -162,14 +172,13 @@ def capacities(runs: Runs) -> list[str]:
         found = [run["capacity"] for run in runs.get((network, "plain"), {}).values()]
         if not found:
             continue
-        rank = np.array([c["effective_rank"] for c in found])
+        rank = [c["effective_rank"] for c in found]
         taken = [c["occupied"] for c in found]
         dormant = max(c["dormant"] for c in found)
         lines.append(
             f"- {NETWORKS[network].title}: its {found[0]['channels']} channels have an effective "
-            f"rank of {rank.min():.0f} to {rank.max():.0f} and take {min(taken)} to {max(taken)} "
-            f"of {found[0]['nodes']} nodes of a map; "
-            f"{f'up to {dormant:.0%} are' if dormant else 'none is'} dormant."
+            f"rank of {between(rank)} and take {between(taken)} of {found[0]['nodes']} nodes of a "
+            f"map; {f'up to {dormant:.0%} are' if dormant else 'none is'} dormant."
         )
     return lines
 
