@@ -180,8 +180,7 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-# PyTorch 2.4 has no class of buffers.
-_ORDINARY = frozenset((torch.Tensor, nn.Parameter, getattr(nn, "Buffer", nn.Parameter)))
+_ORDINARY = frozenset((torch.Tensor, nn.Parameter, nn.Buffer))
 
 
 def _put_back(held: Any, before: Any) -> None:

@@ -75,9 +75,8 @@ def as_written() -> Iterator[None]:
     """No compiled code and no autocast in this block; what was compiled stays."""
     with contextlib.ExitStack() as stack:
         # Nothing is compiled where the compiler was never imported, which takes a second.
-        stance = getattr(torch.compiler, "set_stance", None)
-        if stance is not None and "torch._dynamo" in sys.modules:
-            stack.enter_context(stance("force_eager"))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

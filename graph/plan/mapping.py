@@ -69,10 +69,27 @@ class ChannelMapping:
         cost = self.distance[self.occupied]
         if not len(cost):
             return np.zeros(0, dtype=np.int64)
+        cost = np.where(_as_near(cost), cost.min(axis=1, keepdims=True), cost)
         finite = cost[np.isfinite(cost)]
         without_vote = (float(finite.max()) + 1.0) * (cost.shape[0] + 1)
         rows, channels = linear_sum_assignment(np.where(np.isfinite(cost), cost, without_vote))
         return channels[np.argsort(rows)]
+
+
+def nearest(distance: np.ndarray) -> np.ndarray:
+    """The nearest channel of every row, the first of those that are as near to rounding.
+
+    Two members of a node whose weights are their mean are as far from it as each other.
+
+    >>> nearest(np.array([[3.0, 1.0000001, 1.0], [np.inf, np.inf, 2.0]])).tolist()
+    [1, 2]
+    """
+    return _as_near(distance).argmax(axis=1)
+
+
+def _as_near(distance: np.ndarray) -> np.ndarray:
+    """Whether a channel is as near as the nearest of its row, to a thousandth."""
+    return distance <= 1.001 * distance.min(axis=1, keepdims=True)
 
 
 def slices(Q: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ..change.new_channels import named_seed
 from ..find.channels import ChannelGroup
 from .importance import importance
-from .mapping import ChannelMapping, averages, map_channels, one_node_each, shares
+from .mapping import ChannelMapping, averages, map_channels, nearest, one_node_each, shares
 from .recipe import Recipe
 from .redundancy import dormant_channels, map_redundant
 from .subset import read_by, subset
@@ -131,9 +131,9 @@ def separated(mapping: ChannelMapping, least: int, activity: np.ndarray) -> Chan
         return mapping
     C, s = mapping.M.shape
     node, own = mapping.M[0], mapping.distance.min(axis=0)
-    nearest = mapping.distance[mapping.occupied].argmin(axis=1)
+    medoid = nearest(mapping.distance[mapping.occupied])
     dormant = np.flatnonzero(node < 0)
-    sharing = np.setdiff1d(np.flatnonzero(node >= 0), nearest)
+    sharing = np.setdiff1d(np.flatnonzero(node >= 0), medoid)
     leaving = np.concatenate(
         [
             sharing[np.argsort(-own[sharing], kind="stable")],
@@ -154,7 +154,7 @@ def _merged(S: np.ndarray, mapping: ChannelMapping, recipe: Recipe) -> Part:
     A = averages(mapping.N)[kept]
     B = A if recipe.outgoing == "mean" else shares(mapping.N)[kept]
     if recipe.merge == "medoid":
-        A = np.eye(len(S))[np.argmin(mapping.distance[kept], axis=1)]
+        A = np.eye(len(S))[nearest(mapping.distance[kept])]
     votes = mapping.N > 0
     merged = int(np.any(votes[votes.sum(axis=1) > 1], axis=0).sum())
     places = mapping.medoids if recipe.placement == "in_place" else kept

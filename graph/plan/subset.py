@@ -7,9 +7,10 @@ Greedy column subset selection, one channel after the other.  With ``x`` the cha
     missed(S) = tr(H R),  H = V V^T    of what the consumers make of it, kernel offsets apart
 
 Choosing ``j`` next changes ``R`` to ``R - r r^T / R_jj`` with ``r`` its column ``j``, and takes
-``r^T H r / R_jj`` from what is missed.  The greatest is chosen.  With ``H = I`` that is the greedy
-method of Farahat, Ghodsi and Kamel (2011), "An efficient greedy method for unsupervised feature
-selection"; the pivots of a Cholesky decomposition come from ``R_jj`` alone.
+``r^T H r / R_jj`` from what is missed.  The greatest is chosen, of equal ones the first.  With
+``H = I`` that is the greedy method of Farahat, Ghodsi and Kamel (2011), "An efficient greedy method
+for unsupervised feature selection"; the pivots of a Cholesky decomposition come from ``R_jj``
+alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ..find.channels import ChannelGroup
 
 # Of the largest mean square of a channel: below, what is left of one is rounding (float32 sums).
 SILENT = 1e-7
+# What two channels that say the same take differs by rounding, which decides nothing.
+EQUAL = 1e-5
 
 
 class Subset(NamedTuple):
@@ -66,7 +69,7 @@ def subset(X: np.ndarray, H: np.ndarray) -> Subset:
         if not live.any():
             break
         gain = np.where(live, np.einsum("ij,ij->j", R, M) / np.where(live, left, 1.0), -1.0)
-        j = int(gain.argmax())
+        j = int(np.argmax(gain >= (1.0 - EQUAL) * gain.max()))
         r, m = R[:, j] / np.sqrt(R[j, j]), M[:, j] / np.sqrt(R[j, j])
         R -= np.outer(r, r)
         M -= np.outer(m, r)

@@ -90,6 +90,40 @@ def test_module_and_file_end_with_the_same_weights(pair, options):
         assert getattr(report, figure) == pytest.approx(getattr(other, figure), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"merge": "medoid"},
+        {"placement": "in_place"},
+        {"method": "kmeans", "merge": "medoid", "placement": "in_place"},
+        {"method": "subset"},
+    ],
+    ids=lambda options: " ".join(options.values()),
+)
+@pytest.mark.parametrize("twins", [False, True])
+def test_rounding_decides_no_plan(pair, options, twins):
+    """Both members of a node are as far from their mean as each other, twins say the same."""
+    module = copy.deepcopy(pair[0])
+    if twins:
+        for name, tensor in module.state_dict().items():
+            if tensor.ndim and not name.startswith("11."):  # that makes the scores
+                tensor[len(tensor) // 2 :] = tensor[: len(tensor) // 2]
+    plans = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        noisy = [(x * (1 + 1e-6 * torch.randn_like(x)), y) for x, y in pair[2]]
+        recipe = Recipe.preserving(ratio=0.6, **options)
+        changed = copy.deepcopy(module)
+        with torch.no_grad():
+            for tensor in changed.parameters():
+                tensor.mul_(1 + 1e-7 * torch.randn_like(tensor))
+        plans.append(torch_adapter.reorganize(changed, noisy, layers="all", recipe=recipe).plan)
+    for plan in plans[1:]:
+        for one, first in zip(plan.groups, plans[0].groups, strict=True):
+            np.testing.assert_array_equal(one.new, first.new)
+            np.testing.assert_allclose(one.A, first.A, atol=1e-6)
+
+
 def test_a_refit_of_products_is_the_same(pair, tmp_path):
     module, _, batches = pair  # the other file takes two samples at a time: other statistics
     options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}

@@ -23,21 +23,15 @@ HOMOGENEOUS = frozenset({
 })  # fmt: skip
 
 
-# Of equal positions, but not tagged so by PyTorch 2.4 (leaky_relu not by 2.11).
-ACTIVATIONS = (
-    "celu", "elu", "hardshrink", "hardsigmoid", "hardtanh", "leaky_relu", "mish", "relu6", "selu",
-    "softplus", "softshrink", "threshold",
-)  # fmt: skip
-
-
+# PyTorch 2.6 to 2.11 do not tag leaky_relu as pointwise, nor celu_ to selu_.
 @rule(
-    *ACTIVATIONS, *(f"{name}_" for name in ACTIVATIONS),
     "clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh", "lift", "dropout",
     "copy", "relu_", "to", "lift_fresh_copy", "_assert_tensor_metadata", "masked_fill",
     "masked_fill_", "native_dropout", "glu_jvp", "copy_", "requires_grad_",
     "_prelu_kernel", "prelu", "rrelu_with_noise", "fake_quantize_per_tensor_affine",
-    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "silu_",
-    "sigmoid_", "log_sigmoid_forward",
+    "_conj", "nan_to_num", "bernoulli", "hardswish", "hardswish_", "silu_", "sigmoid_", "mish_",
+    "log_sigmoid_forward", "leaky_relu", "leaky_relu_", "celu_", "elu_", "hardsigmoid_",
+    "hardtanh_", "selu_",
 )  # fmt: skip
 def elementwise(graph: Graph, out: Value, *args: Any, operator: str, **named: Any) -> None:
     """Every tensor among the arguments meets the output position by position."""
