@@ -69,7 +69,7 @@ def subset(X: np.ndarray, H: np.ndarray) -> Subset:
         if not live.any():
             break
         gain = np.where(live, np.einsum("ij,ij->j", R, M) / np.where(live, left, 1.0), -1.0)
-        j = int(np.argmax(gain >= (1.0 - EQUAL) * gain.max()))
+        j = int(np.argmax(gain >= gain.max() - EQUAL * abs(gain.max())))
         r, m = R[:, j] / np.sqrt(R[j, j]), M[:, j] / np.sqrt(R[j, j])
         R -= np.outer(r, r)
         M -= np.outer(m, r)

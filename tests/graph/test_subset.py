@@ -31,3 +31,14 @@ def test_what_nobody_reads_and_what_is_silent_come_last():
     X, H = np.diag([1.0, 9.0, 0.0, 4.0]), np.diag([1.0, 0.0, 1.0, 1.0])
     assert subset(X, H).order.tolist()[:2] == [3, 0]
     assert subset(0 * X, H).missed.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_nothing_is_missed_any_more_each_channel_is_still_chosen_once(seed):
+    """What the others would take is then rounding, of either sign."""
+    random = np.random.default_rng(seed)
+    x, read = random.normal(size=(40, 12)), random.normal(size=(12, 1))
+    X, read[3:] = x.T @ x, 0.0
+    found = subset(X, read @ read.T)
+    assert sorted(found.order) == list(range(12))
+    assert found.missed[3] < 1e-10
