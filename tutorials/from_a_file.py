@@ -40,7 +40,7 @@ READ = [
 WAYS = {
     "fine-tuned": ("fine-tuned", ["finetune model.onnx --data train -o fine-tuned.onnx"]),
     "half": ("half of the channels, not trained", [
-        "shrink model.onnx --data train --ratio 0.5 --max-images 5000 -o half.onnx",
+        "shrink model.onnx --data train --ratio 0.5 -o half.onnx",
     ]),
     "half, fine-tuned": ("half of the channels, fine-tuned", [
         "finetune half.onnx --data train -o 'half, fine-tuned.onnx'",
