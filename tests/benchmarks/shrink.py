@@ -24,7 +24,8 @@ Fine-tuning is the same few steps of AdamW for all, at the rate of ``RATES`` tha
 tool at that share of the channels on another draw (for ``digits`` another network), by the
 cross-entropy of other images.
 
-Results go into ``tests/benchmarks/results/shrink.json`` one by one; a run that was ended goes on.
+Results go into ``tests/benchmarks/results/shrink.json`` one by one; a run that was ended goes on,
+and rows whose rate is no longer the best of the search are measured again.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ README = HERE / "README.md"
 START, END = "<!-- table of shrink.py -->", "<!-- end of the table of shrink.py -->"
 RATIOS = (0.9, 0.75, 0.5)
 STEPS = 40  # of the fine-tuning, of BATCH images each
-RATES = (2e-4, 1e-3, 5e-3)
+RATES = (8e-6, 4e-5, 2e-4, 1e-3, 5e-3, 2.5e-2)
+FIRST = slice(2, 5)  # of them; others where the best has no neighbour on one side
 SEARCHED = ("shrink", "folding, ridge", "Torch-Pruning, l2", "onnxsim, Wanda")  # one of each tool
 RUNS = 30  # of the file, whose median is the latency
 
@@ -110,6 +112,28 @@ def tuned(task: Task, made: Made, seed: int, rate: float) -> tuple[float, float]
     return right, nn.functional.cross_entropy(found, y.long()).item()
 
 
+def searched(task: Task, made: Made, seed: int, loss: dict[str, float]) -> dict[str, float]:
+    """Cross-entropy by rate, of so many that the best has worse ones on both sides."""
+    loss = dict(loss)
+    while rates := untried(loss):
+        loss |= {str(rate): tuned(task, made, seed, rate)[1] for rate in rates}
+    return loss
+
+
+def untried(loss: dict[str, float]) -> list[float]:
+    """Rates that a search still needs: the first three, then the neighbours of the best.
+
+    >>> untried({}), untried({"0.0002": 1.0, "0.001": 2.0, "0.005": 3.0})
+    ([0.0002, 0.001, 0.005], [4e-05])
+    >>> untried({"0.0002": 2.0, "0.001": 1.0, "0.005": 3.0})
+    []
+    """
+    if not loss:
+        return list(RATES[FIRST])
+    best = RATES.index(float(min(loss, key=loss.__getitem__)))
+    return [rate for rate in RATES[max(0, best - 1) : best + 2] if str(rate) not in loss]
+
+
 def rows(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """All rows that were asked for and are not there yet; those of the search first."""
     name = arguments.network
@@ -120,11 +144,11 @@ def rows(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator
         if seed == SEARCH:
             cells = [cell for cell in cells if cell[0] in ("original", *SEARCHED)]
         known = {
-            (row["method"], row["ratio"])
+            (row["method"], row["ratio"]): row
             for row in found
             if row["seed"] == seed and row["network"] == name
         }
-        wanted = [cell for cell in cells if cell not in known]
+        wanted = [cell for cell in cells if cell not in known or outdated(known[cell], found)]
         if not wanted:
             continue
         task = NETWORKS[name](arguments, seed)
@@ -140,7 +164,8 @@ def rows(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator
                     made = METHODS[method](task, ratio, seed, Path(folder))
                 took = time.process_time() - start
                 if seed == SEARCH:
-                    row["loss"] = {str(r): tuned(task, made, seed, r)[1] for r in RATES}
+                    tried = known.get((method, ratio), {}).get("loss", {})
+                    row["loss"] = searched(task, made, seed, tried)
                 else:
                     path = made
                     if isinstance(made, nn.Module):
@@ -151,6 +176,13 @@ def rows(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> Iterator
                         row["rate"] = chosen(found, row)
                         row["tuned"], _ = tuned(task, made, seed, row["rate"])
                 yield row
+
+
+def outdated(row: dict[str, Any], found: list[dict[str, Any]]) -> bool:
+    """Whether a search is not at its end, or a row has another rate than it found."""
+    if "loss" in row:
+        return bool(untried(row["loss"]))
+    return "rate" in row and row["rate"] != chosen(found, row)
 
 
 def chosen(found: list[dict[str, Any]], row: dict[str, Any]) -> float:
@@ -224,6 +256,8 @@ def main() -> None:
         ]  # fmt: skip
         for row in rows(arguments, found):
             print(row, flush=True)
+            place = ("network", "method", "ratio", "seed")
+            found[:] = [old for old in found if any(old[name] != row[name] for name in place)]
             found.append(row)
             machine = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
             text = json.dumps({"machine": machine, "rows": found}, indent=1)
