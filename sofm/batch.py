@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.prepared import NO_GRIDS, NO_SUMS, Prepared
+from .kernels.prepared import NO_GRIDS, NO_NODES, NO_SUMS, Prepared
 from .rounding import WORDS, error_of, total
 from .threads import Threads
 
@@ -24,8 +24,9 @@ def add(parts: list) -> list:
 
 
 def batch_sums(
-    X: NDArray, weights: NDArray | None, prepared: Prepared, grids: Grids, threads: Threads
-) -> list:
+    X: NDArray, weights: NDArray | None, prepared: Prepared, grids: Grids, threads: Threads,
+    nearest: NDArray[np.int32] = NO_NODES, before: NDArray[np.int32] = NO_NODES,
+) -> list:  # fmt: skip
     """What rows add up to: parts that :func:`add` puts together and :func:`totals` rounds.
 
     Parameters
@@ -36,6 +37,10 @@ def batch_sums(
     grids : arrays of shapes (F - 1, D) and (F' - 1, 1)
         Of sums and counts, from :func:`.rounding.grids`.
     threads : Threads
+    nearest : int32 array of shape (N, 1) or (0, 1)
+        Where the winners go, if they are wanted.
+    before : int32 array of shape (N, 1) or (0, 1)
+        Earlier winners; the sums and counts are then what has changed since.
 
     Returns
     -------
@@ -45,12 +50,11 @@ def batch_sums(
     """
     K, D = prepared.codebook.shape
     n, m = (len(bigs) + 1 for bigs in grids)
-    nearest = np.empty((0, 1), np.int32)
     return add(
         threads.share(
             len(X), prepared.work,
             lambda: (np.zeros((K, n, D)), np.zeros((K, m, 1)), np.zeros(WORDS, np.int64)),
-            lambda i, j, mine: prepared.search(X, i, j, weights, grids, nearest, *mine),
+            lambda i, j, mine: prepared.search(X, i, j, weights, grids, nearest, *mine, before),
         )
     )  # fmt: skip
 

@@ -16,7 +16,10 @@ integers and of many float32 features need one fold, a plain sum; most others ne
 **The error** is a sum of distances that can be of any size: their digits are added to integers, a
 word for every ``WORD`` powers of two, those of the lower and the upper half of a float64 apart.
 
-Threads, blocks and processes can then be added in any order and give the same bits.
+Threads, blocks and processes can then be added in any order and give the same bits, and what was
+added can be taken off again: from epoch to epoch, only rows that have another winner need to move.
+(A sum of ``n`` terms leaves two binary digits of a float64 unused, so that the ``2 n`` terms of a
+change add up exactly as well.)
 """
 
 from __future__ import annotations
@@ -87,8 +90,8 @@ def grids(largest: NDArray, smallest: NDArray, digits: int, n_terms: int) -> NDA
 
 
 @compiled
-def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
-    """Add what ``n`` rows add to the sums and counts of the nodes that they are nearest to.
+def add_rows(X, first, n, weights, sign, nodes, bigs, big_weights, sums, counts):
+    """Add what ``n`` rows add to the sums and counts of nodes, or take it off there.
 
     Parameters
     ----------
@@ -96,23 +99,29 @@ def add_rows(X, first, n, weights, nodes, bigs, big_weights, sums, counts):
     first, n : int
         Which rows.
     weights : float64 array of shape (N,) or (0,)
+    sign : float
+        1 or -1.
     nodes : int64 array of at least n numbers
-        The winner of every row.
+        One for every row; -1 for none.
     bigs, big_weights : float64 arrays of shapes (F - 1, D) and (F' - 1, 1)
         From :func:`grids`.
     sums, counts : float64 arrays of shapes (K, F, D) and (K, F', 1)
     """
     for r in range(n):
+        if nodes[r] < 0:
+            continue
         if weights.shape[0] > 0:
-            add_term(weights[first + r], 0, big_weights, counts, nodes[r], 0)
+            add_term(weights[first + r] * sign, 0, big_weights, counts, nodes[r], 0)
         else:
-            counts[nodes[r], 0, 0] += 1.0
+            counts[nodes[r], 0, 0] += sign
     if bigs.shape[0] == 1:
-        add_in_two_folds(X, first, n, weights, nodes, bigs, sums)  # the usual case
+        add_in_two_folds(X, first, n, weights, sign, nodes, bigs, sums)  # the usual case
         return
     for r in range(n):
         i, k = first + r, nodes[r]
-        weight = weights[i] if weights.shape[0] > 0 else 1.0
+        weight = weights[i] * sign if weights.shape[0] > 0 else sign
+        if k < 0:
+            continue
         if bigs.shape[0] == 0:
             for d in range(X.shape[1]):
                 sums[k, 0, d] += X[i, d] * weight

@@ -22,13 +22,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import batch_sums, nearest_nodes, totals
+from .batch import add, batch_sums, nearest_nodes, totals
 from .distances import PIECE_BYTES, DistancesTo, power_of_two
-from .kernels.prepared import Frame, Preparation
+from .kernels.prepared import NO_NODES, Frame, Preparation
 from .rounding import error_of, grids
 from .scan import Range, spread, unmasked
 from .threads import ALONE, Threads
 
+WORTH_MOVING = 0.4  # share of rows: each with another winner is added and taken off
 COPY_BYTES = 16 << 20  # up to this size samples are copied at once, else block by block
 SMALLEST = np.finfo(np.float64).smallest_subnormal
 
@@ -222,11 +223,24 @@ class InMemory(Dense):
             return self.X, self.weights  # all of them
         return super().some()
 
+    def begin(self, codebook, threads, some=None) -> None:
+        super().begin(codebook, threads, some)
+        self.winners, self.moved = NO_NODES, 1.0
+
     def epoch(self, codebook: NDArray) -> list:
+        """Of the epoch before only rows with another winner, if these have become few."""
         prepared = self.prepare(codebook)
-        return totals(
-            batch_sums(self.X, self.weights, prepared, self.grids, self.threads), prepared
+        nearest = np.empty((self.n_rows, 1), np.int32)
+        before = self.winners if self.moved < WORTH_MOVING else NO_NODES
+        parts = batch_sums(
+            self.X, self.weights, prepared, self.grids, self.threads, nearest, before
         )
+        if len(before):
+            parts[:2] = add([parts[:2], self.sums])
+        if len(self.winners):
+            self.moved = np.count_nonzero(nearest != self.winners) / self.n_rows
+        self.winners, self.sums = nearest, parts[:2]
+        return totals(parts, prepared)
 
     def nearest(self, codebook: NDArray, n: int):
         prepared = self.prepare(codebook)

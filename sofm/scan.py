@@ -12,33 +12,71 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WIDE = 1024  # features beside each other that make numpy's reduction fast
-CHUNK_BYTES = 256 << 10  # looked at several times while they are in the cache
+from .compiled import compiled
+
+CHUNK_BYTES = 256 << 10  # looked at twice while they are in the cache
 
 
-def _reduced(ufunc: np.ufunc, X: NDArray) -> NDArray:
-    """``ufunc.reduce`` over the rows, several of which are laid side by side: each costs a call."""
-    n, D = X.shape
-    beside = max(1, WIDE // D)
-    whole = n // beside * beside
-    rest = X[whole:]
-    if whole:
-        wide = ufunc.reduce(X[:whole].reshape(-1, beside * D), axis=0)
-        rest = np.concatenate([wide.reshape(beside, D), rest])
-    return ufunc.reduce(rest, axis=0)
+@compiled
+def _ends(bits, without_sign, sign, infinity, low, high):
+    """Smallest and largest number but NaN of every column, of signed bits, in their order."""
+    word = low.dtype.type
+    for i in range(bits.shape[0]):
+        for d in range(bits.shape[1]):
+            b = bits[i, d]
+            number = word(b ^ word(word(b >> sign) & without_sign))
+            is_nan = word(b & without_sign) > infinity
+            low[d] = min(low[d], infinity if is_nan else number)
+            high[d] = max(high[d], ~infinity if is_nan else number)
 
 
-def _least(X: NDArray) -> NDArray:
-    """Smallest magnitude but 0 of every column; infinite where there is none.
+@compiled
+def _sizes(bits, without_sign, one, least, largest):
+    """Smallest magnitude but 0 of every column, less ``one``, and the largest, of unsigned bits."""
+    word = least.dtype.type
+    for i in range(bits.shape[0]):
+        for d in range(bits.shape[1]):
+            magnitude = word(bits[i, d] & without_sign)
+            least[d] = min(least[d], word(magnitude - one))  # of 0: the largest integer
+            largest[d] = max(largest[d], magnitude)
 
-    The bits of floats that are not negative are ordered as the floats are; less 1, those of 0 are
-    the largest.
+
+def chunk_rows(X: NDArray) -> int:
+    return max(1, CHUNK_BYTES // (X.itemsize * X.shape[1]))
+
+
+def extremes(X: NDArray) -> tuple[NDArray, NDArray, NDArray, bool]:
+    """Of every column of floats (N, D), without what is NaN; and whether all are finite.
+
+    Numbers are compared by their bits, as integers, a vector at a time: of floats LLVM does not
+    know that none is NaN.  The bits of magnitudes are in the order of the floats, and with those of
+    negative numbers turned over all are.  Two arrays to write to are as many as LLVM checks for
+    lying apart.
+
+    Returns
+    -------
+    low, high, least : arrays of shape (D,)
+        Smallest and largest number (infinity and -infinity: there is none), and smallest magnitude
+        but 0 (infinity: there is none).
+    finite : bool
     """
-    word = np.dtype(f"u{X.itemsize}").type
-    magnitudes = X.view(word) & word(np.iinfo(word).max >> 1)
-    magnitudes -= word(1)
-    least = (_reduced(np.minimum, magnitudes) + word(1)).view(X.dtype)
-    return np.where((least > 0) & np.isfinite(least), least, np.inf).astype(X.dtype)
+    signed, unsigned = (np.dtype(f"{kind}{X.itemsize}").type for kind in "iu")
+    sign, most = 8 * X.itemsize - 1, np.iinfo(signed).max
+    infinity = np.array(np.inf, X.dtype).view(signed)[()]
+    low, high = (np.full(X.shape[1], end, signed) for end in (infinity, ~infinity))
+    least, largest = (np.full(X.shape[1], end, unsigned) for end in (~unsigned(0), 0))
+    step = chunk_rows(X)
+    with np.errstate(over="ignore"):  # without the JIT
+        for first in range(0, len(X), step):
+            chunk = X[first : first + step]
+            _ends(chunk.view(signed), signed(most), signed(sign), infinity, low, high)
+            _sizes(chunk.view(unsigned), unsigned(most), unsigned(1), least, largest)
+        least += unsigned(1)
+        low, high = (end ^ ((end >> sign) & most) for end in (low, high))  # turned back
+    beyond = unsigned(infinity)
+    least[(least == 0) | (least > beyond)] = beyond
+    ends = (end.view(X.dtype) for end in (low, high, least))
+    return *ends, bool((largest < beyond).all())
 
 
 def unmasked(X) -> NDArray:
@@ -101,36 +139,32 @@ class Range:
         ValueError
             Names the first row that cannot be used.
         """
-        step = max(1, CHUNK_BYTES // (X.itemsize * X.shape[1]))
+        low, high, least, finite = extremes(X)
+        if not finite:
+            self._refuse(X, missing)
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+        self.least = np.minimum(self.least, least)
+        self.n_rows += len(X)
+
+    def _refuse(self, X: NDArray, missing: bool) -> None:
+        """Raise ValueError where a row cannot be used."""
+        step = chunk_rows(X)
         for first in range(0, len(X), step):
             chunk = X[first : first + step]
             if missing:
-                self._add_missing(chunk)
+                bad = np.isinf(chunk).any(axis=1) | np.isnan(chunk).all(axis=1)
             else:
-                self._add_finite(chunk)
-            self.least = np.minimum(self.least, _least(chunk))
-            self.n_rows += len(chunk)
-
-    def _add_finite(self, chunk: NDArray) -> None:
-        low, high = _reduced(np.minimum, chunk), _reduced(np.maximum, chunk)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN spreads to both
-            row = self.n_rows + int(np.argmin(np.isfinite(chunk).all(axis=1)))
-            raise ValueError(
-                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove the "
-                "row, fill the value, or pass missing='ignore' where NaN means 'not observed'"
-            )
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-
-    def _add_missing(self, chunk: NDArray) -> None:
-        bad = np.isinf(chunk).any(axis=1) | np.isnan(chunk).all(axis=1)
-        if bad.any():
-            row = self.n_rows + int(np.argmax(bad))
-            raise ValueError(
-                f"expected a finite value in every row, got infinity (inf) or only NaN in "
-                f"row {row} of X: remove the row"
-            )
-        self.low = np.fmin(self.low, _reduced(np.fmin, chunk))
-        self.high = np.fmax(self.high, _reduced(np.fmax, chunk))
+                bad = ~np.isfinite(chunk).all(axis=1)
+            if bad.any():
+                row = self.n_rows + first + int(np.argmax(bad))
+                raise ValueError(
+                    f"expected a finite value in every row, got infinity (inf) or only NaN in "
+                    f"row {row} of X: remove the row"
+                    if missing else
+                    f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove "
+                    "the row, fill the value, or pass missing='ignore' where NaN means 'not "
+                    "observed'"
+                )  # fmt: skip
 
     def merge(self, other: Range) -> None:
         """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""

@@ -97,6 +97,7 @@ class Block(NamedTuple):
     places: NDArray  # where their scores are
     winners: NDArray
     distances: NDArray  # squared, of the winners
+    before: NDArray  # winners of an epoch before
 
 
 @compiled(inner=True)
@@ -137,4 +138,5 @@ def memory_for(nodes):
         np.empty(searched, np.int64),
         np.empty(m, np.int64),
         np.empty(m, np.float64),
+        np.empty(m, np.int64),
     )

@@ -6,6 +6,7 @@ as the sums do: emitted as in :mod:`.vectors`, rows of 16 columns take half of t
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -67,20 +68,22 @@ def _emit_row(typingctx, at, some, n, weight, bigs, sums):
 
 
 @compiled
-def _add_vectors(X, first, n, weights, nodes, bigs, sums):
+def _add_vectors(X, first, n, weights, sign, nodes, bigs, sums):
     D = X.shape[1]
     X_at, bigs_at, sums_at = address(X), address(bigs), address(sums)
     for r in range(n):
+        if nodes[r] < 0:
+            continue
         i = first + r
-        weight = weights[i] if weights.shape[0] > 0 else 1.0
+        weight = weights[i] * sign if weights.shape[0] > 0 else sign
         row, place = X_at + X.itemsize * i * D, sums_at + 16 * nodes[r] * D
         _emit_row(row, X[i, 0], D, weight, bigs_at, place)  # type: ignore[call-arg]
 
 
-def _add_portable(X, first, n, weights, nodes, bigs, sums):
-    for r in range(n):
+def _add_portable(X, first, n, weights, sign, nodes, bigs, sums):
+    for r in np.flatnonzero(nodes[:n] >= 0):
         i, k = first + r, nodes[r]
-        term = X[i].astype("f8") * (weights[i] if len(weights) else 1.0)
+        term = X[i].astype("f8") * (weights[i] * sign if len(weights) else sign)
         coarse = (term + bigs[0]) - bigs[0]
         sums[k, 0] += coarse
         sums[k, 1] += term - coarse

@@ -52,6 +52,7 @@ MULTIPLY_ADDS = 1e10  # of a second, nominally: how work is counted
 KEPT_SHARE, KEPT_BYTES = 1 / 8, 256 << 20  # of the samples' size, and in all, may be kept of them
 NO_BALLS = Balls(1, 0)
 NO_KEPT = Kept(np.empty((0, 1), np.float32), np.empty(0), False)
+NO_NODES = np.empty((0, 1), np.int32)
 NO_GRIDS = np.empty((0, 1)), np.empty((0, 1))
 NO_SUMS = np.empty((0, 1, 1)), np.empty((0, 1, 1))
 
@@ -237,12 +238,15 @@ class Prepared:
             self.block_rows,
         )  # fmt: skip
 
-    def search(self, X, first, last, weights, grids, nearest, sums, counts, error) -> int:
+    def search(
+        self, X, first, last, weights, grids, nearest, sums, counts, error, before=NO_NODES
+    ) -> int:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         weights = np.empty(0) if weights is None else weights
         return search_rows(
-            self.nodes, self.kept, X, first, last, weights, *grids, nearest, sums, counts, error
-        )
+            self.nodes, self.kept, X, first, last, weights, before, *grids,
+            nearest, sums, counts, error,
+        )  # fmt: skip
 
 
 class Preparation:

@@ -291,9 +291,18 @@ def find_nearest(nodes, wanted, X, start, n, block, nearest):
                 nearest[i, 1] = second
 
 
+@compiled(inner=True)
+def stay(before, first, n, winners, left):
+    """Winners that are the same as before, of ``n`` rows, become -1: none; the others are left."""
+    for r in range(n):
+        left[r] = before[first + r, 0]
+        if left[r] == winners[r]:
+            left[r] = winners[r] = -1
+
+
 @compiled
 def search_rows(
-    nodes, kept, X, first, last, weights, bigs, big_weights, nearest, sums, counts, error
+    nodes, kept, X, first, last, weights, before, bigs, big_weights, nearest, sums, counts, error
 ):
     """Nearest nodes of some rows, or what these add to sums and counts.
 
@@ -307,6 +316,8 @@ def search_rows(
         Which rows.
     weights : float64 array of shape (N,) or (0,)
         Sample weights; empty means one each.
+    before : int32 array of shape (N, 1) or (0, 1)
+        Winners whose rows the sums hold already; empty: they hold none.
     bigs, big_weights : float64 arrays of shapes (F - 1, D) and (F' - 1, 1)
         From :func:`..rounding.grids` for sums and counts.
     nearest : int32 array of shape (N, 1) or (N, 2), or (0, 1)
@@ -337,5 +348,9 @@ def search_rows(
         find_nearest(nodes, wanted, X, start, n, block, nearest)
         add_errors(block.distances, start, n, weights, error)
         if sums.shape[0] > 0:
-            add_rows(X, start, n, weights, block.winners, bigs, big_weights, sums, counts)
+            rest = bigs, big_weights, sums, counts
+            if before.shape[0] > 0:
+                stay(before, start, n, block.winners, block.before)
+                add_rows(X, start, n, weights, -1.0, block.before, *rest)
+            add_rows(X, start, n, weights, 1.0, block.winners, *rest)
     return scored

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rejuvenet.sofm import SOFM, rounding
 from rejuvenet.sofm.blocks import Blocks
 from rejuvenet.sofm.kernels import folds, prepared, tile, vectors
-from rejuvenet.sofm.samples import InMemory
+from rejuvenet.sofm.samples import WORTH_MOVING, InMemory
 from rejuvenet.sofm.threads import Threads
 
 ALONE = Threads()
@@ -119,7 +119,7 @@ def test_rows_in_two_folds(kernel, D, dtype):
     bigs = np.full((1, D), 1.5 * 2.0**40)
     for weights in (np.empty(0), rng.random(90)):
         sums = np.ones((7, 2, D))
-        kernel(X, 30, 40, weights, nodes, bigs, sums)
+        kernel(X, 30, 40, weights, 1.0, nodes, bigs, sums)
         terms = X[30:70].astype("f8") * (weights[30:70, None] if len(weights) else 1)
         coarse = np.rint(terms * 2.0**12) / 2.0**12
         expected = np.ones((7, 2, D))
@@ -249,12 +249,29 @@ def test_sums_are_exact_in_any_order(values, random):
         sums = np.zeros((1, len(bigs) + 1, 1))
         counts, nodes = np.zeros((1, 1, 1)), np.zeros(len(values), np.int64)
         column, none = np.array(values)[:, None], np.empty((0, 1))
-        rounding.add_rows(
-            column, 0, len(values), np.empty(0), nodes, bigs, none, sums, counts
-        )
+        rounding.add_rows(column, 0, len(values), np.empty(0), 1.0, nodes, bigs, none, sums, counts)
         totals.append(rounding.total(sums)[0, 0])
         random.shuffle(values)
     assert totals == [math.fsum(values)] * 2
+
+
+@pytest.mark.parametrize("exponents", [0, 20, 250])  # one fold, two, many
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_that_move_add_up_to_the_same_bits(exponents, weighted):
+    rng = np.random.default_rng(exponents)
+    X = rng.integers(-99, 99, (400, 3)) * 2.0 ** rng.integers(-exponents, exponents + 1, (400, 1))
+    weights = rng.random(400) if weighted else None
+    W = X[:9].copy()
+    samples = begun(X, W, weights=weights)
+    shares = []
+    for _ in range(12):
+        W += rng.normal(0, 0.05, W.shape) * np.abs(W)
+        found, expected = samples.epoch(W), begun(X, W, weights=weights).epoch(W)
+        assert [np.asarray(f).tobytes() for f in found] == [
+            np.asarray(e).tobytes() for e in expected
+        ]
+        shares.append(samples.moved)
+    assert sum(0 < share < WORTH_MOVING for share in shares) > 5
 
 
 @given(st.lists(st.floats(0, 1e306)), st.sampled_from([1.0, 2.0**-900, 2.0**60]))
