@@ -1,6 +1,7 @@
 """``--input-shape``: files that leave the shape of their input open, through every command."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,31 @@ def test_every_command_takes_it(place):
         "net.py:make", "--epochs", "1", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+
+
+def test_everything_is_counted_at_the_size_of_the_data(place):
+    """Of a file with free axes: no size is guessed where there are data."""
+    message = onnx.load("m.onnx")
+    for size in ("n", 3, "h", "w"):
+        axis = message.graph.input[0].type.tensor_type.shape.dim.add()
+        setattr(axis, "dim_param" if isinstance(size, str) else "dim_value", size)
+    onnx.save(message, "free.onnx")
+    on = ("--data", "data.npz")
+    done = call("shrink", "free.onnx", *on, "-o", "s.onnx", "--target-flops", "0.7", "--json")
+    report = json.loads(done.stdout)
+    files = json.loads(call("compare", "free.onnx", "s.onnx", *on, "--json").stdout)["files"]
+    assert [report[name] for name in ("cost_before", "cost")] == [file["cost"] for file in files]
+    assert files[0]["cost"]["multiply_adds"] == 10 * 8 * 27 * 8 + 8 * 6 * 72 * 8 + 8 * 2
+    for words in (
+        ("inspect", "free.onnx"),
+        ("compare", "free.onnx", "s.onnx"),
+        ("reorganize", "free.onnx", "-o", "r.onnx"),
+        ("finetune", "m.onnx", *SHAPE, "-o", "t.onnx", "--module", "net.py:make", "--epochs", "1"),
+        ("rejuvenate", "free.onnx", "-o", "j.onnx", "--epochs", "1", "--no-control"),
+    ):
+        done = call(*words, *on, "--html", f"{words[0]}.html")
+        assert done.exit_code == 0, done.output
+        assert "10\N{MULTIPLICATION SIGN}8" in Path(f"{words[0]}.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ def write_comparison_page(
     html: Path, call: Invocation, result: Comparison, batches: Batches
 ) -> None:
     """Write the page of two files."""
+    from ..images.model_input import sample_shapes
     from ..onnx import load
     from ..report.comparison import comparison_page
 
     names = str(call.settings["first"]), str(call.settings["second"])
-    first, second = (load(name) for name in names)
+    first, second = (load(n, input_shapes=sample_shapes(n, batches)) for n in names)
     changed = [group.name for group in first.groups if differ(first, second, group)]
     page = comparison_page(
         call,

@@ -270,6 +270,12 @@ def refuse_options(context: typer.Context, names: Iterable[str], where: str) -> 
             raise typer.BadParameter(f"{option} does nothing {where}; leave it out")
 
 
+def named(layers: list[str] | None, usual: str) -> str | list[str]:
+    """What ``--layers`` asks for: one word, which may be ``"all"`` or ``"auto"``, or several."""
+    given = layers or [usual]
+    return given[0] if len(given) == 1 else given
+
+
 def parse_ratios(texts: list[str] | None) -> float | dict[str, float]:
     """One ratio for all layers, or one by the pattern of their names; all others keep everything.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +14,54 @@ import typer
 
 from ..images.image_data import ArrayFile, Batches, read_data
 from ..images.sampling import sampled
+from .options import BatchSize, InputShape, Mean, Preprocess, Size, Std
 from .terminal import say_aside
 
 
-def open_batches(
-    model: Path,
-    data: Path,
-    size: str | None,
-    mean: str | None,
-    std: str | None,
-    preprocess: str | None,
-    batch_size: int,
-    input_shape: list[str] | None = None,
-) -> Batches:
+@dataclass
+class Reading:
+    """How the data of a command enter its model, by the options that say so."""
+
+    input_shape: InputShape = None
+    size: Size = None
+    mean: Mean = None
+    std: Std = None
+    preprocess: Preprocess = None
+    batch_size: BatchSize = 64
+
+    def shapes(self, model: Path, batches: Batches | None) -> dict[str, tuple[int, ...]]:
+        """Shapes to look at the model with: those of the data, or what ``--input-shape`` says."""
+        from ..images.model_input import sample_shapes
+
+        found = {} if batches is None else sample_shapes(model, batches)
+        return {**found, **parse_input_shapes(self.input_shape)}
+
+
+def reads(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of :class:`Reading` in the place of its parameter ``reading``."""
+    options = inspect.signature(Reading, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        reading = Reading(**{name: given.pop(name) for name in options})
+        command(reading=reading, **given)
+
+    parameters: list[inspect.Parameter] = []
+    for name, own in inspect.signature(command, eval_str=True).parameters.items():
+        placed = options.values() if name == "reading" else [own]
+        parameters += [p.replace(kind=own.kind) for p in placed]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def open_batches(model: Path, data: Path, reading: Reading) -> Batches:
     """Batches of the images under ``data`` as the model takes them; says what is not usual."""
     from ..images.model_input import ImageInput, image_shape, input_types
     from ..images.named_arrays import NamedArrays, NamedBatches
     from ..images.own_preprocessing import OwnPreprocessing
     from ..images.preprocessing import Preprocessing
 
+    size, mean, std, preprocess = reading.size, reading.mean, reading.std, reading.preprocess
     inputs = input_types(model)
     if len(inputs) > 1:
         if any(option is not None for option in (size, mean, std, preprocess)):
@@ -37,8 +69,8 @@ def open_batches(
                 f"the model has the inputs {', '.join(inputs)}, whose arrays enter as they are; "
                 "leave out --size, --mean, --std and --preprocess"
             )
-        return NamedBatches(NamedArrays.open(data, inputs), batch_size)
-    given = next(iter(parse_input_shapes(input_shape).values()), None)
+        return NamedBatches(NamedArrays.open(data, inputs), reading.batch_size)
+    given = next(iter(parse_input_shapes(reading.input_shape).values()), None)
     if given and size is not None:
         raise typer.BadParameter("give --size or --input-shape, which says the size as well")
     taken = ImageInput.of(model, given and given[1:])
@@ -84,7 +116,7 @@ def open_batches(
         )
     return Batches(
         read,
-        batch_size,
+        reading.batch_size,
         shape,
         means,
         spreads,

@@ -38,6 +38,7 @@ def write_finetuning_page(
         Show no progress.
     """
     from ..finetune.finetuning import split
+    from ..images.model_input import sample_shapes
     from ..onnx import load
     from ..report.training import finetuning_page
 
@@ -55,14 +56,15 @@ def write_finetuning_page(
         compare(str(teacher), str(file), test, watched).to_dict()
         for file in ((model, output) if teacher is not None else ())
     ]
-    loaded = load(model)
+    shapes = sample_shapes(model, batches)
+    loaded, trained = (load(file, input_shapes=shapes) for file in (model, output))
     page = finetuning_page(
         call,
         result.to_dict(),
         figures,
         beside,
         f"{figures['images']:,} {what}",
-        both_panels(loaded, load(output), batches, ("Before", "Fine-tuned")),
+        both_panels(loaded, trained, batches, ("Before", "Fine-tuned")),
         picture_of(loaded, str(model)),
         versions(),
     )
@@ -94,6 +96,7 @@ def write_rejuvenation_page(
     from ...graph.reorganizing import Outcome
     from ..finetune.finetuning import split
     from ..finetune.rejuvenating import EVALUATED
+    from ..images.model_input import sample_shapes
     from ..onnx import load
     from ..report.rejuvenation import rejuvenation_page
 
@@ -101,6 +104,7 @@ def write_rejuvenation_page(
     apart = test or split(batches, EVALUATED, call.settings["seed"], None)[1]
     assert apart is not None  # it was evaluated
     figures = compare(str(model), str(output), apart, progress("images", quiet)).to_dict()
+    loaded = load(model, input_shapes=sample_shapes(model, apart))
     before, after, trained = result.means
     names = [line.group for line in result.report.groups]
     page = rejuvenation_page(
@@ -108,7 +112,7 @@ def write_rejuvenation_page(
         result.to_dict(),
         figures,
         panels_of(Outcome(result.report, dict(before), dict(after)), trained),
-        picture_of(load(model), str(model), names),
+        picture_of(loaded, str(model), names),
         recipe.to_dict(),
         versions(),
     )

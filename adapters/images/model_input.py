@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+
+from .batch_inputs import Inputs
+from .image_data import Batch
 
 _TYPES = ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "UINT8", "INT8", "UINT16", "INT16", "UINT32",
           "INT32", "UINT64", "INT64")  # fmt: skip
@@ -99,6 +102,24 @@ def input_types(path: str | Path) -> dict[str, np.dtype]:
         It is no ONNX file, or an input is no tensor of numbers.
     """
     return {value.name: _dtype(value, path) for value in _inputs(path)[1]}
+
+
+def sample_shapes(path: str | Path, batches: Iterable[Batch]) -> dict[str, tuple[int, ...]]:
+    """Shape of every input for one sample of some data, or for as many as the file takes at a time.
+
+    Inputs whose first axis is fixed otherwise are left out.
+    """
+    given: Inputs = next(iter(batches), ({}, None))[0]
+    values = _inputs(path)[1]
+    first = {str(v.name): next(iter(v.type.tensor_type.shape.dim), None) for v in values}
+    fixed = {name: axis.dim_value for name, axis in first.items() if axis and axis.dim_value > 0}
+    n = fixed.get(next(iter(first), ""), 1)
+    arrays = given if isinstance(given, Mapping) else dict.fromkeys(first, given)
+    return {
+        name: (n, *x.shape[1:]) if x.ndim else ()
+        for name, x in arrays.items()
+        if fixed.get(name, n) == n
+    }
 
 
 def _inputs(path: str | Path) -> tuple[onnx.GraphProto, list[onnx.ValueInfoProto]]:

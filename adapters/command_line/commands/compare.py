@@ -10,20 +10,14 @@ import typer
 from .. import terminal
 from ..invocation import Invocation
 from ..options import (
-    BatchSize,
     DataPath,
     Html,
-    InputShape,
     Json,
-    Mean,
     Model,
-    Preprocess,
-    Size,
-    Std,
     Threads,
     check_outputs,
 )
-from ..reading import open_batches
+from ..reading import Reading, open_batches, reads
 from ..terminal import Listing, guarded, percent, print_json, progress
 
 if TYPE_CHECKING:
@@ -33,17 +27,14 @@ SHOWN = 20  # classes in the table; --json has them all
 
 
 @guarded
+@reads
 def compare(
     context: typer.Context,
     first: Model,
     second: Model,
     data: DataPath,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     threads: Threads = 1,
     html: Html = None,
     as_json: Json = False,
@@ -52,7 +43,7 @@ def compare(
     check_outputs({"--html": html}, first, second, data)
     from .. import comparison
 
-    batches = open_batches(first, data, size, mean, std, preprocess, batch_size, input_shape)
+    batches = open_batches(first, data, reading)
     result = comparison.compare(
         str(first), str(second), batches, progress("images", as_json), threads
     )

@@ -11,33 +11,28 @@ from .. import terminal
 from ..invocation import Invocation
 from ..options import (
     Augment,
-    BatchSize,
     Changes,
     DataPath,
     Device,
     Epochs,
     Html,
-    InputShape,
     Json,
-    Mean,
     Model,
     Output,
     Overwrite,
-    Preprocess,
     Restart,
     Seed,
-    Size,
-    Std,
     check_outputs,
     check_page,
     refuse_options,
     write_changes,
 )
-from ..reading import open_batches, parse_input_shapes, set_augmentation
+from ..reading import Reading, open_batches, reads, set_augmentation
 from ..terminal import Listing, guarded, percent, print_json, progress
 
 
 @guarded
+@reads
 def finetune(
     context: typer.Context,
     model: Model,
@@ -102,12 +97,8 @@ def finetune(
     device: Device = None,
     html: Html = None,
     seed: Seed = 0,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Train an ONNX file on images; its structure, names and metadata stay as they are.
@@ -125,7 +116,7 @@ def finetune(
     from ...finetune.finetuning import finetune_file
     from ...finetune.training import Settings
 
-    batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
+    batches = open_batches(model, data, reading)
     settings = Settings(
         epochs=epochs,
         lr=lr,
@@ -137,9 +128,7 @@ def finetune(
         seed=seed,
         device=device,
     )
-    tested = None
-    if test is not None:
-        tested = open_batches(model, test, size, mean, std, preprocess, batch_size, input_shape)
+    tested = open_batches(model, test, reading) if test else None
     original = onnx_adapter.load(model) if changes else None
     result = finetune_file(
         model,
@@ -152,7 +141,7 @@ def finetune(
         held_out=held_out,
         freeze=freeze or [],
         renormalize=renormalize,
-        input_shapes=parse_input_shapes(input_shape),
+        input_shapes=reading.shapes(model, batches),
         restart=restart,
         on_epoch=lambda epoch: terminal.say_aside(
             f"epoch {epoch.number} of {epochs}: {epoch}" if epoch.number else f"before: {epoch}"

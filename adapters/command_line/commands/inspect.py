@@ -11,33 +11,24 @@ from ....files import write_text
 from .. import terminal
 from ..options import (
     READING,
-    BatchSize,
-    InputShape,
     Json,
-    Mean,
     Model,
     OptionalData,
-    Preprocess,
-    Size,
-    Std,
     check_outputs,
     refuse_options,
 )
-from ..reading import open_batches, parse_input_shapes
+from ..reading import Reading, open_batches, reads
 from ..terminal import Listing, guarded, print_json, progress, shows_progress
 
 
 @guarded
+@reads
 def inspect(
     context: typer.Context,
     model: Model,
     data: OptionalData = None,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with a picture of the groups here.")
     ] = None,
@@ -48,16 +39,15 @@ def inspect(
     if data is None:
         refuse_options(context, READING, "without --data")
     check_outputs({"--html": html, "--svg": svg}, model, data)
-    from ... import onnx as onnx_adapter
+    from ...onnx import load
 
-    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
+    batches = open_batches(model, data, reading) if data else None
+    loaded = load(model, input_shapes=reading.shapes(model, batches))
     groups = loaded.groups
-    figures, read = {}, None
-    if data is not None:
+    figures = {}
+    if batches is not None:
         from ..capacity_figures import capacity_figures
 
-        batches = open_batches(model, data, size, mean, std, preprocess, batch_size, input_shape)
-        read = batches.data
         figures = capacity_figures(
             loaded, batches, shows_progress(as_json), progress("capacity", as_json)
         )
@@ -74,7 +64,8 @@ def inspect(
 
         picture = Picture(model.name, loaded.graph, groups, network, figures)
         if html is not None:
-            write_text(html, inspection_page(picture, Invocation(context, read), versions()))
+            call = Invocation(context, None if batches is None else batches.data)
+            write_text(html, inspection_page(picture, call, versions()))
         if svg is not None:
             write_text(svg, picture.svg())
     remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]

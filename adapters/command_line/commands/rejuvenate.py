@@ -11,33 +11,29 @@ from .. import terminal
 from ..invocation import Invocation
 from ..options import (
     Augment,
-    BatchSize,
     Changes,
     DataPath,
     Device,
     Epochs,
     Html,
-    InputShape,
     Json,
     Layers,
-    Mean,
     Model,
     Output,
     Overwrite,
-    Preprocess,
     Restart,
     Seed,
-    Size,
-    Std,
     check_outputs,
     check_page,
+    named,
     write_changes,
 )
-from ..reading import open_batches, parse_input_shapes, set_augmentation
+from ..reading import Reading, open_batches, reads, set_augmentation
 from ..terminal import Listing, guarded, percent, print_json, print_report, progress
 
 
 @guarded
+@reads
 def rejuvenate(
     context: typer.Context,
     model: Model,
@@ -68,12 +64,8 @@ def rejuvenate(
     device: Device = None,
     html: Html = None,
     seed: Seed = 0,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """The whole method: choose layers, reorganize them, train, and evaluate beside plain training.
@@ -94,10 +86,8 @@ def rejuvenate(
         recipe = Recipe.preserving(seed=seed, **({} if ratio is None else {"ratio": ratio}))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    asked = layers or ["auto"]
-    how = size, mean, std, preprocess, batch_size, input_shape
-    batches = open_batches(model, data, *how)
-    tested = open_batches(model, test, *how) if test else None
+    batches = open_batches(model, data, reading)
+    tested = open_batches(model, test, reading) if test else None
     chosen = set_augmentation(context, batches)
     settings = Settings(epochs, lr, augment=chosen, seed=seed, device=device)
     original = onnx_adapter.load(model) if changes else None
@@ -106,11 +96,11 @@ def rejuvenate(
         output,
         batches,
         tested,
-        layers=asked[0] if len(asked) == 1 else asked,
+        layers=named(layers, "auto"),
         recipe=recipe,
         settings=settings,
         control=plain,
-        input_shapes=parse_input_shapes(input_shape),
+        input_shapes=reading.shapes(model, batches),
         restart=restart,
         on_epoch=lambda what, epoch: terminal.say_aside(
             f"{what}, epoch {epoch.number} of {epochs}: {epoch}"

@@ -13,37 +13,33 @@ from ..invocation import Invocation
 from ..options import (
     MAX_IMAGES,
     READING,
-    BatchSize,
     Changes,
     Html,
-    InputShape,
     Json,
     Layers,
     MaxChange,
     MaxImages,
-    Mean,
     Model,
     OptionalData,
     Output,
     Overwrite,
-    Preprocess,
     PseudoClasses,
     RecipeOptions,
     Seed,
-    Size,
-    Std,
     Test,
     check_outputs,
     check_page,
+    named,
     parse_recipe,
     refuse_options,
     write_changes,
 )
-from ..reading import Look, open_batches, parse_input_shapes
+from ..reading import Look, Reading, open_batches, reads
 from ..terminal import guarded, print_json, print_report, shows_progress
 
 
 @guarded
+@reads
 def reorganize(
     context: typer.Context,
     model: Model,
@@ -82,12 +78,8 @@ def reorganize(
     html: Html = None,
     test: Test = None,
     plan: Annotated[Path | None, typer.Option(help="Save the plan (.npz) here.")] = None,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Merge channels that respond alike and rejuvenate the rest; or, with --arrange, sort them."""
@@ -102,13 +94,12 @@ def reorganize(
     if data is None and not (arrange and order == "random" and html is None):
         raise typer.BadParameter("give --data: the map is trained on the activations of images")
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
-    names = layers or (["all"] if arrange else ["last"])
-    loaded = onnx_adapter.load(model, input_shapes=parse_input_shapes(input_shape))
-    how = size, mean, std, preprocess, batch_size, input_shape
-    look = Look.at(open_batches(model, data, *how), max_images, seed) if data else None
+    read = open_batches(model, data, reading) if data else None
+    loaded = onnx_adapter.load(model, input_shapes=reading.shapes(model, read))
+    look = Look.at(read, max_images, seed) if read is not None else None
     batches = look.batches if look else None
-    tested = open_batches(model, test, *how) if test else None
-    wanted = names[0] if len(names) == 1 else names
+    tested = open_batches(model, test, reading) if test else None
+    wanted = named(layers, "all" if arrange else "last")
     shown = shows_progress(as_json)
     if arrange:
         changed, report = onnx_adapter.arrange(
@@ -133,8 +124,8 @@ def reorganize(
         call = Invocation(context, look.batches.data)
         write_change_page(html, call, loaded, outcome, look, tested, as_json)
     if as_json:
-        named = {"model": str(model), "output": str(output)}
-        print_json({**named, **(look.to_dict() if look else {}), **report.to_dict()})
+        files = {"model": str(model), "output": str(output)}
+        print_json({**files, **(look.to_dict() if look else {}), **report.to_dict()})
         return
     print_report(report)
     for line in (look, *(path and f"Wrote {path}" for path in (output, html))):

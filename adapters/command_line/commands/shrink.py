@@ -11,37 +11,33 @@ from ..change_page import write_change_page
 from ..invocation import Invocation
 from ..options import (
     MAX_IMAGES,
-    BatchSize,
     DataPath,
     Html,
-    InputShape,
     Json,
     Layers,
     MaxChange,
     MaxImages,
-    Mean,
     Model,
     Output,
     Overwrite,
-    Preprocess,
     PseudoClasses,
     RecipeOptions,
     Seed,
-    Size,
-    Std,
     Test,
     Threads,
     check_outputs,
     check_page,
+    named,
     parse_ratios,
     parse_recipe,
     refuse_options,
 )
-from ..reading import Look, open_batches, parse_input_shapes
+from ..reading import Look, Reading, open_batches, reads
 from ..terminal import guarded, print_json, print_report, shows_progress
 
 
 @guarded
+@reads
 def shrink(
     context: typer.Context,
     model: Model,
@@ -87,12 +83,8 @@ def shrink(
     seed: Seed = 0,
     html: Html = None,
     test: Test = None,
-    input_shape: InputShape = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    preprocess: Preprocess = None,
-    batch_size: BatchSize = 64,
+    *,
+    reading: Reading,
     as_json: Json = False,
 ) -> None:
     """Make a model smaller: keep the channels from which the others are told best."""
@@ -108,14 +100,12 @@ def shrink(
     from ...onnx.reorganize import shrunk
 
     recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
-    loaded = load(model, input_shapes=parse_input_shapes(input_shape))
-    how = size, mean, std, preprocess, batch_size, input_shape
-    look = Look.at(open_batches(model, data, *how), max_images, seed)
-    tested = open_batches(model, test, *how) if test else None
-    names = layers or ["all"]
-    wanted = names[0] if len(names) == 1 else names
+    batches = open_batches(model, data, reading)
+    loaded = load(model, input_shapes=reading.shapes(model, batches))
+    look = Look.at(batches, max_images, seed)
+    tested = open_batches(model, test, reading) if test else None
     changed, outcome = shrunk(
-        loaded, look.batches, wanted, recipe, shows_progress(as_json),
+        loaded, look.batches, named(layers, "all"), recipe, shows_progress(as_json),
         pseudo_classes=pseudo_classes, max_change=max_change,
         target_params=target_params, target_flops=target_flops, target_latency=target_latency,
         threads=threads,
@@ -126,8 +116,8 @@ def shrink(
         call = Invocation(context, look.batches.data)
         write_change_page(html, call, loaded, outcome, look, tested, as_json)
     if as_json:
-        named = {"model": str(model), "output": str(output)}
-        print_json({**named, **look.to_dict(), **report.to_dict()})
+        files = {"model": str(model), "output": str(output)}
+        print_json({**files, **look.to_dict(), **report.to_dict()})
         return
     print_report(report)
     for line in (look, *(f"Wrote {path}" for path in (output, html) if path)):
