@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files import write_text
-from .invocation import Invocation, versions
+from .invocation import Invocation
 from .terminal import progress
 
 PICTURE_BYTES = 2**28  # class means of a page are pooled until they fit; its tiles are small
@@ -70,10 +70,9 @@ def write_change_page(
         report.to_dict(),
         comparison,
         images,
+        recipe.to_dict() if recipe is not None else {},
         panels_of(outcome),
         picture_of(loaded, str(call.settings["model"]), names),
-        recipe.to_dict() if recipe is not None else None,
-        versions(),
     )
     write_text(html, page)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...files import write_text
 from .change_page import both_panels, differ, picture_of
 from .comparison import Comparison
-from .invocation import Invocation, versions
+from .invocation import Invocation
 
 if TYPE_CHECKING:
     from ..images.image_data import Batches
@@ -30,6 +30,5 @@ def write_comparison_page(
         result.to_dict(),
         both_panels(first, second, batches, names),
         picture_of(first, names[0], changed),
-        versions(),
     )
     write_text(html, page)

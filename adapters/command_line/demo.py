@@ -123,10 +123,7 @@ def trained(train: Batches, epochs: int, seed: int) -> nn.Module:
 
 
 def run_demo(
-    folder: str | Path,
-    epochs: int = 10,
-    seed: int = 0,
-    say: Callable[[Any], None] | None = None,
+    folder: str | Path, epochs: int, seed: int, say: Callable[[Any], None] | None
 ) -> dict[str, Any]:
     """Do the main job and write its files into ``folder``.
 
@@ -138,7 +135,7 @@ def run_demo(
         Of the first training, of the fine-tuning, and of the plain training beside it; the stream
         has four times as many tasks.
     seed : int
-    say : callable, optional
+    say : callable or None
         Shown what happens: lines and rich tables.
 
     Returns

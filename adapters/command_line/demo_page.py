@@ -22,7 +22,6 @@ from ..report.reorganization import add_groups, add_pictures
 from ..report.shares import Share, add_classes, add_shares
 from .change_page import panels_of, picture_of
 from .comparison import compare
-from .invocation import versions
 
 if TYPE_CHECKING:
     from ..images.image_data import Batches
@@ -82,7 +81,7 @@ def demo_page(
         (name, None if share is None else Share(share, wilson(round(share * n), n)), remark)
         for name, share, remark in results.rows
     ]
-    add_shares(page, "Accuracy", rows, f"On {images}.")
+    add_shares(page, rows, f"On {images}.")
     add_classes(page, ("original", "shrunk"), figures["classes"])
     add_cost(page, ("original", "shrunk"), figures["files"])
     _add_stream(page, stream)
@@ -95,7 +94,7 @@ def demo_page(
     add_network(page, picture_of(load(paths["original"]), "original.onnx"))
     recipe = report.plan.recipe if report.plan else None
     settings = recipe.to_dict() if recipe is not None else {}
-    page.made_by([("This page and all files:", call)], settings, versions())
+    page.made_by([("This page and all files:", call)], settings)
     return str(page)
 
 

@@ -41,7 +41,7 @@ def evaluated(
     look: Look,
     test: Batches | None,
     held: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable], Iterable],
 ) -> tuple[dict[str, Any], str]:
     """Both files on the images that are fairest, and which these are.
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,16 +90,3 @@ class Invocation:
                 else:
                     found += [option] if one is True else [option, str(one)]
         return found
-
-
-def versions() -> str:
-    """What this ran on, in a sentence."""
-    from ... import __version__
-
-    found = []
-    for package in ("onnxruntime", "onnxruntime-gpu", "torch", "numpy"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return f"rejuvenet {__version__} with {', '.join(found)}, Python {platform.python_version()}."

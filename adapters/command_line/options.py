@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ...files import check_writable
+from ..visible import visible
 from .terminal import say_aside
-from .visible import visible
 
 if TYPE_CHECKING:
     from ..onnx.model import OnnxModel

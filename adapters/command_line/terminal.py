@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from .visible import visible
+from ..visible import visible
 
 # Into a file or a pipe, tables are as wide as they need to be up to this.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...files import write_text
 from .change_page import both_panels, panels_of, picture_of
 from .comparison import compare
-from .invocation import Invocation, versions
+from .invocation import Invocation
 from .terminal import progress
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def write_finetuning_page(
         f"{figures['images']:,} {what}",
         both_panels(loaded, trained, batches, ("Before", "Fine-tuned")),
         picture_of(loaded, str(model)),
-        versions(),
     )
     write_text(html, page)
 
@@ -111,9 +110,8 @@ def write_rejuvenation_page(
         call,
         result.to_dict(),
         figures,
+        recipe.to_dict(),
         panels_of(Outcome(result.report, dict(before), dict(after)), trained),
         picture_of(loaded, str(model), names),
-        recipe.to_dict(),
-        versions(),
     )
     write_text(html, page)

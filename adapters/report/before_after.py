@@ -42,7 +42,7 @@ def add_comparison(
     if figures["accuracy"]:
         pairs = zip(names, figures["accuracy"], figures["intervals"], strict=True)
         rows = [(name, Share(value, ends), "") for name, value, ends in pairs]
-        add_shares(page, "Accuracy", [*others, *rows], f"On {images}.")
+        add_shares(page, [*others, *rows], f"On {images}.")
         add_classes(page, names, figures["classes"])
     if reorganized:
         add_cost(page, names, figures["files"])

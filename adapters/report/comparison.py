@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .before_after import FASTER, accuracy_card, add_comparison, cost_cards, gain
-from .network.section import add_network
 from .page import Page, Step, Tone, percent
-from .reorganization import Pictures, add_pictures
+from .reorganization import Pictures, finished
 
 if TYPE_CHECKING:
     from ..command_line.invocation import Invocation
@@ -21,8 +20,7 @@ def comparison_page(
     call: Invocation,
     figures: Mapping[str, Any],
     pictures: Pictures,
-    network: Picture | None,
-    versions: str = "",
+    network: Picture,
 ) -> str:
     """The page of two files.
 
@@ -34,9 +32,8 @@ def comparison_page(
         Of :class:`rejuvenet.adapters.command_line.comparison.Comparison`.
     pictures : mapping of group name to (panels, classes)
         Of both files.
-    network : Picture or None
-        Of the first; None where its graph is not understood.
-    versions : str
+    network : Picture
+        Of the first.
     """
     names = str(call.settings["first"]), str(call.settings["second"])
     page = Page(" and ".join(names), "Two files on the same data")
@@ -57,11 +54,8 @@ def comparison_page(
         listed += f"<details><summary>{len(changed) - MOST_WEIGHTS} that differ by less</summary>"
         listed += f"{page.rows(header, changed[MOST_WEIGHTS:])}</details>"
     page.add("Weights", note, listed)
-    add_pictures(page, pictures)
-    if network is not None:
-        add_network(page, network, note=f"{names[0]}, with the groups in colour that differ.")
-    page.made_by([("This page:", str(call))], call.settings, versions)
-    return str(page)
+    note = f"{names[0]}, with the groups in colour that differ."
+    return finished(page, call, "This page:", pictures, network, note)
 
 
 def _steps(

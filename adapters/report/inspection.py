@@ -40,7 +40,7 @@ STYLE = """
 """
 
 
-def inspection_page(picture: Picture, call: Invocation | None = None, versions: str = "") -> str:
+def inspection_page(picture: Picture, call: Invocation | None = None) -> str:
     """The page of a network.
 
     Parameters
@@ -49,7 +49,6 @@ def inspection_page(picture: Picture, call: Invocation | None = None, versions: 
         With the capacity of its groups, where that was measured.
     call : Invocation, optional
         The command that made it.
-    versions : str
     """
     groups = picture.groups
     page = Page(f"Channel groups of {picture.title}", picture.summary())
@@ -72,7 +71,7 @@ def inspection_page(picture: Picture, call: Invocation | None = None, versions: 
     _add_table(page, picture)
     add_network(page, picture, linked=True)
     if call is not None:
-        page.made_by([("This page:", str(call))], call.settings, versions)
+        page.made_by([("This page:", str(call))], call.settings)
     return str(page)
 
 

@@ -5,12 +5,14 @@ No script, no font, no address: pictures are inside the page, so that it can be 
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib import metadata
 from typing import Literal
 
-from ..command_line.visible import visible
+from ..visible import visible
 from .style import STYLE
 from .words import WORDS
 
@@ -100,9 +102,7 @@ class Page:
             f"<tbody>{body}</tbody></table></div>"
         )
 
-    def made_by(
-        self, commands: Iterable[Step], settings: Mapping[str, object], versions: str = ""
-    ) -> None:
+    def made_by(self, commands: Iterable[Step], settings: Mapping[str, object]) -> None:
         """Add the commands that make this page again, and every setting that was in force."""
         listed = "".join(f"<p>{text(said)}</p>{_command(command)}" for said, command in commands)
         rows = [(name, str(value)) for name, value in settings.items()]
@@ -110,7 +110,7 @@ class Page:
             f"<details><summary>Every setting</summary>{self.rows(['setting', 'value'], rows)}"
             "</details>"
         )
-        self.add("How to make it again", versions, listed + (folded if rows else ""))
+        self.add("How to make it again", _versions(), listed + (folded if rows else ""))
 
     def word(self, name: str) -> str:
         """A word, with a link to its meaning where it has one."""
@@ -165,6 +165,19 @@ def points(difference: float, error: float) -> str:
     """
     said = f"{100 * difference:+.2f} points, standard error {100 * error:.2f}"
     return said.replace("-", "\N{MINUS SIGN}")
+
+
+def _versions() -> str:
+    """What this ran on, in a sentence."""
+    from ... import __version__
+
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu", "torch", "numpy"):
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f"rejuvenet {__version__} with {', '.join(found)}, Python {platform.python_version()}."
 
 
 def _command(command: str) -> str:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..images.accuracy import wilson
 from .before_after import add_outputs
-from .network.section import add_network
 from .page import Page, Step, Tone, percent
-from .reorganization import Pictures, add_groups, add_pictures
+from .reorganization import CHANGED, Pictures, add_groups, finished
 from .shares import Share, add_classes, add_shares
 from .training import add_epochs
 
@@ -29,10 +28,9 @@ def rejuvenation_page(
     call: Invocation,
     result: Mapping[str, Any],
     comparison: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     pictures: Pictures,
     network: Picture,
-    recipe: Mapping[str, Any],
-    versions: str = "",
 ) -> str:
     """The page of a rejuvenation.
 
@@ -44,11 +42,10 @@ def rejuvenation_page(
         Of :class:`rejuvenet.adapters.finetune.rejuvenating.Rejuvenation`.
     comparison : dict
         Of the original and the rejuvenated file, on the images set apart.
-    pictures : mapping of group name to (panels, classes)
-    network : Picture
     recipe : dict
         Options of the method.
-    versions : str
+    pictures, network
+        As for :func:`.reorganization.finished`.
     """
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Rejuvenated: {output}", f"from {model}")
@@ -68,17 +65,15 @@ def rejuvenation_page(
         for name, said in STATES.items()
         if name in shares
     ]
-    add_shares(page, "Accuracy", rows, f"On {images}, which nothing was trained on or chosen by.")
+    add_shares(page, rows, f"On {images}, which nothing was trained on or chosen by.")
     add_classes(page, ("original", "rejuvenated"), comparison["classes"])
     add_outputs(page, comparison, images)
     add_epochs(page, {name: found["trained"] for name, found in result["trained"].items()})
     if result["note"]:
         page.add("How the layers were chosen", result["note"], "")
     add_groups(page, result["report"])
-    add_pictures(page, pictures, result["report"]["groups"])
-    add_network(page, network, note="Groups that were changed are in colour.")
-    page.made_by([("This page and the files:", str(call))], {**call.settings, **recipe}, versions)
-    return str(page)
+    made, groups = "This page and the files:", result["report"]["groups"]
+    return finished(page, call, made, pictures, network, CHANGED, groups, recipe)
 
 
 def _clear(gain: Mapping[str, float] | None) -> bool:

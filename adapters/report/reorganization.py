@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 Groups = Sequence[Mapping[str, Any]]
 Pictures = Mapping[str, tuple[Sequence[Panel], Sequence]]  # panels and classes, by group
 MOST_PICTURES = 3
+CHANGED = "Groups that were changed are in colour."
 
 
 def reorganization_page(
     call: Invocation,
     report: Mapping[str, Any],
-    comparison: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any],
     images: str,
+    recipe: Mapping[str, Any],
     pictures: Pictures,
     network: Picture,
-    recipe: Mapping[str, Any] | None = None,
-    versions: str = "",
 ) -> str:
     """The page of a change.
 
@@ -37,15 +37,14 @@ def reorganization_page(
         The command that made it.
     report : dict
         Of :class:`.Report`.
-    comparison : dict or None
+    comparison : dict
         Of the files before and after.
     images : str
         Which images those figures are of.
-    pictures : mapping of group name to (panels, classes)
-    network : Picture
-    recipe : dict, optional
+    recipe : dict
         Options of the method.
-    versions : str
+    pictures, network
+        As for :func:`finished`.
     """
     model, output = str(call.settings["model"]), str(call.settings["output"])
     kind = _kind(report)
@@ -53,13 +52,43 @@ def reorganization_page(
     verdict, tone = _verdict(kind, report, comparison, images)
     cards = _cards(kind, report, comparison)
     page.lead(verdict, tone, cards, _steps(kind, call, comparison, tone))
-    if comparison is not None:
-        add_comparison(page, (model, output), comparison, images, kind == "Shrunk")
+    add_comparison(page, (model, output), comparison, images, kind == "Shrunk")
     add_groups(page, report, kind)
-    add_pictures(page, pictures, report["groups"])
-    add_network(page, network, note="Groups that were changed are in colour.")
-    made = [("This page and the file:", str(call))]
-    page.made_by(made, {**call.settings, **(recipe or {})}, versions)
+    made = "This page and the file:"
+    return finished(page, call, made, pictures, network, CHANGED, report["groups"], recipe)
+
+
+def finished(
+    page: Page,
+    call: Invocation,
+    made: str,
+    pictures: Pictures,
+    network: Picture,
+    note: str = "",
+    groups: Groups = (),
+    recipe: Mapping[str, Any] | None = None,
+) -> str:
+    """A page with what all of them end with: pictures, the network, how to make it again.
+
+    Parameters
+    ----------
+    page : Page
+    call : Invocation
+        The command that made it.
+    made : str
+        What that made.
+    pictures : mapping of group name to (panels, classes)
+    network : Picture
+    note : str
+        What its colours say.
+    groups : sequence of dict
+        Of a report, for the order of the pictures.
+    recipe : dict, optional
+        Settings beside those of the command.
+    """
+    add_pictures(page, pictures, groups)
+    add_network(page, network, note=note)
+    page.made_by([(made, str(call))], {**call.settings, **(recipe or {})})
     return str(page)
 
 
@@ -127,10 +156,10 @@ def _kind(report: Mapping[str, Any]) -> str:
 
 
 def _verdict(
-    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any] | None, images: str
+    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any], images: str
 ) -> tuple[str, Tone]:
     """What was gained, in a sentence or two."""
-    said, tone = gain(comparison, images) if comparison else ("", "")
+    said, tone = gain(comparison, images)
     if kind == "Arranged":
         moved = sum(line["moved"] for line in report["groups"])
         change = report["output_change"]
@@ -155,11 +184,11 @@ def _verdict(
 
 
 def _cards(
-    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any] | None
+    kind: str, report: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[tuple[str, object, str]]:
     groups = report["groups"]
     cards: list[tuple[str, object, str]] = []
-    if kind == "Shrunk" and comparison is not None:
+    if kind == "Shrunk":
         cards += cost_cards(comparison["files"])
     elif kind == "Reorganized":
         channels = sum(line["channels"] for line in groups)
@@ -167,14 +196,10 @@ def _cards(
             ("channels", channels, f"of {len(groups)} group{'s' * (len(groups) != 1)}"),
             ("new", sum(line["new"] for line in groups), "start anew"),
         ]
-    if comparison is not None:
-        cards += accuracy_card(comparison)
-    return cards
+    return cards + accuracy_card(comparison)
 
 
-def _steps(
-    kind: str, call: Invocation, comparison: Mapping[str, Any] | None, tone: Tone
-) -> list[Step]:
+def _steps(kind: str, call: Invocation, comparison: Mapping[str, Any], tone: Tone) -> list[Step]:
     """What to do next."""
     model, output = str(call.settings["model"]), str(call.settings["output"])
     stem = output.removesuffix(".onnx")
@@ -191,7 +216,7 @@ def _steps(
         "--html", f"{stem}.finetuned.html",
     )  # fmt: skip
     if kind == "Shrunk":
-        unsure = comparison is None or (not comparison["accuracy"] and comparison["top1"] != 1)
+        unsure = not comparison["accuracy"] and comparison["top1"] != 1
         lost = tone == "worse" or unsure
         first = "Win back what was lost: train it, with the original as its teacher."
         if not lost:

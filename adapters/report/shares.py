@@ -68,13 +68,11 @@ class Share:
         return self.interval or (self.value, self.value)
 
 
-def add_shares(
-    page: Page, title: str, rows: Iterable[tuple[str, Share | None, str]], note: str = ""
-) -> None:
+def add_shares(page: Page, rows: Iterable[tuple[str, Share | None, str]], note: str) -> None:
     """Add accuracies, one a row: ``(name, share, remark)``."""
     listed = [(name, [] if share is None else [share], remark) for name, share, remark in rows]
     if listed:
-        page.add(title, f"{note} {NOTE}", _rows(listed), STYLE)
+        page.add("Accuracy", f"{note} {NOTE}", _rows(listed), STYLE)
 
 
 def add_classes(page: Page, names: Sequence[str], classes: Sequence[Mapping[str, Any]]) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .before_after import accuracy_card, add_comparison, gain
 from .curves import STYLE, curves
-from .network.section import add_network
 from .page import Page, Step, Tone, percent
-from .reorganization import Pictures, add_pictures
+from .reorganization import Pictures, finished
 from .shares import Share
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ def finetuning_page(
     images: str,
     pictures: Pictures,
     network: Picture,
-    versions: str = "",
 ) -> str:
     """The page of a training.
 
@@ -41,9 +39,8 @@ def finetuning_page(
         The teacher compared with both; empty where there was none.
     images : str
         Which images those figures are of.
-    pictures : mapping of group name to (panels, classes)
-    network : Picture
-    versions : str
+    pictures, network
+        As for :func:`.reorganization.finished`.
     """
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Fine-tuned: {output}", f"from {model}")
@@ -73,10 +70,7 @@ def finetuning_page(
         rows = [(name, percent(s)) for name, s in zip((model, output), agreed, strict=True)]
         page.table("Beside the teacher", ["file", "same first class"], rows, f"On {images}.")
     add_epochs(page, {"training": result["trained"]})
-    add_pictures(page, pictures)
-    add_network(page, network)
-    page.made_by([("This page and the file:", str(call))], call.settings, versions)
-    return str(page)
+    return finished(page, call, "This page and the file:", pictures, network)
 
 
 def add_epochs(page: Page, trained: Mapping[str, Mapping[str, Any]]) -> None:

@@ -60,7 +60,7 @@ def test_page_is_closed_escaped_and_asks_the_network_for_nothing():
     page.table("T", ["effective rank", "b"], [["<script>", 1.5], [None, 2]], note="x < y")
     classes = [{"name": "<c>", "images": 9, "accuracy": (0.5, 1.0),
                 "intervals": ((0.2, 0.8), (0.7, 1.0))}] * 14  # fmt: skip
-    add_shares(page, "B", [("<one>", Share(0.5), "<r>"), ("none", None, "")])
+    add_shares(page, [("<one>", Share(0.5), "<r>"), ("none", None, "")], "<n>")
     add_classes(page, ("<a>", "<b>"), classes)
     page.add("C", "", curves({"<x>": [0.5, None, 0.7], "y": [0.1, 0.2]}, "<f>", "l"))
     page.made_by([("again", "cmd <x>")], {"<name>": "<value>"})
@@ -109,7 +109,7 @@ def test_without_labels_the_outputs_are_compared():
 def test_scale_tells_high_accuracies_apart():
     page = Page("t")
     rows = [(name, Share(value), "") for name, value in (("a", 0.27), ("b", 0.994), ("c", 0.998))]
-    add_shares(page, "T", rows)
+    add_shares(page, rows, "")
     places = [float(x) for x in re.findall(r'dot" style="left:([\d.]+)%', str(page))]
     assert places[0] == 0 < places[1] < places[2] == 100
     assert places[2] - places[1] > 15  # a linear scale has half a percent

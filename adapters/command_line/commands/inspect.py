@@ -60,12 +60,12 @@ def inspect(
     if html is not None or svg is not None:
         from ...report.inspection import inspection_page
         from ...report.network.picture import Picture
-        from ..invocation import Invocation, versions
+        from ..invocation import Invocation
 
         picture = Picture(model.name, loaded.graph, groups, network, figures)
         if html is not None:
             call = Invocation(context, None if batches is None else batches.data)
-            write_text(html, inspection_page(picture, call, versions()))
+            write_text(html, inspection_page(picture, call))
         if svg is not None:
             write_text(svg, picture.svg())
     remarks = [remark for remark in (loaded.without_groups, loaded.inferred) if remark]

@@ -11,7 +11,7 @@ from html import escape
 from math import log2
 
 from ....graph.find.channels import ChannelGroup
-from ...command_line.visible import visible
+from ...visible import visible
 from .colors import ink_on
 from .layers import Operation, Strip, Unit
 from .layout import FramePart, Piece
