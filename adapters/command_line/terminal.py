@@ -32,7 +32,7 @@ EXTRAS = {
     "safetensors": "onnx",
     "onnx2fx": "finetune",
     "torch": "torch",
-    "PIL": "plot",
+    "PIL": "onnx",
     "onnxscript": "all",
 }
 

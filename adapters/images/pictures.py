@@ -85,7 +85,9 @@ class Pictures:
         try:
             import PIL  # noqa: F401
         except ImportError as error:
-            raise ValueError("Reading pictures needs Pillow: pip install pillow.") from error
+            raise ValueError(
+                "Reading pictures needs Pillow: pip install 'rejuvenet[onnx]'."
+            ) from error
         size = _size_of(shape) if self.own is None else shape and tuple(shape)
         wanted = [row for row in map(int, rows) if row not in self.unreadable]
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 
 import numpy as np
 
@@ -33,24 +32,16 @@ def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def png(entries: np.ndarray) -> str:
-    """A data address with a palette PNG of :func:`levels` (PNG specification, colour type 3)."""
+    """A data address with a palette PNG of :func:`levels`."""
+    from PIL import Image
+
     steps = np.linspace(0, len(_VIRIDIS) - 1, 255)
     colors = [np.interp(steps, np.arange(len(_VIRIDIS)), channel) for channel in _VIRIDIS.T]
     palette = np.vstack([np.rint(np.stack(colors, axis=1)), [(128, 128, 128)]]).astype(np.uint8)
-    height, width = entries.shape
-    rows = np.insert(entries.astype(np.uint8), 0, 0, axis=1)  # filter 0 before each row
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", palette.tobytes()),
-        (b"tRNS", bytes([255] * 255 + [0])),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    picture, file = Image.fromarray(entries.astype(np.uint8)), io.BytesIO()
+    picture.putpalette(palette.tobytes())
+    picture.save(file, "PNG", transparency=_GAP, compress_level=9)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def scale() -> str:

@@ -13,6 +13,8 @@ from rejuvenet.adapters.report.curves import curves
 from rejuvenet.adapters.report.page import Page
 from rejuvenet.adapters.report.shares import Share, add_classes, add_shares
 
+Image = pytest.importorskip("PIL.Image")
+
 
 class Checker(HTMLParser):
     """Collects addresses, names and open elements; every element must be closed."""
@@ -43,7 +45,6 @@ def checked(page):
 
 
 def picture(page, number=0):
-    Image = pytest.importorskip("PIL.Image")
     data = re.findall(r'src="data:image/png;base64,([^"]+)"', str(page))[number]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
 
