@@ -214,7 +214,8 @@ def _teacher(
     if not all(name in made for name in names):
         if len(made) < len(names):
             raise ValueError(
-                f"The teacher has the outputs {', '.join(made)}, expected {', '.join(names)}."
+                f"The teacher has the outputs {', '.join(made)}, expected {', '.join(names)}; give "
+                "a file with as many, such as the original of a changed one."
             )
         names = list(made)[: len(names)]
 

@@ -202,5 +202,8 @@ def _check_labels(model: str | Path, data: Batches) -> None:
 def _hits(model: str | Path, test: Batches) -> np.ndarray:
     found = hits(str(model), test)
     if found is None:
-        raise ValueError("The classes of the images to evaluate on are not the model's outputs.")
+        raise ValueError(
+            "The classes of the images to evaluate on are not the model's outputs; name the "
+            "folders after the outputs (0, 1, ...)."
+        )
     return found

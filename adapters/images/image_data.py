@@ -90,7 +90,10 @@ def read_data(path: str | os.PathLike[str]) -> LabelledImages:
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"There is no file or folder {path}.")
+        raise ValueError(
+            f"There is no file or folder {path}; give a folder of pictures, a table, .tar shards "
+            "or an .npz file."
+        )
     if path.is_dir() or path.suffix.lower() in (*TABLES, ".tar"):
         return pictures_in(path)
     return ArrayFile.open(path)

@@ -95,7 +95,9 @@ def _of_folders(path: Path, folders: list[Path], passed_over: list[str]) -> Pict
     for folder in sorted(folders, key=lambda folder: place[folder.name]):
         found = list(pictures(folder))
         if not found:
-            raise ValueError(f"Class {folder.name!r} has no picture in {folder}.")
+            raise ValueError(
+                f"Class {folder.name!r} has no picture in {folder}; add some, or remove the folder."
+            )
         files += found
         names += [folder.name] * len(found)
     return _pictures(files, names)
@@ -117,7 +119,8 @@ def _of_tables(tables: Sequence[Path]) -> Pictures:
             files.append(_source(table, number, where))
             labels.append(next((named[key] for key in LABELS if key in named), None))
     if not files:
-        raise ValueError(f"There is no picture in {first([str(table) for table in tables])}.")
+        named = first([str(table) for table in tables])
+        raise ValueError(f"There is no picture in {named}; add a row for each.")
     return _pictures(files, _all_or_none(labels, files))
 
 
@@ -126,7 +129,9 @@ def _csv(table: Path) -> Iterable[Mapping[str, Any]]:
         with open(table, newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"Cannot read {table} as a table of comma-separated values.") from error
+        raise ValueError(
+            f"Cannot read {table} as a table of comma-separated values; write it in UTF-8."
+        ) from error
 
 
 def _parquet(table: Path) -> Iterable[Mapping[str, Any]]:
@@ -135,9 +140,13 @@ def _parquet(table: Path) -> Iterable[Mapping[str, Any]]:
 
         return pandas.read_parquet(table).to_dict("records")
     except ImportError as error:
-        raise ValueError(f"Reading {table} needs pandas and pyarrow: pip install both.") from error
+        raise ValueError(
+            f"Reading {table} needs pandas and pyarrow: pip install pandas pyarrow."
+        ) from error
     except Exception as error:  # pyarrow raises kinds of its own
-        raise ValueError(f"Cannot read {table} as a parquet file.") from error
+        raise ValueError(
+            f"Cannot read {table} as a parquet file; write it anew, or give a .csv table."
+        ) from error
 
 
 def _source(table: Path, number: int, where: Any) -> Source:
@@ -150,7 +159,7 @@ def _source(table: Path, number: int, where: Any) -> Source:
     if isinstance(where, bytes):
         return Held(f"{table}, row {number}", where)
     if not isinstance(where, str) or not where:
-        raise ValueError(f"Row {number} of {table} names no picture.")
+        raise ValueError(f"Row {number} of {table} names no picture; add its path, or remove it.")
     return table.parent / where
 
 
@@ -168,7 +177,10 @@ def _of_shards(shards: Sequence[Path]) -> Pictures:
                         part = Part(shard, member.name, member.offset_data, member.size)
                         samples.setdefault(f"{folder}/{key}", {})[kind.lower()] = part
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"Cannot read {shard} as an uncompressed .tar file.") from error
+            raise ValueError(
+                f"Cannot read {shard} as an uncompressed .tar file; unpack it if it is compressed, "
+                "else copy it anew."
+            ) from error
         for parts in samples.values():
             pictures = [part for kind, part in parts.items() if f".{kind}" in SUFFIXES]
             if not pictures:
@@ -176,7 +188,8 @@ def _of_shards(shards: Sequence[Path]) -> Pictures:
             files.append(pictures[0])
             labels.append(_text(parts["cls"]) if "cls" in parts else None)
     if not files:
-        raise ValueError(f"There is no picture in {first([str(shard) for shard in shards])}.")
+        named = first([str(shard) for shard in shards])
+        raise ValueError(f"There is no picture in {named}; name the parts key.jpg and key.cls.")
     return _pictures(files, _all_or_none(labels, files))
 
 
@@ -192,7 +205,9 @@ def _all_or_none(labels: Sequence[Any], files: Sequence[Source]) -> list[str] | 
     if not any(known):
         return None
     if not all(known):
-        raise ValueError(f"{files[known.index(False)]} has no label, and others have.")
+        raise ValueError(
+            f"{files[known.index(False)]} has no label, and others have; label all of them or none."
+        )
     return [str(label) for label in labels]
 
 

@@ -73,14 +73,18 @@ class Preprocessing:
             There is none, it is neither, or says something that is not understood.
         """
         if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
+            raise ValueError(f"There is no file {path}; give a JSON or YAML file.")
         try:
             text = path.read_text(encoding="utf-8")
             held = _yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
         except ImportError as error:
             raise ValueError(f"Reading {path} needs PyYAML: pip install pyyaml.") from error
         except Exception as error:  # YAML has kinds of its own
-            raise ValueError(f"Cannot read {path} as JSON or YAML.") from error
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"Cannot read {path} as JSON or YAML ({said}); mend it, or give --size, --mean and "
+                "--std."
+            ) from error
         if not isinstance(held, Mapping):
             raise ValueError(f"Expected {', '.join(KEYS)} in {path}, got a {type(held).__name__}.")
         try:
