@@ -119,8 +119,8 @@ def _of_tables(tables: Sequence[Path]) -> Pictures:
             files.append(_source(table, number, where))
             labels.append(next((named[key] for key in LABELS if key in named), None))
     if not files:
-        named = first([str(table) for table in tables])
-        raise ValueError(f"There is no picture in {named}; add a row for each.")
+        where = first([str(table) for table in tables])
+        raise ValueError(f"There is no picture in {where}; add a row for each.")
     return _pictures(files, _all_or_none(labels, files))
 
 
@@ -188,8 +188,8 @@ def _of_shards(shards: Sequence[Path]) -> Pictures:
             files.append(pictures[0])
             labels.append(_text(parts["cls"]) if "cls" in parts else None)
     if not files:
-        named = first([str(shard) for shard in shards])
-        raise ValueError(f"There is no picture in {named}; name the parts key.jpg and key.cls.")
+        where = first([str(shard) for shard in shards])
+        raise ValueError(f"There is no picture in {where}; name the parts key.jpg and key.cls.")
     return _pictures(files, _all_or_none(labels, files))
 
 
