@@ -15,30 +15,28 @@ from typing import Any
 
 from torch import nn
 
-from ...graph.report import Report
 from ..torch import Reorganizer
 from ..torch.trace import unwrap
 from ..torch.training.schedule import restarts
+from .metrics import metrics
 
 MADE_LATER = ("model", "optimizer", "loader", "ema")
 BY_STEPS = ("every_steps", "recent", "maturity")  # callbacks are called once an epoch
 
 
 class DeferredReorganizer:
-    """Settings of a Reorganizer, and the Reorganizer once :meth:`start` was called.
+    """What the callbacks share: settings, the Reorganizer once it is made, its state.
 
     Parameters
     ----------
     loader : iterable or None
-        Calibration data; what :meth:`start` gets by default.
+        Calibration data; what :meth:`_start` gets by default.
     ema : object or None
-        As in :class:`Reorganizer`; what :meth:`start` gets by default.
+        As in :class:`Reorganizer`; what :meth:`_start` gets by default.
+    prefix : str
+        Of the names of the figures.
     options : dict
         Further arguments of :class:`Reorganizer` by name.
-
-    Attributes
-    ----------
-    reorganizer : Reorganizer or None
 
     Raises
     ------
@@ -46,17 +44,42 @@ class DeferredReorganizer:
         For an option that :class:`Reorganizer` does not have.
     """
 
-    def __init__(self, loader: Iterable[Any] | None, ema: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, loader: Iterable[Any] | None, ema: Any, prefix: str, options: dict[str, Any]
+    ) -> None:
         no_options = (*MADE_LATER, *BY_STEPS)
         known = [n for n in inspect.signature(Reorganizer).parameters if n not in no_options]
         for name in options:
             if name not in known:
                 raise TypeError(f"expected an option among {', '.join(known)}; got {name!r}")
-        self.loader, self.ema, self.options = loader, ema, options
-        self.reorganizer: Reorganizer | None = None
+        self.loader, self.ema, self.prefix, self.options = loader, ema, prefix, options
+        self._reorganizer: Reorganizer | None = None
         self._saved: dict[str, Any] | None = None
 
-    def start(
+    @property
+    def reorganizer(self) -> Reorganizer | None:
+        """The Reorganizer of the training that runs or ran last."""
+        return self._reorganizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the Reorganizer, or the one that was loaded for it."""
+        return (self._saved or {}) if self._reorganizer is None else self._reorganizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state when the training starts; an empty one means none.
+
+        Raises
+        ------
+        ValueError
+            It is no dict.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(
+                f"expected the state of a Reorganizer as a dict, got a {type(state_dict).__name__}"
+            )
+        self._saved = dict(state_dict)
+
+    def _start(
         self,
         model: nn.Module,
         optimizer: Any,
@@ -94,7 +117,7 @@ class DeferredReorganizer:
                 "the trainer has no training data to calibrate with: give the callback loader=..., "
                 "an iterable of (inputs, labels)"
             )
-        before, saved = self.reorganizer, self._saved
+        before, saved = self._reorganizer, self._saved
         if saved is None and before is not None and before.model is unwrap(model):
             saved = before.state_dict() if before.last_epoch < epoch else None
         options = {"epochs": epochs, "writer": writer, **self.options}
@@ -104,36 +127,19 @@ class DeferredReorganizer:
         made = Reorganizer(model, optimizer, loader, ema=average, **options)
         if saved:
             made.load_state_dict(saved)
-        self.reorganizer, self._saved = made, None
+        self._reorganizer, self._saved = made, None
 
-    def before_epoch(self, epoch: int) -> Report | None:
-        """What is due after the epoch before ``epoch`` (the first is 0)."""
-        if self.reorganizer is None or epoch < 1:
-            return None
-        return self.reorganizer.step(epoch - 1)
+    def _figures(self, epoch: int) -> dict[str, float]:
+        """Figures of what is due after the epoch before ``epoch`` (the first is 0), if it is."""
+        if self._reorganizer is None or epoch < 1:
+            return {}
+        report = self._reorganizer.step(epoch - 1)
+        return {} if report is None else metrics(report, self.prefix)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """The training is over: what was frozen for an event is free again."""
-        if self.reorganizer is not None:
-            self.reorganizer.release()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the Reorganizer, or the one that was loaded for it."""
-        return (self._saved or {}) if self.reorganizer is None else self.reorganizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep a state for :meth:`start`; an empty one, saved before any training, means none.
-
-        Raises
-        ------
-        ValueError
-            It is no dict.
-        """
-        if not isinstance(state, Mapping):
-            raise ValueError(
-                f"expected the state of a Reorganizer as a dict, got a {type(state).__name__}"
-            )
-        self._saved = dict(state)
+        if self._reorganizer is not None:
+            self._reorganizer.release()
 
 
 def restarting(schedules: Sequence[tuple[Any, float]]) -> Callable[[int], bool]:

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..torch import Reorganizer
 from .deferred import DeferredReorganizer
-from .metrics import metrics
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,7 +33,7 @@ else:  # one library under two names: the one in use, else the one that is insta
     Callback, callbacks_of_lightning = library.Callback, library.callbacks
 
 
-class ReorganizerCallback(Callback):
+class ReorganizerCallback(DeferredReorganizer, Callback):
     """Reorganizes layers before the first batch of an epoch, where that is due.
 
     The state goes into Lightning's checkpoints, the figures of an event to all loggers of the
@@ -62,11 +60,6 @@ class ReorganizerCallback(Callback):
     ------
     TypeError
         For an unknown option.
-
-    Notes
-    -----
-    Without ``recipe`` and ``ratio`` only what is redundant is freed; a fixed share costs accuracy
-    where all channels are in use (measured in ``tutorials/paper``).
     """
 
     def __init__(
@@ -78,19 +71,14 @@ class ReorganizerCallback(Callback):
         prefix: str = "reorganizer",
         **options: Any,
     ) -> None:
-        self._deferred = DeferredReorganizer(loader, ema, options)
-        self.module, self.prefix = module, prefix
-
-    @property
-    def reorganizer(self) -> Reorganizer | None:
-        """The Reorganizer of the training that runs or ran last."""
-        return self._deferred.reorganizer
+        super().__init__(loader, ema, prefix, options)
+        self.module = module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the Reorganizer: model, optimizers and the checkpoint's state are in place."""
         optimizers = trainer.optimizers
         limited = trainer.max_epochs is not None and trainer.max_epochs > 0
-        self._deferred.start(
+        self._start(
             pl_module.get_submodule(self.module),
             optimizers if len(optimizers) > 1 else next(iter(optimizers), None),
             trainer.train_dataloader,
@@ -106,10 +94,9 @@ class ReorganizerCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The event, if one is due."""
-        report = self._deferred.before_epoch(trainer.current_epoch)
-        if report is None:
+        figures = self._figures(trainer.current_epoch)
+        if not figures:
             return
-        figures = metrics(report, self.prefix)
         trainer.callback_metrics.update(
             {name: torch.tensor(value) for name, value in figures.items()}
         )
@@ -118,15 +105,7 @@ class ReorganizerCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give back what was frozen."""
-        self._deferred.end()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Part of Lightning's checkpoint."""
-        return self._deferred.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of Lightning's checkpoint."""
-        self._deferred.load_state_dict(state_dict)
+        self._end()
 
     def _average(self, trainer: Trainer) -> Any:
         """The averaged copy of the network that a callback of the trainer keeps."""

@@ -20,12 +20,10 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from ..torch import Reorganizer
 from .deferred import DeferredReorganizer
-from .metrics import metrics
 
 
-class ReorganizerCallback(TrainerCallback, ExportableState):
+class ReorganizerCallback(DeferredReorganizer, TrainerCallback, ExportableState):
     """Reorganizes layers before the first batch of an epoch, where that is due.
 
     The state stands in ``trainer_state.json`` of every checkpoint, and a resumed training finds
@@ -51,11 +49,6 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
     ------
     TypeError
         For an unknown option.
-
-    Notes
-    -----
-    Without ``recipe`` and ``ratio`` only what is redundant is freed; a fixed share costs accuracy
-    where all channels are in use (measured in ``tutorials/paper``).
     """
 
     def __init__(
@@ -67,14 +60,9 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
         prefix: str = "reorganizer",
         **options: Any,
     ) -> None:
-        self._deferred = DeferredReorganizer(loader, ema, options)
+        super().__init__(loader, ema, prefix, options)
         self._trainer: Trainer | None = None
-        self.module, self.prefix = module, prefix
-
-    @property
-    def reorganizer(self) -> Reorganizer | None:
-        """The Reorganizer of the training that runs or ran last."""
-        return self._deferred.reorganizer
+        self.module = module
 
     def attach(self, trainer: Trainer) -> ReorganizerCallback:
         """Join a trainer, and log where it logs."""
@@ -92,11 +80,11 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
                 saved = states.get(type(self).__name__, {}).get("attributes", {}).get("saved", {})
             except AttributeError:
                 raise ValueError("expected the callbacks of trainer_state.json by name") from None
-            self._deferred.load_state_dict(saved)
+            self.load_state_dict(saved)
         optimizer, loader = made.get("optimizer"), made.get("train_dataloader")
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
-        self._deferred.start(
+        self._start(
             made["model"].get_submodule(self.module),
             optimizer,
             # Accelerate counts the epochs of a loader by how often it is read.
@@ -111,10 +99,9 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **made: Any
     ) -> None:
         """The event, if one is due."""
-        report = self._deferred.before_epoch(_epoch(state))
-        if report is None:
+        figures = self._figures(_epoch(state))
+        if not figures:
             return
-        figures = metrics(report, self.prefix)
         if self._trainer is not None:
             self._trainer.log(figures)
         else:
@@ -124,16 +111,16 @@ class ReorganizerCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **made: Any
     ) -> None:
         """Give back what was frozen."""
-        self._deferred.end()
+        self._end()
 
     def state(self) -> dict[str, Any]:
         """What the trainer writes into ``trainer_state.json``."""
-        return {"args": {}, "attributes": {"saved": self._deferred.state_dict()}}
+        return {"args": {}, "attributes": {"saved": self.state_dict()}}
 
     @property
     def saved(self) -> dict[str, Any]:
         """State of the Reorganizer."""
-        return self._deferred.state_dict()
+        return self.state_dict()
 
     @saved.setter
     def saved(self, state: dict[str, Any]) -> None:

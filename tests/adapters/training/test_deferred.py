@@ -33,4 +33,4 @@ def test_a_schedule_without_restarts_is_refused():
 
 def test_calibration_data_are_needed(task):
     with pytest.raises(ValueError, match="no training data to calibrate with"):
-        DeferredReorganizer(None, None, {}).start(task.model(), None, None, 5, 0)
+        DeferredReorganizer(None, None, "", {})._start(task.model(), None, None, 5, 0)
