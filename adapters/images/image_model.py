@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batch_inputs import Inputs, count, rows_of
+from .batch_inputs import Inputs, count
 from .image_data import Batches, output_indices
 from .model_input import input_types
 
@@ -41,21 +40,22 @@ class ImageModel:
 
     def __init__(self, model: str, loaded: OnnxModel | None = None) -> None:
         from ..onnx import load
+        from ..onnx.runner import Runner
 
         self.inputs = input_types(model)
         loaded = loaded or load(model)
         try:
-            self.session = loaded.session()
+            self._runner = Runner(loaded)
         except ValueError as error:
             raise ValueError(str(error).replace("the model", model, 1)) from error
-        first = next((i.shape[0] for i in self.session.get_inputs() if i.shape), None)
-        self.batch = first if isinstance(first, int) and first > 0 else None
-        made = {output.name: output.type for output in self.session.get_outputs()}
+        self.batch = self._runner.batch
+        made = {output.name: output.type for output in self._runner.session.get_outputs()}
         tensors = {name for name, kind in made.items() if kind.startswith("tensor(")}
         self.outputs = [n for n in made if n in tensors and made[n] != "tensor(string)"]
         self.others = [name for name in made if name not in self.outputs]
         if not self.outputs:
             raise ValueError(f"Expected outputs of numbers, {model} has none.")
+        self._runner.names = self.outputs
         self.classes: str | None = None
 
     def __call__(self, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -63,14 +63,14 @@ class ImageModel:
 
         An output that has no axis of samples is one row.
         """
-        from ..onnx.runner import filled, run
+        from ..onnx.runner import filled
 
-        n = count(inputs)
+        feeds, n = self._runner.feeds(inputs), count(inputs)
         step = self.batch or n
         parts: list[list[np.ndarray]] = []
         for rows, kept in filled(n, step):
-            made = run(self.session, self.outputs, self._feeds(rows_of(inputs, rows)))
-            parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made])
+            made = self._runner.once({k: x[rows] if x.ndim else x for k, x in feeds.items()})
+            parts.append([a[:kept] if a.shape[:1] == (step,) else a[None] for a in made.values()])
         found = {}
         for name, arrays in zip(self.outputs, zip(*parts, strict=True), strict=True):
             flat = [a.reshape(len(a), -1) for a in arrays]
@@ -82,15 +82,9 @@ class ImageModel:
                 self.classes = name
         return found
 
-    def _feeds(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        """Arrays by the names and in the types of the inputs."""
-        given = inputs if isinstance(inputs, Mapping) else dict.fromkeys(self.inputs, inputs)
-        return {name: given[name].astype(dtype, copy=False) for name, dtype in self.inputs.items()}
-
     def smallest(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """What the file reads of the first sample, or of as many as it takes at a time."""
-        rows = np.arange(self.batch or 1) % count(inputs)
-        return self._feeds(rows_of(inputs, rows))
+        return self._runner.smallest(inputs)
 
     def scores(self, inputs: Inputs) -> np.ndarray:
         """Class scores, or else the first output, as float32 ``(n, outputs)``."""

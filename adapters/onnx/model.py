@@ -232,9 +232,10 @@ class OnnxModel:
 
     @property
     def fixed_batch(self) -> int | None:
-        """How many samples the first input takes at a time, where it says so."""
-        first = next((v for v in self.ir.graph.inputs if v.name in self.example_inputs), None)
-        size = first.shape[0] if first is not None and first.shape else None
+        """How many samples the first input that has axes takes at a time, where it says so."""
+        graph = self.ir.graph
+        inputs = (v.shape for v in graph.inputs if v.name not in graph.initializers)
+        size = next((shape[0] for shape in inputs if shape), None)
         return size if isinstance(size, int) and size > 0 else None
 
     def session(

@@ -21,10 +21,11 @@ from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.plan.selection import Layers
 from ...graph.ratios import Budget, TimeBudget
 from ...graph.report import Report
-from .batches import OnnxBatches, samples
+from .batches import OnnxBatches
 from .latency_target import LatencyTarget
 from .model import OnnxModel, load
 from .network import OnnxNetwork
+from .runner import Runner
 
 Source = OnnxModel | ir.Model | str | os.PathLike[str]
 
@@ -242,10 +243,7 @@ def _one_run(
     if batches is None:
         return model.example_inputs
     read = OnnxBatches(batches, model, unpack, max_batches=1).read("a sample to time")
-    inputs, _ = next(iter(read))
-    n, size = samples(inputs), model.fixed_batch or 1
-    rows = np.arange(size) % n
-    return {k: x[rows] if x.ndim and len(x) == n else x for k, x in inputs.items()}
+    return Runner(model).smallest(next(iter(read))[0])
 
 
 def reorganized(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...graph.network import BatchNormalization
+from .batches import samples
 from .model import OnnxModel
 from .own_statistics import feeds as statistics_feeds
 from .own_statistics import inputs as statistics_inputs
@@ -36,6 +37,7 @@ class Runner:
     ):
         self.samples = dict(tensors or {})
         self.session = model.session(tuple(self.samples), adapting)
+        self.batch = model.fixed_batch
         own = set(statistics_inputs(self.session.adapting))
         inputs = [i for i in self.session.get_inputs() if i.name not in own]
         self.types = {i.name: _dtype(i.type) for i in inputs}
@@ -46,25 +48,15 @@ class Runner:
     def __call__(
         self, inputs: Any, statistics: Sequence[BatchNormalization] = ()
     ) -> dict[str, np.ndarray]:
-        if not isinstance(inputs, dict):
-            if len(self.types) != 1:
-                raise ValueError(
-                    f"the model has the inputs {list(self.types)}: give each batch as a dict by "
-                    "name"
-                )
-            inputs = {next(iter(self.types)): np.asarray(inputs)}
-        feeds = {
-            name: np.asarray(values, self.types.get(name), order="C")
-            for name, values in inputs.items()
-        }
+        feeds = self.feeds(inputs)
         first = next((name for name in feeds if name in self.fixed), None)
         if first is None or len(feeds[first]) in (0, self.fixed[first]):
-            return self._run(feeds | statistics_feeds(statistics, self.session.adapting))
+            return self.once(feeds | statistics_feeds(statistics, self.session.adapting))
         n, fixed = len(feeds[first]), self.fixed[first]
         batched = {k for k, x in feeds.items() if self.fixed.get(k) == fixed and len(x) == n}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
         for fill, count in filled(n, fixed):
-            values = self._run({k: x[fill] if k in batched else x for k, x in feeds.items()})
+            values = self.once({k: x[fill] if k in batched else x for k, x in feeds.items()})
             for name, value in values.items():
                 if fixed == 1 and np.shape(value)[:1] != (1,) and name not in self.samples:
                     value = np.asarray(value)[None]
@@ -83,7 +75,26 @@ class Runner:
             for name, values in parts.items()
         }
 
-    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def feeds(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Arrays by the names and in the types of the inputs."""
+        if not isinstance(inputs, Mapping):
+            if len(self.types) != 1:
+                raise ValueError(
+                    f"the model has the inputs {list(self.types)}: give each batch as a dict by "
+                    "name"
+                )
+            inputs = dict.fromkeys(self.types, inputs)
+        return {k: np.asarray(x, self.types.get(k), order="C") for k, x in inputs.items()}
+
+    def smallest(self, inputs: Any) -> dict[str, np.ndarray]:
+        """What a run takes of the first sample, or of as many as it takes at a time."""
+        feeds = self.feeds(inputs)
+        n = samples(feeds)
+        rows = np.arange(self.batch or 1) % max(n, 1)
+        return {k: x[rows] if x.ndim and len(x) == n else x for k, x in feeds.items()}
+
+    def once(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The values of one run."""
         return dict(zip(self.names, run(self.session, self.names, feeds), strict=True))
 
     def compared(self, values: dict[str, np.ndarray]) -> list[np.ndarray]:
