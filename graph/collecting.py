@@ -74,7 +74,7 @@ def _groups_with_taps(network: Network, groups: Layers) -> list[ChannelGroup]:
 
 
 def with_pseudo_classes(
-    network: Network, data: Data, classes: int, team: Team = ALONE, seed: int = 0
+    network: Network, data: Data, classes: int, team: Team, seed: int = 0
 ) -> Data:
     """The data, labelled with clusters of samples that the network sees alike, in one pass.
 

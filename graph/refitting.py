@@ -73,7 +73,7 @@ class Refits:
         free = scaled_members(self._runs.network.graph, plan.members)
         names = [m.weight for m in plan.members if m.kind == "consumer"]
         bounded = None if free else self._runs.edit.original(names)
-        plan = refit(plan, fitted, held, bounded=bounded)
+        plan = refit(plan, fitted, held, bounded)
         self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
         return plan
 

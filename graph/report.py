@@ -160,19 +160,13 @@ class Report:
     latency_of: str = ""
 
     @classmethod
-    def of(
-        cls,
-        plan: Plan,
-        after: Mapping[str, Capacity] | None = None,
-        output_change: float | None = None,
-        seconds: float = 0.0,
-    ) -> Report:
+    def of(cls, plan: Plan, after: Mapping[str, Capacity] | None = None) -> Report:
         """The report of a plan that was applied."""
         groups = [
             GroupReport.of(group_plan, (after or {}).get(group_plan.group))
             for group_plan in plan.groups
         ]
-        return cls(groups, dict(plan.skipped), plan, output_change, seconds)
+        return cls(groups, dict(plan.skipped), plan)
 
     def __getitem__(self, group: str) -> GroupReport:
         for report in self.groups:

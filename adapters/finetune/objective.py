@@ -90,7 +90,7 @@ class Objective:
         self,
         outputs: Sequence[torch.Tensor],
         targets: torch.Tensor | None,
-        teacher: Sequence[torch.Tensor] | None = None,
+        teacher: Sequence[torch.Tensor] | None,
     ) -> torch.Tensor:
         """The loss of one batch.
 
@@ -99,7 +99,7 @@ class Objective:
         outputs : sequence of Tensor
         targets : Tensor or None, shape (n, classes)
             Share of every class.
-        teacher : sequence of Tensor, optional
+        teacher : sequence of Tensor or None
             The teacher's outputs in the same order.
         """
         losses = []

@@ -59,7 +59,7 @@ class Weights:
     statistics: set[str] = field(default_factory=set)
 
 
-def weights_of(graph: ir.Graph, fixed: frozenset[str] = frozenset()) -> Weights:
+def weights_of(graph: ir.Graph, fixed: frozenset[str]) -> Weights:
     """The weights of a graph whose nodes stand in the order of execution.
 
     Parameters

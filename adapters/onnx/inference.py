@@ -179,7 +179,7 @@ def fixed_values(model: ir.Model) -> dict[str, np.ndarray]:
 
 
 def run_as_far_as_known(
-    model: ir.Model, feeds: Mapping[str, np.ndarray], max_bytes: int = MAX_BYTES
+    model: ir.Model, feeds: Mapping[str, np.ndarray], max_bytes: int
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
     """Shapes of all tensors that have a known one, and the values of constants."""
     given = {name: array.shape for name, array in feeds.items()}

@@ -205,16 +205,16 @@ def shrink(
 
 def shrunk(
     model: Source,
-    batches: Iterable[Any] | None = None,
-    layers: Layers = "all",
-    recipe: Recipe | None = None,
-    progress: bool = False,
+    batches: Iterable[Any] | None,
+    layers: Layers,
+    recipe: Recipe | None,
+    progress: bool,
     *,
     ratio: float | Mapping[str, float] | None = None,
-    target_params: float | None = None,
-    target_flops: float | None = None,
-    target_latency: float | str | None = None,
-    threads: int = 1,
+    target_params: float | None,
+    target_flops: float | None,
+    target_latency: float | str | None,
+    threads: int,
     unpack: Unpack | None = None,
     **options: Any,
 ) -> tuple[OnnxModel, reorganizing.Outcome]:
@@ -248,9 +248,9 @@ def _one_run(
 
 def reorganized(
     model: Source,
-    batches: Iterable[Any] | None = None,
-    layers: Layers = "last",
-    recipe: Recipe | None = None,
+    batches: Iterable[Any] | None,
+    layers: Layers,
+    recipe: Recipe | None,
     progress: bool = False,
     *,
     classes: int | Sequence[str | int] | None = None,

@@ -12,7 +12,7 @@ that is computed from shapes and integers alone), or a tensor that another node 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -25,9 +25,8 @@ from ...graph.find.nodes import (
     uniform_axes,
 )
 from ...graph.find.registration import check_nodes
-from .budget import EVERYTHING, MAX_BYTES
+from .budget import EVERYTHING
 from .call import Call, Unsupported
-from .example_inputs import example_inputs
 from .external import Refused
 from .inference import run_as_far_as_known
 from .operator_names import operator
@@ -59,10 +58,10 @@ class Structure:
     def __init__(
         self,
         model: ir.Model,
-        candidates: Iterable[dict[str, np.ndarray]] | None = None,
-        shared: frozenset[str] = frozenset(),
-        strict: bool = False,
-        max_bytes: int = MAX_BYTES,
+        candidates: Iterator[dict[str, np.ndarray]],
+        shared: frozenset[str],
+        strict: bool,
+        max_bytes: int,
     ):
         self.ir = model
         self.shared = shared
@@ -70,7 +69,6 @@ class Structure:
         self.graph = Graph()
         self.initializers = dict(model.graph.initializers)
         self.inputs = [str(v.name) for v in model.graph.inputs if v.name not in self.initializers]
-        candidates = iter(candidates or example_inputs(model))
         first = next(candidates)
         self.not_run: str | None = None
         try:

@@ -46,7 +46,7 @@ class ModelState:
         Others that the pass must not change: its inputs.
     """
 
-    def __init__(self, model: nn.Module, tensors: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, model: nn.Module, tensors: Iterable[torch.Tensor]) -> None:
         self._held: dict[int, tuple[Any, Any]] = {}  # a container, and a copy of it
         self._empty: dict[int, Any] = {}
         self._visited: dict[int, Any] = {}

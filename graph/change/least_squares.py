@@ -22,7 +22,7 @@ A plan from few samples thus falls back to its own ``B_0``, the limit of a large
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -170,7 +170,6 @@ def refit(
     plan: GroupPlan,
     fitted: SecondMoments,
     held: SecondMoments | None = None,
-    ridges: Sequence[float] = RIDGES,
     bounded: Mapping[str, np.ndarray] | None = None,
 ) -> GroupPlan:
     """Let the consumers reproduce what they read before, by least squares.
@@ -185,8 +184,6 @@ def refit(
     fitted : SecondMoments
     held : SecondMoments, optional
         Of held-out samples; without any, the ridge is 1e-3.
-    ridges : sequence of float
-        To choose from, relative to the mean of the survivors' ``E[x'^2]``.
     bounded : mapping of str to ndarray, optional
         Weights of the consumers before the change.  With them, only ridges are chosen under which
         no channel's outgoing weights are larger than ``LARGEST`` times what is drawn.  For groups
@@ -200,8 +197,6 @@ def refit(
     """
     if plan.A is None or plan.B is None:
         raise ValueError(f"expected a plan that reorganizes, got one that arranges {plan.group!r}")
-    if not min(ridges) > 0:
-        raise ValueError(f"expected positive ridges, got {tuple(ridges)!r}")
     shape = (plan.channels, plan.channels)
     for matrix in (fitted.X, fitted.C, fitted.G):
         if matrix.shape != shape:
@@ -223,7 +218,7 @@ def refit(
         block = np.ix_(kept, S)
         solved = _solutions(fitted, B0[block], kept, S)
         tried = []
-        for ridge in ridges if judged is not None else LARGER:
+        for ridge in RIDGES if judged is not None else LARGER:
             found = np.zeros_like(B)
             found[block] = solved(ridge)
             if bound is None or bound.allows(found, kept):

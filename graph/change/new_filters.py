@@ -99,7 +99,7 @@ def _filters(
     surviving: np.ndarray,
     n: int,
     rng: np.random.Generator,
-    gradient: np.ndarray | None = None,
+    gradient: np.ndarray | None,
 ) -> np.ndarray:
     """Incoming weights of ``n`` new channels, shape (n, m, ...).
 

@@ -54,9 +54,9 @@ class ClassSums:
         self,
         network: Network,
         groups: Sequence[ChannelGroup],
-        classes: int | Sequence[str | int] | None = None,
-        size: int | tuple[int, int] | None = None,
-        max_bytes: int = MAX_BYTES,
+        classes: int | Sequence[str | int] | None,
+        size: int | tuple[int, int] | None,
+        max_bytes: int,
     ) -> None:
         if isinstance(classes, int):
             classes = list(range(classes))

@@ -29,7 +29,6 @@ def arrange_plan(
     order: Literal["sofm", "random"] | Mapping[str, np.ndarray] = "sofm",
     means: Mapping[str, ClassMeans] | None = None,
     seed: int = 0,
-    recipe: Recipe | None = None,
 ) -> Plan:
     """Permute channels within their exchangeable sets.
 
@@ -42,8 +41,6 @@ def arrange_plan(
     means : mapping of group name to ClassMeans, optional
         Needed for ``"sofm"``.
     seed : int
-    recipe : Recipe, optional
-        Options of the map; ``Recipe.preserving()`` by default.
 
     Returns
     -------
@@ -70,7 +67,6 @@ def arrange_plan(
             if known[name].frozen is not None:
                 raise ValueError(f"group {name!r} cannot be arranged: {known[name].frozen}")
         groups = [known[name] for name in order]
-    recipe = recipe or Recipe.preserving(seed=seed)
     plans, skipped = [], {}
     for group in groups:
         reason = unmovable(group)
@@ -84,7 +80,7 @@ def arrange_plan(
         elif order == "random":
             places = _random_order(group, seed)
         else:
-            places = _map_order(group, _q(group, means), recipe, seed)
+            places = _map_order(group, _q(group, means), seed)
         plans.append(
             GroupPlan(
                 group=group.name,
@@ -125,13 +121,13 @@ def _random_order(group: ChannelGroup, seed: int) -> np.ndarray:
     return places
 
 
-def _map_order(group: ChannelGroup, Q: np.ndarray, recipe: Recipe, seed: int) -> np.ndarray:
+def _map_order(group: ChannelGroup, Q: np.ndarray, seed: int) -> np.ndarray:
     places = np.arange(group.channels)
     for number, indices in enumerate(group.exchangeable):
         if len(indices) > 1:
             indices = np.sort(indices)
             own = named_seed(seed, group.name, str(number))
-            places[indices] = indices[order_along_map(Q[:, indices], recipe, own)]
+            places[indices] = indices[order_along_map(Q[:, indices], Recipe(), own)]
     return places
 
 

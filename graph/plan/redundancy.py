@@ -69,7 +69,7 @@ def distances(X: np.ndarray) -> np.ndarray:
     return np.sqrt(found)
 
 
-def distances_everywhere(Q: np.ndarray, starts: Sequence[int] = ()) -> np.ndarray:
+def distances_everywhere(Q: np.ndarray, starts: Sequence[int]) -> np.ndarray:
     """The largest distance of each pair in all tensors of a group.
 
     Parameters
@@ -156,7 +156,7 @@ def map_redundant(
     return one_node_each(live, units, squared, K, (C, s))
 
 
-def why_not(Q: np.ndarray, activity: np.ndarray, recipe: Recipe, starts: Sequence[int] = ()) -> str:
+def why_not(Q: np.ndarray, activity: np.ndarray, recipe: Recipe, starts: Sequence[int]) -> str:
     """Why nothing in a group is redundant, in one sentence."""
     least = activity.min() / activity.mean()
     text = (

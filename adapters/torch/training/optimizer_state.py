@@ -80,8 +80,8 @@ def change_state(
     edit: Edit,
     optimizer: Any,
     plan: GroupPlan,
-    how: str = "merge",
-    before: Mapping[str, np.ndarray] | None = None,
+    how: str,
+    before: Mapping[str, np.ndarray] | None,
 ) -> tuple[int, list[str]]:
     """Change the optimizer's state of every parameter that a plan touches.
 
@@ -94,8 +94,8 @@ def change_state(
     how : {"merge", "reset", "keep"}
         Change along with the weights; begin anew, steps counted from 0; or leave (a permutation is
         always followed).
-    before : mapping of str to ndarray, optional
-        The weights before the plan; those before the edit by default.
+    before : mapping of str to ndarray, or None
+        The weights before the plan; None for those before the edit.
 
     Returns
     -------
