@@ -101,7 +101,10 @@ def with_pseudo_classes(
             raise ValueError(f"expected at least one pseudo-class, got {classes!r}")
         deepest = [group for group in network.groups if group.tap is not None][-1:]
         if not deepest:
-            raise ValueError("the model has no channel group whose activations tell samples apart")
+            raise ValueError(
+                "the model has no channel group whose activations tell samples apart: give batches "
+                "of (inputs, labels) in place of pseudo_classes"
+            )
         own = _descriptions(network, data, deepest[0])
     rows = np.concatenate(team.gather(np.concatenate(own)))
     with team.together():

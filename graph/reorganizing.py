@@ -128,7 +128,10 @@ def reorganize(
     with team.together():
         if data is None:
             if layers == "auto":
-                raise ValueError("layers 'auto' needs batches of (inputs, labels)")
+                raise ValueError(
+                    "layers 'auto' needs batches of (inputs, labels), got none: give some, or name "
+                    "the layers"
+                )
             recipe = recipe.without_data()
         if max_change is not None and not max_change > 0:
             raise ValueError(f"expected a positive max_change, got {max_change!r}")
@@ -255,7 +258,10 @@ class _Run:
         """Ratios by group that keep a budget."""
         assert self.layout is not None
         if not self.refits.sums:
-            raise ValueError("a target needs batches of inputs and outgoing 'least_squares'")
+            raise ValueError(
+                "a target needs batches of inputs and outgoing 'least_squares': give both, or a "
+                "ratio in place of the target"
+            )
         grams = {name: sums.fitted.X for name, sums in self.refits.sums.items()}
         weights = self.edit.original([m.weight for g in self.groups for m in g.consumers])
         samples = self.network.example_samples
@@ -268,7 +274,10 @@ class _Run:
         if self.recipe.needs_gradients:
             with team.together():
                 if self.runs.data is None:
-                    raise ValueError("init 'gradient' needs batches of (inputs, labels), got none")
+                    raise ValueError(
+                        "init 'gradient' needs batches of (inputs, labels), got none: give some, "
+                        "or choose another init"
+                    )
             names = [m.weight for group in self.groups for m in filters_of(group.members)]
             names = list(dict.fromkeys(names))
             options["gradients"] = self.network.gradients(self.runs.data, names, team)

@@ -234,7 +234,11 @@ class Recipe:
             The method looks at activations.
         """
         if self.needs_means:
-            raise ValueError(f"method {self.method!r} needs batches of (inputs, labels)")
+            raise ValueError(
+                f"method {self.method!r} needs batches of (inputs, labels), got none: give some, "
+                "or choose a method that looks at weights alone ('l1', 'l2', 'random', "
+                "'correlation')"
+            )
         outgoing = "sum" if self.outgoing == "least_squares" else self.outgoing
         return replace(self, outgoing=outgoing, refit="groups", batchnorm="merge")
 

@@ -121,7 +121,10 @@ def register_operator(
     domain = "" if domain == "ai.onnx" else domain
     name = operator if not domain else f"{domain}.{operator}"
     if rule_of(domain, operator) is not None:
-        raise ValueError(f"the operator {name!r} has a rule")
+        raise ValueError(
+            f"the operator {name!r} has a rule and needs no other; if it is yours, close what "
+            "register_operator returned for it before"
+        )
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
     if domain in known and not onnx.defs.has(operator, domain):
         raise ValueError(f"expected an operator of the domain {domain!r} of ONNX, got {operator!r}")

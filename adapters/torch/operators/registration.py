@@ -93,7 +93,10 @@ def register_operator(name: str, rule: Rule | None = None) -> ExitStack | Callab
     overloads = _overloads(name)
     key = name.removeprefix("aten::")
     if key in RULES or key in REGISTERED:
-        raise ValueError(f"the operator {name!r} has a rule")
+        raise ValueError(
+            f"the operator {name!r} has a rule and needs no other; if it is yours, close what "
+            "register_operator returned for it before"
+        )
     if any(o.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd) for o in overloads):
         raise ValueError(
             f"the operator {name!r} is composed of others, which are seen in its place: register "
