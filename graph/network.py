@@ -71,13 +71,19 @@ class Network(Protocol):
     """A network that runs, shows tensors of its graph and changes its weights."""
 
     @property
-    def graph(self) -> Graph: ...
+    def graph(self) -> Graph:
+        """The network as structural nodes."""
+        ...
 
     @property
-    def groups(self) -> list[ChannelGroup]: ...
+    def groups(self) -> list[ChannelGroup]:
+        """The channel groups of the graph."""
+        ...
 
     @property
-    def arrays(self) -> Arrays: ...
+    def arrays(self) -> Arrays:
+        """What looks into the activations that :meth:`run` shows."""
+        ...
 
     @property
     def example_samples(self) -> int:
@@ -126,7 +132,9 @@ class Network(Protocol):
         Parameters
         ----------
         shake : float
-            Size of a random relative change of the inputs, and of the weights if asked for.
+            Size of a random relative change of the inputs.
+        weights : bool
+            Whether the weights are changed as well.
 
         Raises
         ------
@@ -135,7 +143,9 @@ class Network(Protocol):
         """
         ...
 
-    def transaction(self) -> contextlib.AbstractContextManager[Transaction]: ...
+    def transaction(self) -> contextlib.AbstractContextManager[Transaction]:
+        """Where weights are changed: for good, or not at all where the block fails."""
+        ...
 
     def without(self, removal: Removal) -> contextlib.AbstractContextManager[None]:
         """The network without some channels for as long as the block lasts, to run as an example.
@@ -182,7 +192,9 @@ class Team(Protocol):
     """The processes that change one network together; see :data:`ALONE`."""
 
     @property
-    def world(self) -> int: ...
+    def world(self) -> int:
+        """How many there are."""
+        ...
 
     @property
     def first(self) -> bool:
@@ -193,11 +205,17 @@ class Team(Protocol):
         """A step without communication; where it fails in one process, all raise."""
         ...
 
-    def sum_arrays(self, *values: np.ndarray | float) -> list[np.ndarray]: ...
+    def sum_arrays(self, *values: np.ndarray | float) -> list[np.ndarray]:
+        """Sums over all processes, in float64."""
+        ...
 
-    def gather(self, value: T) -> list[T]: ...
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in their order."""
+        ...
 
-    def from_first(self, value: T) -> T: ...
+    def from_first(self, value: T) -> T:
+        """The value of the first process, in all."""
+        ...
 
 
 class _Alone:
