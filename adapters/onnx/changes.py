@@ -40,6 +40,26 @@ def save_changes(original: OnnxModel, changed: OnnxModel, path: str | os.PathLik
         A shape changed, or an array has a type that safetensors does not have.
     OSError
         What the file system says; nothing is then written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import onnx_ir
+    >>> from rejuvenet.adapters.onnx import apply_changes, arrange, load, save_changes
+    >>> temporary = tempfile.TemporaryDirectory()
+    >>> folder = Path(temporary.name)
+    >>> model = load(onnx_ir.from_onnx_text('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     example (float[n, 1] x) => (float[n, 2] y)
+    ...     <float[1, 4] a = {1, -1, 2, -2}, float[4, 2] b = {1, 0, 0, 1, 1, 1, 1, 2}>
+    ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''))
+    >>> arrange(model, order={"a": [2, 3, 0, 1]})[0].save(folder / "changed.onnx")
+    >>> save_changes(model, load(folder / "changed.onnx"), folder / "changes.safetensors")
+    2
+    >>> apply_changes(model, folder / "changes.safetensors").weights["a"].tolist()
+    [[2.0, -2.0, 1.0, -1.0]]
+    >>> temporary.cleanup()
     """
     held = dict(_arrays(changed))
     found: dict[str, np.ndarray] = {}
@@ -63,10 +83,21 @@ def save_changes(original: OnnxModel, changed: OnnxModel, path: str | os.PathLik
 def apply_changes(model: OnnxModel, path: str | os.PathLike[str]) -> OnnxModel:
     """The model with the arrays of a file of :func:`save_changes`.
 
+    Parameters
+    ----------
+    model : OnnxModel
+        As its file is.
+    path : path-like
+        The safetensors file.
+
     Raises
     ------
     ValueError
         It is no such file, or its arrays were changed from another model.
+
+    See Also
+    --------
+    save_changes : Has an example of both.
     """
     from safetensors import safe_open
 

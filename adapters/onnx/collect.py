@@ -59,6 +59,22 @@ def collect(
     ValueError
         For a class without samples (named), activations that are not finite (group and channel
         named), inputs and labels that do not pair, or a group without activations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import onnx_ir
+    >>> from rejuvenet.adapters.onnx import collect, load
+    >>> model = load(onnx_ir.from_onnx_text('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     example (float[n, 1] x) => (float[n, 2] y)
+    ...     <float[1, 4] a = {1, -1, 2, -2}, float[4, 2] b = {1, 0, 0, 1, 1, 1, 1, 2}>
+    ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''))
+    >>> x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    >>> batches = [(x, np.arange(20) // 10)]
+    >>> means = collect(model, batches)["a"]
+    >>> means.Q.shape, means.counts.tolist()  # classes, channels, height and width
+    ((2, 4, 1, 1), [10.0, 10.0])
     """
     found: Layers = groups
     if groups != "all":

@@ -66,6 +66,20 @@ def arrange(
     ValueError
         For a layer that is unknown or cannot move, an order that is no permutation within the
         exchangeable sets, or outputs that changed by more than the network's own noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import onnx_ir
+    >>> from rejuvenet.adapters.onnx import arrange, load
+    >>> model = load(onnx_ir.from_onnx_text('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     example (float[n, 1] x) => (float[n, 2] y)
+    ...     <float[1, 4] a = {1, -1, 2, -2}, float[4, 2] b = {1, 0, 0, 1, 1, 1, 1, 2}>
+    ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''))
+    >>> changed, report = arrange(model, order={"a": [2, 3, 0, 1]})
+    >>> changed.weights["a"].tolist(), report.verdict.within
+    ([[2.0, -2.0, 1.0, -1.0]], True)
     """
     model = model if isinstance(model, OnnxModel) else load(model)
     network = OnnxNetwork(model)
@@ -126,6 +140,23 @@ def reorganize(
     ------
     ValueError
         For bad data, an unknown layer or one that cannot move.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import onnx_ir
+    >>> from rejuvenet.adapters.onnx import load, reorganize
+    >>> from rejuvenet.graph import Recipe
+    >>> model = load(onnx_ir.from_onnx_text('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     example (float[n, 1] x) => (float[n, 2] y)
+    ...     <float[1, 4] a = {1, -1, 2, -2}, float[4, 2] b = {1, 0, 0, 1, 1, 1, 1, 2}>
+    ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''))
+    >>> x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    >>> batches = [(x, np.arange(20) // 10)]
+    >>> changed, report = reorganize(model, batches, recipe=Recipe.preserving(ratio=0.5))
+    >>> report.groups[0].survivors, report.groups[0].new, report.output_change < 1e-3
+    (2, 2, True)
     """
     changed, outcome = reorganized(
         model, batches, layers, recipe, progress, classes=classes, pseudo_classes=pseudo_classes,
@@ -193,6 +224,22 @@ def shrink(
     ------
     ValueError
         For bad data, an unknown layer, or nothing that can be removed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import onnx_ir
+    >>> from rejuvenet.adapters.onnx import load, shrink
+    >>> model = load(onnx_ir.from_onnx_text('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     example (float[n, 1] x) => (float[n, 2] y)
+    ...     <float[1, 4] a = {1, -1, 2, -2}, float[4, 2] b = {1, 0, 0, 1, 1, 1, 1, 2}>
+    ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''))
+    >>> x = np.linspace(-1, 1, 20, dtype="float32")[:, None]
+    >>> batches = [(x, np.arange(20) // 10)]
+    >>> smaller, report = shrink(model, batches, ratio=0.5)
+    >>> smaller.weights["a"].shape, report.output_change < 1e-3
+    ((1, 2), True)
     """
     changed, outcome = shrunk(
         model, batches, layers, recipe, progress, ratio=ratio, target_params=target_params,

@@ -212,6 +212,17 @@ def observe(
     ------
     RuntimeError
         The model did not run the operators that it ran when it was traced.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rejuvenet.adapters.torch import observe, trace
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> traced = trace(net, torch.zeros(1, 3, 8, 8))
+    >>> tensor = traced.group("0").tap.tensor
+    >>> y = observe(traced, torch.zeros(5, 3, 8, 8), {tensor: lambda x: print(tuple(x.shape))})
+    (5, 8, 6, 6)
     """
     args, kwargs = _as_arguments(inputs)
     given, names = tensors_within((args, kwargs)), traced.graph.inputs

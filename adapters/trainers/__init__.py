@@ -13,3 +13,5 @@ Every event takes place right before the first batch of the next epoch.  Checkpo
 before or after what a framework does at the end of an epoch; wherever that is, a training that
 is resumed neither loses an event nor repeats one.
 """
+
+__all__: list[str] = []

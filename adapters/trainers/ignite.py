@@ -20,6 +20,8 @@ from torch import nn
 
 from .deferred import DeferredReorganizer
 
+__all__ = ["ReorganizerEvents", "ReorganizerHandler"]
+
 
 class ReorganizerEvents(EventEnum):
     """What a trainer with a :class:`ReorganizerHandler` also fires."""

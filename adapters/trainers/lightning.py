@@ -22,6 +22,8 @@ import torch
 
 from .deferred import DeferredReorganizer
 
+__all__ = ["ReorganizerCallback"]
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch import callbacks as callbacks_of_lightning

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ...graph.report import Report
 
+__all__ = ["metrics"]
+
 
 def metrics(report: Report, prefix: str = "reorganizer") -> dict[str, float]:
     """Figures of an event by name, ``prefix/group/figure`` and ``prefix/figure``.

@@ -22,6 +22,8 @@ from transformers.trainer_callback import ExportableState
 
 from .deferred import DeferredReorganizer
 
+__all__ = ["ReorganizerCallback"]
+
 
 class ReorganizerCallback(DeferredReorganizer, TrainerCallback, ExportableState):
     """Reorganizes layers before the first batch of an epoch, where that is due.

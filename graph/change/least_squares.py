@@ -194,6 +194,25 @@ def refit(
     ------
     ValueError
         Where the plan only permutes, or a matrix has another shape or is not finite.
+
+    Examples
+    --------
+    Of four channels that are made of two, those two make up for the others:
+
+    >>> import numpy as np
+    >>> from rejuvenet.graph import Graph, Recipe, composites, find_groups, refit, reorganize_plan
+    >>> from rejuvenet.graph.change.least_squares import SecondMoments
+    >>> graph = Graph(inputs=["x"], outputs=["y"], weights={"a": "first", "b": "second"}, shapes={
+    ...     "x": (5, 1), "a": (1, 4), "h": (5, 4), "b": (4, 1), "y": (5, 1)})
+    >>> composites.multiplied(graph, "x", "a", "h")
+    >>> composites.multiplied(graph, "h", "b", "y")
+    >>> weights = {"first": np.array([[1.0, 4, 2, 3]]), "second": np.array([[1.0], [2], [3], [4]])}
+    >>> recipe = Recipe.comparison("l2", ratio=0.5)
+    >>> plan = reorganize_plan(find_groups(graph)[0], weights, recipe)
+    >>> x = np.random.default_rng(0).normal(size=(100, 2)) @ [[1, 0, 2, 1], [0, 1, 1, 2]]
+    >>> sums = SecondMoments(x.T @ x, x.T @ x, x.T @ x, samples=100).merged(plan)
+    >>> sums.residual(plan) > 0.5, sums.residual(refit(plan, sums)) < 1e-3
+    (True, True)
     """
     if plan.A is None or plan.B is None:
         raise ValueError(f"expected a plan that reorganizes, got one that arranges {plan.group!r}")

@@ -72,6 +72,19 @@ def transform(
     ValueError
         Where a weight is missing, has another shape than in the plan, is quantized and would be
         merged, or would overflow its type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.graph import Graph, arrange_plan, composites, find_groups, transform
+    >>> graph = Graph(inputs=["x"], outputs=["y"], weights={"a": "first", "b": "second"}, shapes={
+    ...     "x": (5, 1), "a": (1, 4), "h": (5, 4), "b": (4, 1), "y": (5, 1)})
+    >>> composites.multiplied(graph, "x", "a", "h")
+    >>> composites.multiplied(graph, "h", "b", "y")
+    >>> plan = arrange_plan(find_groups(graph), {"first": np.array([3, 2, 1, 0])})
+    >>> weights = {"first": np.array([[1.0, 4, 2, 3]]), "second": np.array([[1.0], [2], [3], [4]])}
+    >>> transform(plan, weights)["first"], transform(plan, weights)["second"].ravel()
+    (array([[3., 2., 4., 1.]]), array([4., 3., 2., 1.]))
     """
     if state not in (False, True, "linear"):
         raise ValueError(f"expected state to be False or 'linear', got {state!r}")
@@ -106,6 +119,20 @@ def apply(plan: AnyPlan, weights: Mapping[str, np.ndarray]) -> list[str]:
     ------
     ValueError
         As :func:`transform`, and where an array is read-only.  No weight has changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.graph import Graph, apply, arrange_plan, composites, find_groups
+    >>> graph = Graph(inputs=["x"], outputs=["y"], weights={"a": "first", "b": "second"}, shapes={
+    ...     "x": (5, 1), "a": (1, 4), "h": (5, 4), "b": (4, 1), "y": (5, 1)})
+    >>> composites.multiplied(graph, "x", "a", "h")
+    >>> composites.multiplied(graph, "h", "b", "y")
+    >>> weights = {"first": np.array([[1.0, 4, 2, 3]]), "second": np.array([[1.0], [2], [3], [4]])}
+    >>> apply(arrange_plan(find_groups(graph), {"first": np.array([3, 2, 1, 0])}), weights)
+    ['first', 'second']
+    >>> weights["first"]
+    array([[3., 2., 4., 1.]])
     """
     results = transform(plan, weights)
     for name in results:

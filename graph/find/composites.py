@@ -1,7 +1,8 @@
 """Operators that are made of several structural nodes, the same for every framework.
 
 An adapter reads the attributes of its operator and calls one of these functions, which append
-nodes to the graph.  ``output`` is a tensor whose shape is known.
+nodes to the graph.  Tensors are given by their names, ``output`` is one whose shape is known, and
+axes are counted from 0.
 """
 
 from __future__ import annotations
@@ -26,6 +27,24 @@ from .nodes import (
     Transpose,
 )
 
+__all__ = [
+    "attended",
+    "divided",
+    "gated",
+    "layer_normalized",
+    "looked_up",
+    "multiplied",
+    "normalized",
+    "normalized_in_groups",
+    "parametrized",
+    "parts",
+    "rearranged",
+    "recurrent",
+    "repeated",
+    "taken",
+    "viewed",
+]
+
 Parameters = Sequence[tuple[str, str]]  # tensor and role
 
 
@@ -33,21 +52,53 @@ Parameters = Sequence[tuple[str, str]]  # tensor and role
 
 
 def viewed(graph: Graph, x: str, shape: Sequence[int]) -> str:
-    """The elements of ``x`` in another shape."""
+    """The elements of ``x`` in another shape.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+    shape : sequence of int
+        Of as many elements.
+
+    Returns
+    -------
+    str
+        A tensor of the structural description.
+    """
     view = graph.temporary(tuple(shape))
     graph.nodes.append(Reshape(x, view))
     return view
 
 
 def rearranged(graph: Graph, x: str, view: Shape, order: Sequence[int], output: str) -> None:
-    """``x.reshape(view).transpose(order)``, reshaped: pixel and channel shuffles."""
+    """``x.reshape(view).transpose(order)``, reshaped: pixel and channel shuffles.
+
+    Parameters
+    ----------
+    graph : Graph
+    x, output : str
+        Of as many elements, in any shapes.
+    view : tuple of int
+    order : sequence of int
+        The axes of the view, as they follow each other.
+    """
     turned = graph.temporary([view[axis] for axis in order])
     graph.nodes.append(Transpose(viewed(graph, x, view), turned, tuple(order)))
     graph.nodes.append(Reshape(turned, output))
 
 
 def taken(graph: Graph, x: str, chosen: Mapping[int, np.ndarray], output: str) -> None:
-    """The positions ``chosen[axis]`` of some axes, reshaped: slices, rolls, constant indices."""
+    """The positions ``chosen[axis]`` of some axes, reshaped: slices, rolls, constant indices.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+    chosen : mapping of int to ndarray of int, shape (positions,)
+    output : str
+        Of as many elements as are taken.
+    """
     for axis, indices in chosen.items():
         shape = list(graph.shapes[x])
         if not np.array_equal(indices, np.arange(shape[axis])):
@@ -59,7 +110,16 @@ def taken(graph: Graph, x: str, chosen: Mapping[int, np.ndarray], output: str) -
 
 
 def divided(graph: Graph, x: str, axis: int, outputs: Sequence[str]) -> None:
-    """Consecutive parts of one axis, each as long as its output."""
+    """Consecutive parts of one axis, each as long as its output.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+    axis : int
+    outputs : sequence of str
+        With the shape of ``x`` but for the length of the axis.
+    """
     start = 0
     for output in outputs:
         stop = start + graph.shapes[output][axis]
@@ -68,7 +128,20 @@ def divided(graph: Graph, x: str, axis: int, outputs: Sequence[str]) -> None:
 
 
 def parts(graph: Graph, x: str, axis: int, lengths: Sequence[int]) -> list[str]:
-    """As :func:`divided`, into tensors of the structural description."""
+    """As :func:`divided`, into tensors of the structural description.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+    axis : int
+    lengths : sequence of int
+        Of the parts.
+
+    Returns
+    -------
+    list of str
+    """
     shape = graph.shapes[x]
     made = [graph.temporary((*shape[:axis], n, *shape[axis + 1 :])) for n in lengths]
     divided(graph, x, axis, made)
@@ -78,7 +151,19 @@ def parts(graph: Graph, x: str, axis: int, lengths: Sequence[int]) -> list[str]:
 def repeated(
     graph: Graph, x: str, times: Sequence[int], output: str, interleaved: bool = False
 ) -> None:
-    """The whole tensor several times along each axis, or each position of it."""
+    """The whole tensor several times along each axis, or each position of it.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+        Axes of length one are put in front where ``times`` has more.
+    times : sequence of int
+        For every axis of the output.
+    output : str
+    interleaved : bool
+        Whether the copies of a position lie side by side.
+    """
     shape = (1,) * (len(times) - len(graph.shapes[x])) + graph.shapes[x]
     before = [(n, 1) if interleaved else (1, n) for n in shape]
     after = [(n, k) if interleaved else (k, n) for n, k in zip(shape, times, strict=True)]
@@ -88,7 +173,17 @@ def repeated(
 
 
 def looked_up(graph: Graph, table: str, indices: str, axis: int, output: str) -> None:
-    """What data choose along one axis of a table: its order is fixed."""
+    """What data choose along one axis of a table: its order is fixed.
+
+    Parameters
+    ----------
+    graph : Graph
+    table, indices : str
+    axis : int
+        Of the table.
+    output : str
+        Shape ``(*table[:axis], *indices, *table[axis + 1:])``.
+    """
     rows = [f"a{k}" for k in range(len(graph.shapes[table]))]
     places = [f"n{k}" for k in range(len(graph.shapes[indices]))]
     once = graph.temporary([1] * len(places))
@@ -106,6 +201,17 @@ def looked_up(graph: Graph, table: str, indices: str, axis: int, output: str) ->
 def parametrized(graph: Graph, axis: int, parameters: Parameters, output: str) -> Iterator[str]:
     """Where to put a result whose channels parameters apply to; without any, the output itself.
 
+    Parameters
+    ----------
+    graph : Graph
+    axis : int
+        Of the channels.
+    parameters : sequence of (tensor, role)
+        Each of shape ``(channels,)``.
+    output : str
+
+    Examples
+    --------
     >>> graph = Graph()
     >>> _ = graph.add_tensor("y", (2, 8, 4, 4))
     >>> with parametrized(graph, 1, [("bias", "bias")], "y") as product:
@@ -125,6 +231,15 @@ def parametrized(graph: Graph, axis: int, parameters: Parameters, output: str) -
 def multiplied(graph: Graph, a: str, b: str, output: str) -> None:
     """``numpy.matmul(a, b)``; batch axes of length one that broadcast are dropped first.
 
+    Parameters
+    ----------
+    graph : Graph
+    a, b : str
+        Shapes ``(*batch, m, k)`` and ``(*batch, k, n)``, or ``(k,)``.
+    output : str
+
+    Examples
+    --------
     A batch of one sample is a batch:
 
     >>> graph = Graph(shapes={"a": (1, 3, 4), "b": (1, 4, 5), "y": (1, 3, 5)})
@@ -158,7 +273,16 @@ def _operand(
 
 
 def gated(graph: Graph, x: str, axis: int, output: str) -> None:
-    """The first half of an axis, multiplied by a function of the second."""
+    """The first half of an axis, multiplied by a function of the second.
+
+    Parameters
+    ----------
+    graph : Graph
+    x : str
+    axis : int
+    output : str
+        With half the length of the axis.
+    """
     n = graph.shapes[output][axis]
     graph.nodes.append(Elementwise(tuple(parts(graph, x, axis, (n, n))), output, "mul"))
 
@@ -171,6 +295,13 @@ def normalized(graph: Graph, x: str, axes: Sequence[int], output: str) -> None:
 
     Channels that the statistics are not over keep to themselves, so that merging those that are
     equal stays exact.
+
+    Parameters
+    ----------
+    graph : Graph
+    x, output : str
+        Of one shape.
+    axes : sequence of int
     """
     shape, over = graph.shapes[x], tuple(axes)
     statistics = graph.temporary([1 if a in over else n for a, n in enumerate(shape)])
@@ -180,7 +311,18 @@ def normalized(graph: Graph, x: str, axes: Sequence[int], output: str) -> None:
 def layer_normalized(
     graph: Graph, x: str, axes: Sequence[int], parameters: Parameters, output: str
 ) -> None:
-    """Over the last axes, then a scale and a shift of their shape, where there are any."""
+    """Over the last axes, then a scale and a shift of their shape, where there are any.
+
+    Parameters
+    ----------
+    graph : Graph
+    x, output : str
+        Of one shape.
+    axes : sequence of int
+        The last ones of ``x``.
+    parameters : sequence of (tensor, role)
+        Roles ``"scale"`` and ``"shift"``.
+    """
     shape = graph.shapes[x]
     if all(graph.shapes[name] == shape[-1:] for name, _ in parameters):
         with parametrized(graph, len(shape) - 1, parameters, output) as result:
@@ -198,7 +340,14 @@ def normalized_in_groups(
 ) -> None:
     """Group normalization: over the channels of a group (axis 1) and all positions.
 
-    Parameters have a value for each channel, or for each group.
+    Parameters
+    ----------
+    graph : Graph
+    x, output : str
+        Shape ``(n, channels, *spatial)``.
+    groups : int
+    parameters : sequence of (tensor, role)
+        Each of shape ``(channels,)``, or each of shape ``(groups,)``.
     """
     n, channels, *spatial = graph.shapes[x]
     split = viewed(graph, x, (n, groups, channels // groups, *spatial))
@@ -223,6 +372,7 @@ def attended(
 
     Parameters
     ----------
+    graph : Graph
     operands : (tensor, axes) of q, k and v
         Axes ``b, h, s, d``, ``b, h, l, d`` and ``b, h, l, e`` in any order.
     masks : sequence of str
@@ -267,8 +417,11 @@ def recurrent(
 
     Parameters
     ----------
+    graph : Graph
     x : str
         Shape ``(t, b, i)``, or ``(b, t, i)`` where ``time`` is 1.
+    time : int
+        The axis of the steps.
     weights : (str, str)
         ``W`` of shape ``(d, g, h, i)`` and ``R`` of shape ``(d, g, h, h)``.
     biases : sequence of str

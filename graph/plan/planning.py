@@ -53,6 +53,17 @@ def arrange_plan(
     ValueError
         Where an order is asked for a frozen or unknown group or is not a permutation within the
         exchangeable sets; where ``"sofm"`` lacks the means of a group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.graph import Graph, arrange_plan, composites, find_groups
+    >>> graph = Graph(inputs=["x"], outputs=["y"], weights={"a": "first", "b": "second"}, shapes={
+    ...     "x": (5, 1), "a": (1, 4), "h": (5, 4), "b": (4, 1), "y": (5, 1)})
+    >>> composites.multiplied(graph, "x", "a", "h")
+    >>> composites.multiplied(graph, "h", "b", "y")
+    >>> print(arrange_plan(find_groups(graph), {"first": np.array([3, 1, 2, 0])}))
+    arrange first: 2 of 4 channels move; 2 weights
     """
     if not isinstance(order, Mapping) and order not in ("sofm", "random"):
         raise ValueError(
@@ -192,6 +203,20 @@ def reorganize_plan(
     ValueError
         Where the group is frozen or has nothing to exchange, means or gradients are missing or
         incomplete, a weight is missing, of another shape or quantized, or ``"l1"`` finds no scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rejuvenet.graph import Graph, Recipe, composites, find_groups, reorganize_plan
+    >>> graph = Graph(inputs=["x"], outputs=["y"], weights={"a": "first", "b": "second"}, shapes={
+    ...     "x": (5, 1), "a": (1, 4), "h": (5, 4), "b": (4, 1), "y": (5, 1)})
+    >>> composites.multiplied(graph, "x", "a", "h")
+    >>> composites.multiplied(graph, "h", "b", "y")
+    >>> weights = {"first": np.array([[1.0, 4, 2, 3]]), "second": np.array([[1.0], [2], [3], [4]])}
+    >>> recipe = Recipe.comparison("l2", ratio=0.5)
+    >>> plan = reorganize_plan(find_groups(graph)[0], weights, recipe)
+    >>> plan.survivors, plan.new
+    (array([1, 3]), array([0, 2]))
     """
     recipe = recipe or Recipe.preserving()
     reason = unmovable(group)
