@@ -217,8 +217,7 @@ def shrink(
         The file as it was, with smaller arrays and other lengths.
     Report
         With parameters and multiply-adds before and after, and latency where it was asked for.
-        Groups that cannot lose channels are
-        in ``skipped``, with the reason.
+        Groups that cannot lose channels are in ``skipped``, with the reason.
 
     Raises
     ------

@@ -127,8 +127,8 @@ def reorganize(
         Compiled and data-parallel wrappers are looked through.
     batches : iterable, optional
         Yields ``(inputs, labels)``; read several times, from memory where they fit in 1 GiB.
-        Without it only the methods ``"l1"``, ``"l2"`` and ``"random"`` are possible, consumers
-        are not refitted and statistics are not recalibrated.
+        Without it only the methods ``"l1"``, ``"l2"``, ``"random"`` and ``"correlation"`` are
+        possible, consumers are not refitted and statistics are not recalibrated.
     layers : str or sequence of str
         Layers, patterns, ``"last"`` (the deepest group that can move), ``"all"``, or ``"auto"``:
         the groups that use the least of their capacity, each with the ratio that its figures
