@@ -3,9 +3,10 @@
     python tutorials/how_many_images.py --data /data/cifar100  # results/how_many_images.json
 
 The first network of ``from_a_file.py``, of ten classes of CIFAR-100, is shrunk to half of its
-channels by 250 to 5,000 of their training images, as many of every class, for three draws; and by
-all of them in the order of their folders.  Accuracy is that on the 1,000 test images.  What is in
-the JSON is not measured again.
+channels by 250 to 2,000 of their training images, as many of every class, for three draws; and by
+all 5,000 in the order of their folders.  Accuracy is that on the 1,000 test images.  What is in
+the JSON is not measured again: means of 42.0, 42.5, 42.2 and 43.1 %, which the draws of one number
+differ by as well, and 43.8 % by all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rejuvenet.adapters.images.sampling import sampled
 from rejuvenet.adapters.onnx import load, shrink
 
 RESULT = Path(__file__).parent / "results" / "how_many_images.json"
-NUMBERS, DRAWS = (250, 500, 1000, 2000, 5000), 3
+NUMBERS, DRAWS = (250, 500, 1000, 2000), 3
 
 
 def main() -> None:

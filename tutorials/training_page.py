@@ -95,7 +95,7 @@ def page(results: dict[str, Any]) -> str:
         "ran, the figures are what it gave (`results/training.json`). `task` holds a small "
         "network, scikit-learn's digits, and the settings.",
         code(Task),
-        "Whether it helps is another question: [a first measurement](paper/README.md).",
+        "Whether it helps is another question: [what was measured so far](paper/README.md).",
         "## In a loop of your own",
         code(plain),
         "Every event is one line of the log `rejuvenet`, after one that says what it will take; "

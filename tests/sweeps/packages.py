@@ -40,9 +40,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results" / "packages.jsonl"
 README = HERE / "README.md"
-BEGIN = "<!-- written by packages.py: begin -->\n"
-END = "<!-- written by packages.py: end -->\n"
 LIMIT = 300  # seconds for a file
+
+Sweep = Callable[[list[str]], None]
 
 PACKAGES = (
     "basic-pitch==0.4.0",
@@ -278,15 +278,9 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """The part of the README that is made from the records."""
-    head, _, rest = README.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{table(records())}\n\n{END}{tail}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(script: str, purpose: str, sweep: Sweep, text: Callable[[], str]) -> None:
+    """What a script of this folder does: sweep over packages, and write its part of the README."""
+    parser = argparse.ArgumentParser(description=purpose.splitlines()[0])
     parser.add_argument("--only", default="", help="names of packages, between commas")
     parser.add_argument("--table", action="store_true", help="write the README and stop")
     given = parser.parse_args()
@@ -294,8 +288,11 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         wanted = set(given.only.split(",")) - {""}
         sweep([p for p in PACKAGES if not wanted or p.partition("==")[0] in wanted])
-    write_readme()
+    begin, end = (f"<!-- written by {script}: {mark} -->\n" for mark in ("begin", "end"))
+    head, _, rest = README.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    README.write_text(f"{head}{begin}\n{text()}\n\n{end}{tail}")
 
 
 if __name__ == "__main__":
-    main()
+    main("packages.py", __doc__, sweep, lambda: table(records()))

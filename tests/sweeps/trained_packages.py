@@ -16,20 +16,16 @@ passes the given one, and that it is the given one byte for byte but for the val
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
 
-from packages import PACKAGES, README, fetch, files_in, in_a_process
+from packages import fetch, files_in, in_a_process, main
 
 RESULTS = Path(__file__).parent / "results" / "trained_packages.jsonl"
-BEGIN = "<!-- written by trained_packages.py: begin -->\n"
-END = "<!-- written by trained_packages.py: end -->\n"
 SAMPLES, BATCH, EPOCHS = 8, 4, 3
 SETTLING = 12  # epochs where normalizations see that random inputs are not what they know
 LIMIT = 1800  # seconds for a file
@@ -225,24 +221,5 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_readme() -> None:
-    """The part of the README that is made from the records."""
-    head, _, rest = README.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{table(records())}\n\n{END}{tail}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="names of packages, between commas")
-    parser.add_argument("--table", action="store_true", help="write the README and stop")
-    given = parser.parse_args()
-    if not given.table:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        wanted = set(given.only.split(",")) - {""}
-        sweep([p for p in PACKAGES if not wanted or p.partition("==")[0] in wanted])
-    write_readme()
-
-
 if __name__ == "__main__":
-    main()
+    main("trained_packages.py", __doc__, sweep, lambda: table(records()))
