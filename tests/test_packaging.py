@@ -1,6 +1,7 @@
 """What imports what, and what the distribution declares."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,36 @@ def test_adapters_do_not_import_each_other(adapter):
         for module in imported_modules(path):
             forbidden = module.startswith((other, f"..{other}", "...adapters", "rejuvenet"))
             assert not forbidden, f"{path.name} imports {module}"
+
+
+def project_files(path):
+    """Files of the project that a file imports, as they lie below ``ROOT``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for name in node.names:
+                inside, itself = module / f"{name.name}.py", module.parent / f"{module.name}.py"
+                found = inside if inside.exists() else itself if itself.exists() else module
+                yield str(found.relative_to(ROOT)) + "/" * found.is_dir()
+
+
+def test_imports_are_those_of_the_architecture():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| `")]
+    named = [(re.findall("`(.*?)`", of), re.findall("`(.*?)`", may)) for of, _, may in rows]
+    table = {place: may for places, may in named for place in places if set(place) & set("/.")}
+    imports = 0
+    for path in (ROOT / "files.py", *core_files(), *sorted((ROOT / "adapters").rglob("*.py"))):
+        name = str(path.relative_to(ROOT))
+        places = [place for place in table if name.startswith(place)]
+        if name == "adapters/__init__.py":
+            continue
+        place = max(places, key=len)
+        for other in project_files(path):
+            imports += 1
+            allowed = other.startswith(("./", place, *table[place]))  # ./ has the version
+            assert allowed, f"{name} imports {other}: not in ARCHITECTURE.md"
+    assert imports > 500
 
 
 def test_scan_sees_imports_at_any_depth(tmp_path):
