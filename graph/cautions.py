@@ -47,8 +47,8 @@ def warn_where_nothing_changed(report: Report) -> None:
     """A warning for every group in which no channel became free."""
     if not report.groups:
         warnings.warn(
-            "nothing was reorganized: every group uses its capacity (layers='auto'); name layers "
-            "to reorganize them all the same",
+            "nothing was reorganized: every group uses its capacity; name layers to reorganize "
+            "them all the same",
             stacklevel=3,
         )
     for group in report.groups:

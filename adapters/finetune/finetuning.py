@@ -49,12 +49,17 @@ class Result:
     continued: int | None = None
 
     @property
+    def unchanged(self) -> bool:
+        """Whether no epoch was better on what was held out than the model as it was."""
+        return self.trained.best == 0 and bool(self.images["held-out"])
+
+    @property
     def verdict(self) -> str:
         """Which weights were kept, in a sentence."""
         best, last = self.trained.best, len(self.trained.epochs) - 1
         if not self.images["held-out"]:
             return f"Kept the last epoch, {last}: nothing was held out to choose by."
-        if best == 0:
+        if self.unchanged:
             return (
                 f"No epoch of {last} was better on what was held out than the model as it was, "
                 "whose weights are kept."

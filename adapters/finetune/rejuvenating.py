@@ -7,6 +7,7 @@ many epochs, on images that neither training nor the choice of an epoch has seen
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,27 @@ class Rejuvenation:
         over = "better" if self.gain.difference > 0 else "worse"
         said = f"The rejuvenated file is {over} than the original ({self.gain})."
         if not self.gain.clear:
-            said = f"The rejuvenated file does as well as the original ({self.gain})."
-        if self.against_plain is None:
-            return f"{said} Plain fine-tuning was not tried."
-        if not self.against_plain.clear:
-            return f"{said} Plain fine-tuning does as well ({self.against_plain})."
-        if self.against_plain.difference > 0:
-            return f"{said} It is better than plain fine-tuning ({self.against_plain})."
-        return f"{said} Plain fine-tuning is better ({self.against_plain}): use its file."
+            said = (
+                "The rejuvenated file does as well as the original, as far as these images tell "
+                f"({self.gain})."
+            )
+        plain = self.against_plain
+        if plain is None:
+            said += " Plain fine-tuning was not tried."
+        elif not plain.clear:
+            said += f" Plain fine-tuning does as well, as far as these images tell ({plain})."
+        elif plain.difference > 0:
+            said += f" It is better than plain fine-tuning ({plain})."
+        else:
+            ahead = Gain(-plain.difference, plain.error)
+            said += f" Plain fine-tuning is better ({ahead}): use its file."
+        untrained = [f"'{name}'" for name, result in self.trained.items() if result.unchanged]
+        if untrained:
+            said += (
+                f" Of the training of {' and '.join(untrained)} no epoch was kept: none was better "
+                "on what was held out."
+            )
+        return said
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain Python."""
@@ -146,7 +160,9 @@ def rejuvenate_file(
     _check_labels(model, data)
     changed, outcome, note = loaded, None, ""
     if layers == "auto":
-        changed, outcome = reorganized(loaded, data, "auto", recipe)
+        with warnings.catch_warnings():  # what it would warn of is seen to here
+            warnings.filterwarnings("ignore", "nothing was reorganized")
+            changed, outcome = reorganized(loaded, data, "auto", recipe)
         if not any(line.new for line in outcome.report.groups):
             note = "No group leaves much of its capacity unused; the deepest one was taken."
             layers, outcome = "last", None

@@ -196,8 +196,7 @@ class Training:
         self.settings = settings or Settings()
         self.labelled, self.teacher = labelled, teacher
         self.checkpoint, self.seconds = checkpoint, seconds
-        found = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(found)
+        self.device = _device(self.settings.device)
         wide = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.narrow = torch.autocast(self.device.type, torch.bfloat16, enabled=wide)
 
@@ -394,3 +393,21 @@ def _schedule(step: int, steps: int, warm_up: float) -> float:
     """
     rise = min(1.0, (step + 1) / max(1.0, warm_up * steps))
     return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, or the fastest that there is.
+
+    Raises
+    ------
+    ValueError
+        It is not to be had here.
+    """
+    found = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=found).device
+    except (RuntimeError, AssertionError) as error:  # the latter without CUDA's code
+        why = str(error).split("\n")[0].split(". ")[0]
+        raise ValueError(
+            f"Expected a device that PyTorch has here, such as cpu, got {found!r}: {why}."
+        ) from error

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from ...graph.find.channels import ChannelGroup
+from ...graph.plan.selection import no_group
 from .operator_names import operator
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules around a node
@@ -121,7 +122,6 @@ def resolve(
             found = [weight for name, weight in layer.items() if fnmatch.fnmatch(name, request)]
             if not found:
                 near = difflib.get_close_matches(request, sorted({*own, *layer}), n=3)
-                hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups"
-                raise ValueError(f"no channel group is made by a layer {request!r}; {hint}")
+                raise ValueError(no_group(request, near))
             resolved += dict.fromkeys(found)
     return resolved

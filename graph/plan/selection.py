@@ -35,8 +35,15 @@ def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
     if found:
         return names[found[0]]
     near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}" if near else "see .groups for all"
-    raise ValueError(f"no channel group is made by a layer {name!r}; {hint}")
+    raise ValueError(no_group(name, near))
+
+
+def no_group(name: str, near: Sequence[str]) -> str:
+    """What is said of a name that no channel group has."""
+    hint = "all are in .groups, and rejuvenet inspect prints them"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    return f"no channel group is made by a layer {name!r}; {hint}"
 
 
 def unmovable(group: ChannelGroup) -> str | None:

@@ -110,3 +110,12 @@ def test_module_that_computes_something_else_is_refused(place):
 def test_factories_that_do_not_work(place, where, said):
     with pytest.raises(ValueError, match=said):
         make_module(where.format(place))
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(place, device, tmp_path):
+    data = Batches(ArrayFile.of(images(), np.arange(12) % 3), 4)
+    settings = Settings(1, device=device)
+    with pytest.raises(ValueError, match=f"Expected a device that PyTorch has here.*'{device}'"):
+        finetune_file(place / "kept.onnx", tmp_path / "out.onnx", data, settings=settings)
+    assert not list(tmp_path.iterdir())

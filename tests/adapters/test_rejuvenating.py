@@ -10,8 +10,9 @@ pytest.importorskip("onnx2fx")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rejuvenet.adapters.finetune import rejuvenating
+from rejuvenet.adapters.finetune.finetuning import Result
 from rejuvenet.adapters.finetune.rejuvenating import Rejuvenation, rejuvenate_file
-from rejuvenet.adapters.finetune.training import Settings
+from rejuvenet.adapters.finetune.training import Settings, Trained
 from rejuvenet.adapters.images.accuracy import Gain
 from rejuvenet.graph import Report
 from trained_file import data, model
@@ -57,7 +58,7 @@ def test_nothing_is_trained_on_what_is_evaluated(tmp_path, monkeypatch):
     [
         ((0.05, 0.01), (0.04, 0.01), ["is better than the original", "better than plain fine-"]),
         ((0.05, 0.01), (0.01, 0.01), ["is better than the original", "does as well"]),
-        ((0.05, 0.01), (-0.04, 0.01), ["is better than the original", "is better", "use its file"]),
+        ((0.05, 0.01), (-0.04, 0.01), ["than the", "is better (+4.00 points", "use its file"]),
         ((-0.05, 0.01), (0.0, 0.0), ["is worse than the original", "does as well"]),
         ((0.01, 0.02), (0.0, 0.0), ["does as well as the original"]),
     ],
@@ -65,6 +66,17 @@ def test_nothing_is_trained_on_what_is_evaluated(tmp_path, monkeypatch):
 def test_the_verdict_is_honest(gain, plain, said):
     result = Rejuvenation({}, 100, Gain(*gain), Gain(*plain), Report(), "", {})
     assert all(part in result.verdict for part in said)
+
+
+@pytest.mark.parametrize(("held_out", "said"), [(9, True), (0, False)])
+def test_the_verdict_says_where_no_epoch_was_kept(held_out, said):
+    images = {"training": 90, "held-out": held_out}
+    trained = {
+        name: Result({}, {}, Trained([], best), images)
+        for name, best in {"plain fine-tuning": 0, "rejuvenated": 2}.items()
+    }
+    result = Rejuvenation({}, 100, Gain(0, 0), Gain(0, 0), Report(), "", trained)
+    assert ("of 'plain fine-tuning' no epoch was kept" in result.verdict) == said
 
 
 def test_the_error_is_of_images_that_only_one_gets_right():
