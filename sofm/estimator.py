@@ -29,6 +29,10 @@ def keeps_sums(som: SOFM) -> bool:
         raise AttributeError(
             f"partial_fit: expected a metric that has means, got {som.metric!r}: call fit"
         )
+    if som.algorithm != "batch":
+        raise AttributeError(
+            f"partial_fit: expected algorithm='batch', got {som.algorithm!r}: call fit"
+        )
     return True
 
 
@@ -75,7 +79,8 @@ class SOFM(Inference):
     callback : callable or None, default=None
         ``callback(estimator, record)`` after every epoch, ``record`` being the last entry of
         ``history_`` and ``codebook_`` up to date; returning True stops.  The estimator is the
-        one that learns: what was learned before stays until it is done, and if it fails.
+        one that learns: what was learned before stays until it is done, and if it fails.  X must
+        stay as it is meanwhile.
     half_life : float or None, default=None
         For :meth:`partial_fit` on streams that drift: samples (their weights) after which what was
         learned counts half as much.  None forgets nothing.
@@ -280,10 +285,10 @@ class SOFM(Inference):
         Raises
         ------
         ValueError
-            As :meth:`fit`; or the rule is online, or shape, topology or periodic are no longer
-            those of the map that is learned.
+            As :meth:`fit`; or shape, topology or periodic are no longer those of the map that is
+            learned.
         AttributeError
-            The metric has no means.
+            The metric has no means, or the rule is online.
 
         Examples
         --------
@@ -300,7 +305,7 @@ class SOFM(Inference):
         """
         learner = copy(self)
         record = learner._learn(X, sample_weight)
-        learner.history_.append(record)
+        learner.history_ = [*learner.history_, record]
         self.__dict__ = dict(vars(learner))
         return self
 
@@ -308,8 +313,6 @@ class SOFM(Inference):
         """:meth:`partial_fit`, on a copy; the record of the history, which is shared until then."""
         grid = parameters.grid_of(self)
         schedule = parameters.schedule_of(self, grid)
-        if self.algorithm != "batch":
-            raise ValueError("partial_fit: expected algorithm='batch', got 'online'")
         known = hasattr(self, "codebook_")
         if known and grid != self.grid_:
             raise ValueError(
@@ -326,7 +329,7 @@ class SOFM(Inference):
                 initialization.begin(self.init, grid, samples, some, weights, random)
             )
             self._sums, self._counts, self._calls = np.zeros(()), np.zeros((1, 1)), 0
-        elif self._sums is None:  # the online rule has none
+        elif self._sums is None:  # an older version saved what the online rule had learned
             hits = np.bincount(self.labels_, minlength=grid.n_nodes)[:, None].astype(np.float64)
             self._sums, self._counts = self.codebook_ * hits, hits
         calls = self._calls
@@ -376,6 +379,9 @@ class SOFM(Inference):
         self.n_iter_ = len(self.history_)
         self.quantization_error_ = float(error / samples.total_weight)
         self.topographic_error_ = self.grid_.share_apart(nearest, samples.weights)
+        if self.algorithm == "online":  # which keeps no sums
+            hits = np.bincount(nearest[:, 0], samples.weights, self.grid_.n_nodes)[:, None]
+            self._sums, self._counts = self.codebook_ * hits, hits
 
     def _progress(self):
         if not self.verbose:

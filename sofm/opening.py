@@ -33,6 +33,8 @@ def is_blocks(X) -> bool:
     ValueError
         It is neither, or a list of what look like images.
     """
+    if sparse.issparse(X):  # some are mappings
+        return False
     if isinstance(X, Mapping | Set | str | bytes):
         raise ValueError(
             f"expected an array, a sparse matrix, a dask array or blocks, got a {type(X).__name__}:"
@@ -74,10 +76,12 @@ def checked_weights(weights, X=None):
     if X is not None:
         weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
     weights = np.asarray(weights, np.float64)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+    with np.errstate(over="ignore"):
+        whole = weights.sum()
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and 0 < whole < np.inf):
         raise ValueError(
-            "sample_weight: expected finite numbers >= 0 that are not all zero, got "
-            f"{np.array2string(weights, threshold=5)}"
+            "sample_weight: expected finite numbers >= 0 that are not all zero, and whose sum is "
+            f"finite, got {np.array2string(weights, threshold=5)}"
         )
     return weights
 
@@ -88,8 +92,18 @@ def open_samples(estimator, X, sample_weight=None, *, reset: bool) -> Samples:
     Raises
     ------
     ValueError
-        Names the row or the shape that is wrong.
+        Names the row, the shape or the type that is wrong.
     """
+    samples = _opened(estimator, X, sample_weight, reset)
+    if not reset and (most := np.abs(estimator.codebook_).max()) > np.finfo(samples.dtype).max:
+        raise ValueError(
+            f"expected samples of float64, as the map's nodes of up to {most:.3g} are, got "
+            f"{samples.dtype}: pass X.astype('float64')"
+        )
+    return samples
+
+
+def _opened(estimator, X, sample_weight, reset: bool) -> Samples:
     metric = estimator.metric
     dask, blocks = is_dask(X), is_blocks(X)
     if not has_means(metric) and (dask or blocks or sparse.issparse(X)):

@@ -91,8 +91,10 @@ def _ends(name: str, value: Any, default: tuple[float, float], top: float):
         start, end = default[0] if start is None else float(start), float(end)
     except (TypeError, ValueError):
         raise wrong(name, "a number, (start, end), (None, end) or None", value) from None
-    if not (0 < end <= start <= top):
-        raise wrong(name, f"{'' if top == np.inf else f'{top:g} >= '}start >= end > 0", value)
+    if not (0 < end <= start <= top and start < np.inf):
+        raise wrong(
+            name, f"{'finite ' if top == np.inf else f'{top:g} >= '}start >= end > 0", value
+        )
     return start, end
 
 

@@ -76,7 +76,7 @@ def grids(largest: NDArray, smallest: NDArray, digits: int, n_terms: int) -> NDA
     some = (largest > 0) & np.isfinite(smallest)
     top = np.where(some, np.frexp(largest)[1], 0)
     bottom = np.where(some, np.maximum(np.frexp(smallest)[1] - digits, -1074), 0)
-    carried = math.ceil(math.log2(max(n_terms, 1))) + 1
+    carried = math.ceil(math.log2(max(n_terms, 2))) + 1
     if not np.isfinite(largest).all() or top.max() + carried + 1 > np.finfo(np.float64).maxexp:
         raise ValueError(
             f"expected samples whose weighted sums fit in a float64, got {n_terms} values of up to "
@@ -237,4 +237,7 @@ def error_of(words: NDArray[np.int64], scale: float = 1.0) -> float:
     for i, (low, high) in enumerate(words.tolist()):
         if low or high:
             whole += (low + (high << HALF)) << WORD * i
-    return whole / (1 << 1074 + math.frexp(scale)[1])  # of integers: rounded once
+    try:
+        return whole / (1 << 1074 + math.frexp(scale)[1])  # of integers: rounded once
+    except OverflowError:  # beyond all float64 numbers
+        return math.inf

@@ -32,6 +32,7 @@ from .threads import ALONE, Threads
 WORTH_MOVING = 0.4  # share of rows: each with another winner is added and taken off
 COPY_BYTES = 16 << 20  # up to this size samples are copied at once, else block by block
 SMALLEST = np.finfo(np.float64).smallest_subnormal
+LOST = 1e-290  # sums of what is smaller may have no digits left
 
 
 class Samples(ABC):
@@ -66,13 +67,19 @@ class Samples(ABC):
     def grids(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """:func:`.rounding.grids` of sums (F - 1, D) and of counts (F' - 1, 1)."""
         largest, least = self.range.largest, self.range.least.astype(np.float64)
+        plain = grids(largest, least, np.finfo(self.dtype).nmant + 1, self.n_rows)
         if self.weights is None:  # counts are integers: one fold
-            digits = np.finfo(self.dtype).nmant + 1
-            return grids(largest, least, digits, self.n_rows), np.empty((0, 1))
+            return plain, np.empty((0, 1))
         weights = self.weights[self.weights > 0]
         heaviest, lightest = weights.max(keepdims=True), weights.min(keepdims=True)
         with np.errstate(over="ignore", under="ignore"):
             largest, least = largest * heaviest, np.maximum(least * lightest, SMALLEST)
+        smallest = min(x for x in (largest.max(), heaviest[0]) if x > 0)
+        if smallest < LOST:
+            raise ValueError(
+                f"expected weights, and their products with samples, of up to {LOST:.0e} at least, "
+                f"got {smallest:.3g}, of which a float64 loses digits: scale X or the weights up"
+            )
         return (
             grids(largest, least, 53, self.n_rows), grids(heaviest, lightest, 53, self.n_rows)
         )  # fmt: skip
@@ -181,13 +188,20 @@ class Dense(Averaged):
         self.prepare = Preparation(frame, some, self.n_rows, len(codebook), self.one_array)
 
     def _frame(self, some: NDArray, codebook: NDArray) -> Frame:
-        few = some[:: -(-len(some) // 256)].astype(np.float64)
-        centre = few.mean(axis=0).astype(some.dtype)
-        low, high = self.range.low, self.range.high
-        ends = low, high, codebook.min(axis=0), codebook.max(axis=0)
-        reach = float(max(np.abs(e.astype(np.float64) - centre).max() for e in ends))
+        ends = np.array(
+            [self.range.low, self.range.high, codebook.min(axis=0), codebook.max(axis=0)],
+            np.float64,
+        )  # fmt: skip
+        small = -int(np.frexp(np.abs(ends).max())[1])  # what is to be added could overflow
+        few = np.ldexp(some[:: -(-len(some) // 256)].astype(np.float64), small)
+        centre = np.ldexp(few.mean(axis=0), -small).astype(some.dtype)
+        apart = np.ldexp(ends, small) - np.ldexp(centre.astype(np.float64), small)
+        # Equal rows lie as far apart as nodes that are rounded.
+        reach = max(float(np.abs(apart).max()), 8.0 * np.finfo(some.dtype).eps)
         most = np.finfo(some.dtype).maxexp - 2  # of the scale: subnormal numbers stay below 1
-        scale = some.dtype.type(np.ldexp(1.0, int(np.clip(-np.frexp(reach)[1], -most, most))))
+        fitting = small - int(np.frexp(reach)[1])
+        scale = some.dtype.type(np.ldexp(1.0, int(np.clip(fitting, -most, most))))
+        few = np.ldexp(few, -small)
         few = (few - centre) * float(scale)
         return Frame(centre, scale, float(np.vdot(few, few)) / len(few))
 
@@ -225,24 +239,29 @@ class InMemory(Dense):
 
     def begin(self, codebook, threads, some=None) -> None:
         super().begin(codebook, threads, some)
-        self.winners, self.moved = NO_NODES, 1.0
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known of the epoch before: winners, sums and counts, and the share that moved."""
+        self.winners, self.sums, self.moved = NO_NODES, [], 1.0
 
     def epoch(self, codebook: NDArray) -> list:
         """Of the epoch before only rows with another winner, if these have become few."""
         prepared = self.prepare(codebook)
         nearest = np.empty((self.n_rows, 1), np.int32)
-        before = self.winners if self.moved < WORTH_MOVING else NO_NODES
+        before = self.winners if self.sums else NO_NODES
         parts = batch_sums(
             self.X, self.weights, prepared, self.grids, self.threads, nearest, before
         )
-        if len(before):
+        if self.sums:
             parts[:2] = add([parts[:2], self.sums])
         if len(self.winners):
             self.moved = np.count_nonzero(nearest != self.winners) / self.n_rows
-        self.winners, self.sums = nearest, parts[:2]
+        self.winners, self.sums = nearest, parts[:2] if self.moved < WORTH_MOVING else []
         return totals(parts, prepared)
 
     def nearest(self, codebook: NDArray, n: int):
+        self._forget()  # there are no more epochs
         prepared = self.prepare(codebook)
         nearest, error = nearest_nodes(self.X, self.weights, prepared, self.threads, n)
         return nearest, error_of(error, prepared.frame.distance_scale)

@@ -75,7 +75,7 @@ def extremes(X: NDArray) -> tuple[NDArray, NDArray, NDArray, bool]:
         low, high = (end ^ ((end >> sign) & most) for end in (low, high))  # turned back
     beyond = unsigned(infinity)
     least[(least == 0) | (least > beyond)] = beyond
-    ends = (end.view(X.dtype) for end in (low, high, least))
+    ends = (end.view(X.dtype) + X.dtype.type(0) for end in (low, high, least))  # -0 becomes 0
     return *ends, bool((largest < beyond).all())
 
 

@@ -138,6 +138,7 @@ def _train_with_targets(som: SOFM, samples: Samples, Y: NDArray, share: float, a
         raise wrong("target_weight", f"0 with metric={som.metric!r}, which has no means", share)
     D, some, grid = samples.n_features, samples.for_training(), grid_of(som)
     weights = samples.weights
+    Y = np.ldexp(Y, -np.frexp(np.abs(Y).max())[1])  # whose squares neither overflow nor vanish
     mean = np.average(Y, axis=0, weights=weights)
     deviation = np.sqrt(np.average((Y - mean) ** 2, axis=0, weights=weights))
     if alike:

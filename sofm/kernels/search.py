@@ -234,6 +234,8 @@ def find_nearest(nodes, wanted, X, start, n, block, nearest):
             n_found = _under_chosen(scores_at, pairs, first, last, seen, found, places)
         else:
             n_found = _under(scores_at, row, n_lanes // WIDTH, minima_at, low, seen, found, places)
+        if n_found == 0:  # scores that are no numbers
+            found[0], places[0] = 0, row
         best = 0
         for j in range(1, n_found):
             if flat[places[j]] < flat[places[best]]:
