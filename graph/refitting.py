@@ -63,7 +63,7 @@ class Refits:
     def fitted(self, plan: GroupPlan, means: Mapping[str, ClassMeans]) -> GroupPlan:
         """The plan with its consumers refitted, where there is something to fit them to."""
         own = self.sums.get(plan.group)
-        if own is None or plan.idle:
+        if own is None or plan.idle or not _read(plan):
             return plan
         warn_of_few_samples(plan, own, means.get(plan.group))
         self._made = plan
@@ -71,14 +71,16 @@ class Refits:
 
     def _refitted(self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments) -> GroupPlan:
         free = scaled_members(self._runs.network.graph, plan.members)
-        names = [m.weight for m in plan.members if m.kind == "consumer"]
+        names = _read(plan)
         bounded = None if free else self._runs.edit.original(names)
         plan = refit(plan, fitted, held, bounded)
         self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
         return plan
 
     def again(self, plan: GroupPlan) -> GroupPlan:
-        """The only plan, refitted to what its consumers read now."""
+        """The only plan, refitted to what its consumers read now, where it has some."""
+        if not _read(plan):
+            return plan
         team = self._runs.team
         sums = Sums(self.sums[plan.group].group, self._runs.network.arrays)
         with team.together():
@@ -93,7 +95,7 @@ class Refits:
     def fit_products(self, plans: Sequence[GroupPlan]) -> None:
         """What reads channels of the plans, one product after the other."""
         runs = self._runs
-        reading = {m.weight for plan in plans for m in plan.members if m.kind == "consumer"}
+        reading = {name for plan in plans for name in _read(plan)}
         normalized = {n.tensor for n in self._statistics.before.normalizations}
         for product in products_of(runs.network.graph, reading, normalized):
             names = [name for name in (product.weight, product.bias) if name]
@@ -115,6 +117,11 @@ class Refits:
             with runs.edit.undone():
                 runs.network.run(inputs, by_tensor(before(first, n)))
             runs.network.run(inputs, by_tensor(after(first, n)), statistics=own(number))
+
+
+def _read(plan: GroupPlan) -> list[str]:
+    """The weights that read its channels."""
+    return [m.weight for m in plan.members if m.kind == "consumer"]
 
 
 def _before(sums: ProductSums, first: int, n: int) -> Watched:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -150,7 +150,7 @@ def select_groups(
     chosen: dict[str, Choice] = {}
     skipped: dict[str, str] = {}
     for request in requests:
-        if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request)):
+        if request in ("last", "all") or (isinstance(request, str) and _is_pattern(request, place)):
             movable, against = [], {}
             for group in _matching(groups, str(request)):
                 reason = reason_against(group) or (None if permute else unaided(group))
@@ -213,8 +213,9 @@ def refuse_named(chosen: Sequence[Choice], refused: Mapping[str, str]) -> None:
         raise Unfit(f"no channel group can be changed; the reasons: {reasons}")
 
 
-def _is_pattern(name: str) -> bool:
-    return any(mark in name for mark in "*?[")
+def _is_pattern(name: str, groups: Collection[str]) -> bool:
+    """Not the name of a group, in which brackets say which part of a weight it is."""
+    return name not in groups and any(mark in name for mark in "*?[")
 
 
 def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup]:
