@@ -65,7 +65,7 @@ numpydoc.xref.DEFAULT_LINKS.clear()
 numpydoc_xref_aliases = {
     name: f"{module}.{name}"
     for module in MODULES
-    for name in getattr(importlib.import_module(module), "__all__", ())
+    for name in importlib.import_module(module).__all__
     if inspect.isclass(getattr(importlib.import_module(module), name))
 }
 myst_enable_extensions = ["colon_fence"]

@@ -54,7 +54,7 @@ def batch_sums(
         threads.share(
             len(X), prepared.work,
             lambda: (np.zeros((K, n, D)), np.zeros((K, m, 1)), np.zeros(WORDS, np.int64)),
-            lambda i, j, mine: prepared.search(X, i, j, weights, grids, nearest, *mine, before),
+            lambda i, j, mine: prepared.search(X, i, j, weights, grids, before, nearest, *mine),
         )
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def nearest_nodes(
     errors = threads.share(
         len(X), prepared.work, lambda: np.zeros(WORDS, np.int64),
         lambda i, j, mine: prepared.search(
-            X, i, j, weights, NO_GRIDS, nearest, *NO_SUMS, mine
+            X, i, j, weights, NO_GRIDS, NO_NODES, nearest, *NO_SUMS, mine
         ),
     )  # fmt: skip
     return nearest, np.sum(errors, axis=0)

@@ -16,6 +16,11 @@ from .measures import hit_histogram
 from .parameters import integer
 from .size import suggest_shape
 
+__all__ = [
+    "activation", "cells", "class_map", "component_plane", "component_planes", "errors_by_size",
+    "hits", "sample_names", "training", "u_matrix",
+]  # fmt: skip
+
 
 def _axes(ax):
     if ax is not None:

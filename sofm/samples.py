@@ -243,7 +243,8 @@ class InMemory(Dense):
 
     def _forget(self) -> None:
         """What is known of the epoch before: winners, sums and counts, and the share that moved."""
-        self.winners, self.sums, self.moved = NO_NODES, [], 1.0
+        self.winners, self.moved = NO_NODES, 1.0
+        self.sums: list[NDArray] = []
 
     def epoch(self, codebook: NDArray) -> list:
         """Of the epoch before only rows with another winner, if these have become few."""

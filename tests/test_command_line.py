@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from html import unescape
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import typer
 from rejuvenet.adapters.command_line import terminal
 from rejuvenet.adapters.command_line.app import app
+from rejuvenet.adapters.command_line.reading import Look
 from rejuvenet.adapters.command_line.terminal import sentence
 from rich.console import Console
 from typer.testing import CliRunner
@@ -270,7 +272,10 @@ def test_rejuvenate_is_judged_beside_plain_training(place):
     (group,) = result["report"]["groups"]
     assert group["group"] == "conv4.weight"
     assert "the deepest one was taken" in result["note"]
-    assert "<b>Rejuvenated</b>" in says_what_to_do_next(place / "better.html")
+    page = says_what_to_do_next(place / "better.html")
+    assert "<b>Rejuvenated</b>" in page
+    for setting, value in (("epochs", 1), ("epochs of the map", 20)):
+        assert re.search(f">{setting}</t[hd]><td[^>]*>{value}</td>", page), setting
     assert (place / "better.plain.onnx").exists()
 
 
@@ -433,6 +438,13 @@ def test_disk_full_leaves_the_old_file(place, monkeypatch):
                    "-o", "new.onnx")  # fmt: skip
     assert "no space left on the disk" in stderr
     assert (place / "new.onnx").read_bytes() == b"old"
+
+
+def test_pictures_that_cannot_be_read_are_not_counted():
+    data = SimpleNamespace(noun="images", unreadable={1, 3})
+    look = Look(SimpleNamespace(rows=np.arange(5), data=data), None, 5)
+    assert str(look) == "Looked at 3 of 5 images, all that can be read."
+    assert look.to_dict() == {"looked_at": 3, "images": 5}
 
 
 def test_unreadable_picture_in_a_folder(place):

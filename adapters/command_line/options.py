@@ -139,7 +139,7 @@ Test = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
-# Of 5,000; with half of them a point of accuracy goes (tutorials/how_many_images.py).
+# More take minutes; 250 to 2,000 could not be told apart (tutorials/how_many_images.py).
 MAX_IMAGES = 2000
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
 

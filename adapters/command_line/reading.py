@@ -197,10 +197,18 @@ class Look:
         """Draw the images to look at."""
         return cls(*sampled(batches, most, seed), len(batches.rows))
 
+    @property
+    def seen(self) -> int:
+        """How many images of the sample can be read."""
+        unreadable = getattr(self.batches.data, "unreadable", ())
+        return sum(int(row) not in unreadable for row in self.batches.rows)
+
     def __str__(self) -> str:
-        n, noun = len(self.batches.rows), self.batches.data.noun
-        if self.others is None:
+        n, noun = self.seen, self.batches.data.noun
+        if self.others is None and n == self.of:
             return f"Looked at all {n:,} {noun}."
+        if self.others is None:
+            return f"Looked at {n:,} of {self.of:,} {noun}, all that can be read."
         return (
             f"Looked at {n:,} of {self.of:,} {noun}, drawn from every class alike; --max-images "
             "says how many."
@@ -208,7 +216,7 @@ class Look:
 
     def to_dict(self) -> dict[str, int]:
         """How many images, of how many."""
-        return {"looked_at": len(self.batches.rows), "images": self.of}
+        return {"looked_at": self.seen, "images": self.of}
 
 
 def set_augmentation(context: typer.Context, batches: Batches) -> Any:

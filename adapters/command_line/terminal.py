@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -31,7 +32,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "safetensors": "onnx",
     "onnx2fx": "finetune",
-    "torch": "torch",
+    "torch": "finetune",
     "PIL": "onnx",
     "onnxscript": "all",
 }
@@ -111,6 +112,15 @@ def _plain(value: Any) -> Any:
 def say_plainly(text: str) -> None:
     """Print one line on standard output as it is, broken by the terminal alone."""
     out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def written(*paths: Path | None) -> list[str]:
+    """What is said of files that were written, with those that hold weights beside a model."""
+    return [
+        f"Wrote {' and '.join(map(str, (path, *sorted(path.parent.glob(f'{path.name}*.data')))))}"
+        for path in paths
+        if path is not None
+    ]
 
 
 def say_aside(text: str) -> None:

@@ -112,13 +112,14 @@ def _steps(call: Invocation, measured: bool, unused: list[str]) -> list[Step]:
     smaller = call.command(
         "shrink", model, "-o", f"{stem}.smaller.onnx", "--html", f"{stem}.smaller.html"
     )
-    said = "Let what is unused learn, and see what it gives beside plain training:"
-    first = (said, rejuvenated)
-    second = ("Or remove a quarter of the channels, so that the file gets smaller and faster:",
-              smaller)  # fmt: skip
-    if not call.labelled:  # it is judged by accuracy
-        return [second]
-    return [first, second] if unused else [second, first]
+    what = "what is unused" if unused else "the deepest layer, all the same,"
+    learn = f"let {what} learn anew, and see what it gives beside plain training:", rejuvenated
+    remove = "remove a quarter of the channels, so that the file gets smaller and faster:", smaller
+    steps = [learn, remove] if unused else [remove, learn]
+    if not call.labelled:  # learning is judged by accuracy
+        steps = [remove]
+    first, *others = steps
+    return [(first[0].capitalize(), first[1]), *((f"Or {said}", how) for said, how in others)]
 
 
 def _layers(picture: Picture) -> int:

@@ -88,7 +88,10 @@ def finished(
     """
     add_pictures(page, pictures, groups)
     add_network(page, network, note=note)
-    page.made_by([(made, str(call))], {**call.settings, **(recipe or {})})
+    # Epochs are those of a training where the command has one.
+    named = {"epochs": "epochs of the map"} if "epochs" in call.settings else {}
+    options = {named.get(name, name): value for name, value in (recipe or {}).items()}
+    page.made_by([(made, str(call))], {**call.settings, **options})
     return str(page)
 
 

@@ -42,7 +42,7 @@ def no_group(name: str, near: Sequence[str]) -> str:
     """What is said of a name that no channel group has."""
     hint = "all are in .groups, and rejuvenet inspect prints them"
     if near:
-        hint = f"did you mean {' or '.join(map(repr, near))}?"
+        hint = f"did you mean {' or '.join(map(repr, near))}"
     return f"no channel group is made by a layer {name!r}; {hint}"
 
 

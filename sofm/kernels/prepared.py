@@ -238,9 +238,7 @@ class Prepared:
             self.block_rows,
         )  # fmt: skip
 
-    def search(
-        self, X, first, last, weights, grids, nearest, sums, counts, error, before=NO_NODES
-    ) -> int:
+    def search(self, X, first, last, weights, grids, before, nearest, sums, counts, error) -> int:
         """:func:`.search.search_rows` with this codebook; ``weights`` may be None."""
         weights = np.empty(0) if weights is None else weights
         return search_rows(
@@ -377,7 +375,7 @@ class Preparation:
         prepared.kept = kept
         times = [perf_counter()]
         for _ in range(2):
-            prepared.search(self.pilot, 0, n, None, NO_GRIDS, nearest, *NO_SUMS, words)
+            prepared.search(self.pilot, 0, n, None, NO_GRIDS, NO_NODES, nearest, *NO_SUMS, words)
             times.append(perf_counter())
         prepared.kept = NO_KEPT
         return min(b - a for a, b in pairwise(times))

@@ -229,3 +229,37 @@ def test_methods_that_look_at_weights_need_no_data(made):
 def test_passes_do_not_grow_with_the_number_of_groups(made, layers, passes):
     report = made().reorganize(BATCHES, layers, HALF())
     assert report.passes == passes
+
+
+class Attention(nn.Module):
+    """Queries and keys meet each other alone: no weight reads their channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(3, n) for n in (6, 6, 8))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        attention = (self.q(x) @ self.k(x).transpose(1, 2)).softmax(-1)
+        return self.out((attention @ self.v(x)).mean(1))
+
+
+@pytest.mark.parametrize("form", ["module", "file"])
+def test_a_group_that_no_weight_reads_is_changed_where_it_is_named(form, tmp_path):
+    torch.manual_seed(0)
+    module = Attention()
+    batches = [(RNG.normal(size=(20, 5, 3)).astype(np.float32), np.arange(20) % 2)]
+    if form == "module":
+        inputs = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches]
+        reorganize = partial(torch_adapter.reorganize, module, inputs)
+        name = next(g.name for g in torch_adapter.trace(module, inputs[0][0]).groups)
+    else:
+        path = export(module, torch.zeros(20, 5, 3), tmp_path / "net.onnx", "script, kept")
+        name = next(g.name for g in onnx_adapter.load(path).groups)
+
+        def reorganize(**options):
+            return onnx_adapter.reorganize(path, batches, **options)[1]
+
+    report = reorganize(layers=[name], recipe=HALF())
+    assert [(g.group, g.new) for g in report.groups] == [(name, 3)]
+    assert 0 < report.output_change < 1

@@ -20,7 +20,7 @@ def searched(X, W, q=0, n=1):
     ready = begun(X, W, q, with_balls=balls.has_balls(len(W))).prepare(W)
     nearest, words = np.empty((len(X), n), np.int32), np.empty(rounding.WORDS, np.int64)
     scored = ready.search(
-        X, 0, len(X), None, prepared.NO_GRIDS, nearest, *prepared.NO_SUMS, words
+        X, 0, len(X), None, prepared.NO_GRIDS, prepared.NO_NODES, nearest, *prepared.NO_SUMS, words
     )
     return nearest, scored / (len(X) * len(ready.panels))
 

@@ -29,4 +29,4 @@ def apply(
     from ... import onnx as onnx_adapter
 
     onnx_adapter.apply_changes(onnx_adapter.load(model), changes).save(output)
-    terminal.say_plainly(f"Wrote {output}")
+    terminal.say_plainly(*terminal.written(output))

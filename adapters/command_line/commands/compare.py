@@ -87,7 +87,7 @@ def compare(
         changed = sorted(result.changed.items(), key=lambda item: -item[1])
         terminal.out.print(Listing("Weights that differ", ["weight", "by at most"], changed))
     if html is not None:
-        terminal.say_plainly(f"Wrote {html}")
+        terminal.say_plainly(*terminal.written(html))
 
 
 def _share(share: float, interval: tuple[float, float]) -> str:

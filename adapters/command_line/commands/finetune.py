@@ -167,6 +167,5 @@ def finetune(
         losses = (result.trained.epochs[n].held_out_loss for n in (0, result.trained.best))
         said = "Loss on what was held out: {:.3g} before, {:.3g} after."
         terminal.say_plainly(said.format(*losses))
-    terminal.say_plainly(result.verdict)
-    for path in filter(None, (output, html)):
-        terminal.say_plainly(f"Wrote {path}")
+    for line in (result.verdict, *terminal.written(output, html)):
+        terminal.say_plainly(line)

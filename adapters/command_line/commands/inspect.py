@@ -74,6 +74,6 @@ def inspect(
         return
     if rows:
         terminal.out.print(Listing(str(model), *table_of(rows)))
-    written = (f"Wrote {path}" for path in (html, svg) if path)
+    written = terminal.written(html, svg)
     for line in [*frozen_lines(rows), *remarks, *written]:
         terminal.say_plainly(line)

@@ -122,5 +122,5 @@ def rejuvenate(
     rows = [(name, percent(share)) for name, share in result.accuracy.items()]
     title = f"Accuracy on {result.evaluated} {batches.data.noun} set apart"
     terminal.out.print(Listing(title, ["file", "accuracy"], rows))
-    for line in (result.verdict, *(f"Wrote {path}" for path in (output, plain, html) if path)):
+    for line in (result.verdict, *terminal.written(output, plain, html)):
         terminal.say_plainly(line)

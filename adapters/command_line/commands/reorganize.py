@@ -128,9 +128,8 @@ def reorganize(
         print_json({**files, **(look.to_dict() if look else {}), **report.to_dict()})
         return
     print_report(report)
-    for line in (look, *(path and f"Wrote {path}" for path in (output, html))):
-        if line:
-            terminal.say_plainly(str(line))
+    for line in filter(None, (look, *terminal.written(output, html))):
+        terminal.say_plainly(str(line))
 
 
 def _pictured(model: Any, batches: Any, groups: Any, progress: bool) -> Any:

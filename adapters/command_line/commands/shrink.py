@@ -70,7 +70,7 @@ def shrink(
     ] = None,
     threads: Threads = 1,
     method: Annotated[
-        Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity"],
+        Literal["subset", "kmeans", "sofm", "l1", "l2", "random", "activity", "correlation"],
         typer.Option(
             help="What decides which channels stay: those from which the others are told best; or "
             "one of each cluster; or a score."
@@ -120,5 +120,5 @@ def shrink(
         print_json({**files, **look.to_dict(), **report.to_dict()})
         return
     print_report(report)
-    for line in (look, *(f"Wrote {path}" for path in (output, html) if path)):
+    for line in (look, *terminal.written(output, html)):
         terminal.say_plainly(str(line))
