@@ -134,6 +134,9 @@ class Report:
         Of a permutation: whether the outputs stayed within the network's own noise.
     unverified : str
         Why a permutation has no verdict.
+    unread : list of str
+        Modules whose parameters the traced pass did not use: what reads channels there is as it
+        was.
     cost_before, cost : Cost or None
         Of the model before and after its channels were removed.
     latency_before, latency : float or None
@@ -153,6 +156,7 @@ class Report:
     passes: int = 0
     verdict: Verdict | None = None
     unverified: str = ""
+    unread: list[str] = field(default_factory=list)
     cost_before: Cost | None = None
     cost: Cost | None = None
     latency_before: float | None = None
@@ -218,6 +222,9 @@ class Report:
     def __str__(self) -> str:
         lines = [str(report) for report in self.groups]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        if self.unread:
+            names = ", ".join(map(repr, self.unread))
+            lines.append(f"not used by the pass that was traced, and not changed along: {names}")
         lines += filter(None, [self.saved(), self.outputs()])
         lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
         return "\n".join(lines)

@@ -213,6 +213,8 @@ def print_report(report: Any) -> None:
     out.print(Listing(title, *report_rows([line.to_dict() for line in report.groups])))
     for name, reason in report.skipped.items():
         say_plainly(f"Left as it was: {name}: {reason}")
+    for name in report.unread:
+        say_plainly(f"Not used by the pass that was traced, and not changed along: {name}")
     if saved := report.saved():
         say_plainly(saved)
     outputs = report.outputs()

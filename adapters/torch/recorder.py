@@ -61,6 +61,8 @@ class GraphRecorder(Calls):
         The names of what each call returned.
     shown : dict
         The name of a view in the graph, and of the tensor that it shows.
+    unread : dict of str to Tensor
+        Parameters that no call has read so far, through no view of them either.
     """
 
     def __init__(self, model: torch.nn.Module, state: ModelState, compute: bool):
@@ -81,6 +83,10 @@ class GraphRecorder(Calls):
         self.derived: set[str] = set()  # depend on weights, not on the inputs
         self._number = 0
         trained = {id(p) for p in model.parameters()}
+        self.unread = {n: t for n, t in tensors.items() if id(t) in trained and t.numel() > 1}
+        self._unread_in: dict[int, list[str]] = {}  # by their memory
+        for name, tensor in self.unread.items():
+            self._unread_in.setdefault(storage_of(tensor), []).append(name)
         for name, tensor in tensors.items():
             if id(tensor) in self.names:
                 continue
@@ -131,11 +137,16 @@ class GraphRecorder(Calls):
 
     def value(self, tensor: torch.Tensor) -> Value:
         name = self.name_of(tensor)
+        self._read(tensor)
         constant = None
         known = name in self.computed or name in self.graph.weights
         if not known and not tensor.is_floating_point() and tensor.numel() <= CONSTANT_LIMIT:
             constant = tensor.detach().cpu().numpy()
         return Value(name, tuple(tensor.shape), tuple(tensor.stride()), constant)
+
+    def _read(self, tensor: torch.Tensor) -> None:
+        for name in self._unread_in.pop(storage_of(tensor), ()) if self._unread_in else ():
+            del self.unread[name]
 
     def run(self, func: Any, operator: str, args: Any, kwargs: Any) -> Any:
         values: list[Value] = []  # as they are before the call
@@ -155,6 +166,7 @@ class GraphRecorder(Calls):
 
     def looks(self, tensor: torch.Tensor, how: str) -> None:
         """Python reads the values of a tensor."""
+        self._read(tensor)
         name = self.names.get(id(tensor)) or self._same_elements(tensor) or ""
         if name in self.computed and not self.compute:
             self.refuse_to_look(how)
@@ -289,6 +301,7 @@ class GraphRecorder(Calls):
         """
         graph = self.graph
         for tensor in tensors_within(result):
+            self._read(tensor)
             name = self.names.get(id(tensor)) or self._same_elements(tensor)
             if name is not None:
                 graph.outputs.append(name)

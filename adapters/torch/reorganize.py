@@ -37,6 +37,7 @@ from .trace import TracedModel, unwrap
 from .training.optimizer_state import change_averages, change_state
 from .training.pictures import draw_groups
 from .training.sanity import refuse_not_finite
+from .unread import warn_of_unread
 
 log = logging.getLogger("rejuvenet")
 
@@ -73,6 +74,12 @@ def arrange(
     Report
         ``verdict`` and ``output_change`` are measured on the example inputs.
 
+    Warns
+    -----
+    UserWarning
+        Where the traced pass did not use all parameters, which are in ``unread`` of the report:
+        what reads channels there, as a head for training alone, is not permuted along.
+
     Raises
     ------
     ValueError
@@ -94,7 +101,10 @@ def arrange(
     network = TorchNetwork(traced, Processes())
     follow = _follower(optimizer, ema, Recipe(optimizer="merge"))
     with Interruptible():
-        return arranging.arrange(network, read, groups, order, seed, follow=follow)
+        unread = warn_of_unread(traced, stacklevel=3)
+        report = arranging.arrange(network, read, groups, order, seed, follow=follow)
+    report.unread = unread
+    return report
 
 
 def reorganize(
@@ -165,7 +175,7 @@ def reorganize(
     -----
     UserWarning
         Where no channel became free, with the reason; where batches have no labels, or every
-        class has one sample.
+        class has one sample; where the traced pass did not use all parameters (:func:`arrange`).
 
     Raises
     ------
@@ -253,6 +263,11 @@ def shrink(
         With parameters and multiply-adds before and after.  Groups that cannot lose channels are
         in ``skipped``, with the reason.
 
+    Warns
+    -----
+    UserWarning
+        Where the traced pass did not use all parameters (:func:`arrange`).
+
     Raises
     ------
     ValueError
@@ -304,8 +319,13 @@ def _carried_out(
 ) -> reorganizing.Outcome:
     """The procedure, on batches that are read from their source once."""
     network = TorchNetwork(traced, processes)
+    unread = warn_of_unread(traced) if processes.first else []
     with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
-        return reorganizing.reorganize(network, read, layers, recipe, team=processes, **options)
+        outcome = reorganizing.reorganize(
+            network, read, layers, recipe, team=processes, **options
+        )
+    outcome.report.unread = unread
+    return outcome
 
 
 def refuse_averages(recipe: Recipe, ema: Any) -> None:

@@ -49,6 +49,8 @@ class TracedModel:
         The tensors of the graph by the calls that made them.
     shown : mapping
         Views among these, and the tensors whose elements they show.
+    unread : tuple of str
+        Parameters that the pass did not read: what uses them is in no group.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TracedModel:
         caches: Caches,
         calls: Mapping[Call, tuple[str, ...]],
         shown: Mapping[str, str],
+        unread: Iterable[str] = (),
     ):
         self.model = model
         self.graph = graph
@@ -67,6 +70,8 @@ class TracedModel:
         self.edit: Any = None  # the last change of the model that was begun
         self.calls = calls
         self.shown = shown
+        self.unread = tuple(unread)
+        self.told = False  # whether the user was warned of these
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -187,7 +192,10 @@ def _record(
             return None
         caches = made_since(state, model, recorder.follows)
         graph = recorder.finish(result)
-    return TracedModel(model, graph, (args, kwargs), caches, recorder.calls, recorder.shown)
+        unread = list(recorder.unread)
+    return TracedModel(
+        model, graph, (args, kwargs), caches, recorder.calls, recorder.shown, unread
+    )
 
 
 def observe(

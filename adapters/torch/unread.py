@@ -1,0 +1,54 @@
+"""Parameters that the traced pass did not read, which no change reaches.
+
+One pass in evaluation mode shows one path through a model.  Auxiliary heads that only training
+runs, branches on the size or the values of the inputs, experts that got no sample: what they read
+of the channels of others is not seen, and stays in the old order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+
+from torch import nn
+
+from .trace import TracedModel
+
+MOST_NAMES = 5
+
+
+def unread_modules(model: nn.Module, unread: Collection[str]) -> list[str]:
+    """The largest modules none of whose parameters was read, and single parameters of others.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    >>> unread_modules(net, ["0.bias", "1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias"])
+    ['0.bias', '1']
+    """
+    own = {id(model.get_parameter(name)) for name in unread}
+    read = (n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own)
+    used = {prefix for name in read for prefix in _prefixes(name)}
+    found = (next((p for p in _prefixes(name) if p not in used), name) for name in unread)
+    return list(dict.fromkeys(found))
+
+
+def _prefixes(name: str) -> list[str]:
+    """The modules that hold a parameter, from the outermost inwards."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def warn_of_unread(traced: TracedModel, stacklevel: int = 4) -> list[str]:
+    """What is not changed along, by name; a warning the first time that the model is changed."""
+    names = unread_modules(traced.model, traced.unread)
+    if names and not traced.told and any(group.frozen is None for group in traced.groups):
+        traced.told = True
+        more = f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES)
+        warnings.warn(
+            "the pass that was traced did not use the parameters of "
+            f"{', '.join(map(repr, names[:MOST_NAMES]))}{more}: what reads channels of others in "
+            "another pass (in training, or for other inputs) is not changed along; give "
+            "example_inputs for which the model uses them in evaluation mode, or name layers that "
+            "they do not read",
+            stacklevel=stacklevel,
+        )
+    return names
