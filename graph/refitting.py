@@ -8,7 +8,7 @@ the other (:mod:`.products`).  For these, the network before and after runs side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 
 from .cautions import warn_of_few_samples
@@ -55,8 +55,9 @@ class Refits:
         """What to look at in the run of the network before, of ``n`` samples after ``first``."""
         return [watched for own in self.sums.values() for watched in own.watch(first, n)]
 
-    def share(self) -> None:
-        """Second moments over all processes."""
+    def share(self, refused: Container[str] = ()) -> None:
+        """Second moments over all processes, but for groups whose tensors hold no samples."""
+        self.sums = {name: own for name, own in self.sums.items() if name not in refused}
         for own in self.sums.values():
             own.share(self._runs.team)
 

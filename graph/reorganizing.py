@@ -234,7 +234,7 @@ class _Run:
                 self.outputs.before(self.network.run(inputs, by_tensor(watch), outputs=True))
         self.statistics.before.share(self.team)
         sums.share(self.team)
-        self.refits.share()
+        self.refits.share(sums.refused)
         with self.team.together():
             self.before = sums.means()
         if self.recipe.needs_means:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Arrays
-from ..find.channels import ChannelGroup, Tap
+from ..find.channels import ChannelGroup, Tap, Unfit
 from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
@@ -136,7 +136,10 @@ class Sums:
         return [(tap.tensor, partial(callback, tap)) for tap in taps]
 
     def _look(self, out: np.ndarray, keep: bool, tap: Tap, activation: Any) -> None:
-        x = self._positions(out, tap, activation)
+        try:
+            x = self._positions(out, tap, activation)
+        except Unfit:  # the class means of the same tensor say so, and the group is left out
+            return
         if keep:
             self._before[tap.tensor] = x
         for sums, samples in self._parts(out):

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import arrange, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch import arrange, reorganize, shrink, trace  # noqa: E402
 from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
@@ -223,3 +223,33 @@ def test_edit_shows_the_model_as_it_was():
             assert torch.equal(model.weight, old)
         assert (model.weight == 7).all()
     assert (model.weight == 7).all()
+
+
+class Routed(nn.Module):
+    """One of two experts for each sample, by its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8)) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        z = self.b(torch.relu(self.a(x)))
+        for number, expert in enumerate(self.experts):
+            rows = torch.where((x.mean(1) > 0).long() == number)[0]
+            if len(rows):
+                z = z.index_add(0, rows, expert(x[rows]))
+        return self.head(z)
+
+
+@pytest.mark.filterwarnings("ignore:the pass that was traced", "ignore:.*samples give")
+@pytest.mark.parametrize("change", [reorganize, shrink])
+def test_an_expert_that_sees_a_part_of_the_samples_is_skipped_alone(change):
+    x = torch.randn(64, 6).abs()
+    x[50:] *= -1.0  # the traced samples are all of one expert
+    report = change(Routed(), [(x, torch.arange(64) % 2)], layers="all")
+    assert "holds its channels, has no axis of 64 samples" in report.skipped["experts.1.0.weight"]
+    assert [group.group for group in report.groups] == ["a.weight"]
