@@ -195,3 +195,35 @@ def test_one_group_that_nothing_describes_does_not_stop_the_others():
         np.testing.assert_allclose(model(x), before, rtol=0, atol=1e-11 * before.abs().max())
     report = reorganize(model, batches(), layers=["w"], recipe=Recipe.comparison("l2"))
     assert report.groups[0].new == 3
+
+
+MASK = torch.zeros(8, 8, 8, dtype=torch.bool)
+MASK.view(-1)[::128] = True  # one element of every other channel
+IN_ORDER = {  # by what it computes from (n, 8, 8, 8), and the sets of channels that may move
+    "mask over channels and space": (lambda x: x[:, MASK].repeat(1, 2), [4, 4]),
+    "mask over space": (lambda x: x[:, :, MASK[0] | MASK[4]].sum(2), [8]),
+    "mask over space behind an ellipsis": (lambda x: x[..., MASK[0] | MASK[4]].sum(2), [8]),
+    "mask of bytes": (
+        lambda x: x[:, torch.tensor([1, 0, 0, 1, 0, 1, 1, 0], dtype=torch.uint8)].mean((2, 3))
+        .repeat(1, 2), [4, 4],
+    ),
+    "mask over samples and channels": (
+        lambda x: x[torch.ones(x.shape[:2], dtype=torch.bool)].view(x.shape).mean((2, 3)), [8],
+    ),
+    "roll of all elements": (lambda x: torch.roll(x, 5).mean((2, 3)), []),
+    "one axis rolled twice": (lambda x: torch.roll(x, (1, 2), (1, 1)).mean((2, 3)), [8]),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_masks_and_rolls_keep_the_function(name):
+    read, expected = IN_ORDER[name]
+    model = Net(lambda m, x: m.h(read(m.a(x))), a=conv(3, 8), h=nn.Linear(8, 5)).double().eval()
+    x = images(2).double()
+    groups = [g for g in trace(model, x).groups if g.name.startswith("a")]
+    assert [len(s) for g in groups for s in g.exchangeable] == expected
+    if expected:
+        before = model(x)
+        arrange(model, x, order="random")
+        torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....graph.find.composites import divided, looked_up, rearranged, repeated, taken
+from ....graph.find.composites import divided, looked_up, rearranged, repeated, taken, viewed
 from ....graph.find.nodes import (
     Concat,
     Elementwise,
@@ -124,11 +124,17 @@ def flip(graph: Graph, out: Value, x: Value, axes: Sequence[int]) -> None:
 
 
 @rule("roll")
-def roll(graph: Graph, out: Value, x: Value, shifts: Any, axes: Any = ()) -> None:
-    """Axes shifted cyclically."""
+def roll(graph: Graph, out: Value, x: Value, shifts: Any, axes: Any = ()) -> bool | None:
+    """Axes shifted cyclically, one axis several times perhaps."""
+    if not isinstance(axes, int) and not axes:  # all elements, across channels and samples
+        return False
     shifts = [shifts] if isinstance(shifts, int) else shifts
-    pairs = zip(resolved_axes(axes, len(x.shape)), shifts, strict=True)
-    taken(graph, x.name, {a: np.roll(np.arange(x.shape[a]), s) for a, s in pairs}, out.name)
+    found = resolved_axes(axes, len(x.shape))
+    order = {a: np.arange(x.shape[a]) for a in found}
+    for a, s in zip(found, shifts, strict=True):
+        order[a] = np.roll(order[a], s)
+    taken(graph, x.name, order, out.name)
+    return None
 
 
 @rule("index_select")
@@ -159,7 +165,10 @@ def gather(graph: Graph, out: Value, x: Value, axis: int, index: Value, **_: Any
 
 @rule("index")
 def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -> bool | None:
-    """``x[:, index]``: one index along one axis; the index may have several dimensions."""
+    """``x[:, index]``: one index along one axis; the index may have several dimensions.
+
+    A mask is of as many axes as it has.
+    """
     given = [(a, v) for a, v in enumerate(indices) if v is not None]
     if len(given) != 1:
         return False
@@ -167,8 +176,15 @@ def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -
     flat = value.constant
     if flat is None:
         return False
-    flat = np.flatnonzero(flat) if flat.dtype == bool else flat.ravel() % x.shape[axis]
-    taken(graph, x.name, {axis: flat}, out.name)
+    name = x.name
+    if flat.dtype in (np.bool_, np.uint8):
+        end = axis + flat.ndim
+        joined = (*x.shape[:axis], math.prod(x.shape[axis:end]), *x.shape[end:])
+        name = viewed(graph, name, joined) if flat.ndim != 1 else name
+        flat = np.flatnonzero(flat)
+    else:
+        flat = flat.ravel() % x.shape[axis]
+    taken(graph, name, {axis: flat}, out.name)
     return None
 
 
