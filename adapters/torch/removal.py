@@ -117,8 +117,14 @@ def _lengths(
     elif isinstance(module, nn.Embedding):
         yield from zip(("num_embeddings", "embedding_dim"), shapes["weight"], strict=True)
     elif isinstance(module, nn.RNNBase):
+        gates = module.weight_ih_l0.shape[0] // module.hidden_size
         yield "input_size", shapes["weight_ih_l0"][1]
-        yield "hidden_size", shapes["weight_hh_l0"][1]
+        yield "hidden_size", shapes["weight_ih_l0"][0] // gates
+        if module.proj_size:
+            yield "proj_size", shapes["weight_hh_l0"][1]
+    elif isinstance(module, nn.RNNCellBase):
+        yield "input_size", shapes["weight_ih"][1]
+        yield "hidden_size", shapes["weight_hh"][1]
     else:
         yield from ()
         _refuse_counted(module, own)

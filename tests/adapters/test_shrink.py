@@ -56,6 +56,35 @@ OWN = {
         a=conv(3, 8), b=conv(8, 16), h=head(16),
     ),
 }  # fmt: skip
+
+
+def stepped(m, x):
+    """A recurrent cell along the columns of a picture."""
+    state = None
+    for column in m.a(x).mean(2).unbind(2):
+        state = m.r(column, state)
+    return m.l(state[0] if isinstance(state, tuple) else state)
+
+
+def recurrent(m, x):
+    return m.l(m.r(m.a(x).mean(2).transpose(1, 2))[0][:, -1])
+
+
+def read_by(forward, layer, width=10):
+    return lambda: Net(forward, a=conv(3, 8), r=layer(), l=nn.Linear(width, 5))
+
+
+RECURRENT = {
+    **{kind.__name__: read_by(stepped, lambda kind=kind: kind(8, 10))
+       for kind in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)},
+    "cell without bias": read_by(stepped, lambda: nn.GRUCell(8, 10, bias=False)),
+    "LSTM that is projected": read_by(
+        recurrent, lambda: nn.LSTM(8, 10, 2, proj_size=6, batch_first=True), 6
+    ),
+    "both directions projected": read_by(
+        recurrent, lambda: nn.LSTM(8, 10, proj_size=6, bidirectional=True, batch_first=True), 12
+    ),
+}  # fmt: skip
 NAMES = (
     *OWN, "ghost", "C2f", "depthwise multiplier", "flattened", "halves and shuffle",
     "expanded gates", "attention", "unet", "super_resolution", "lstm", "called_twice",
@@ -75,7 +104,8 @@ def network(name):
     if name in NETWORKS:
         model, inputs = small_network(name)
         return randomize(model).double(), tuple(x.double() for x in inputs)
-    model = randomize(OWN[name]()).double() if name in OWN else built(name)
+    own = OWN | RECURRENT
+    model = randomize(own[name]()).double() if name in own else built(name)
     return model, (images(2),)
 
 
@@ -88,7 +118,7 @@ def check_groups(report, name, allowed):
         assert any(part in reason for part in {OUTPUT, *allowed}), reason
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *RECURRENT])
 def test_a_smaller_module_is_the_silent_one(name):
     model, inputs = network(name)
     silent = copy.deepcopy(model)
@@ -101,6 +131,14 @@ def test_a_smaller_module_is_the_silent_one(name):
     assert report.cost.parameters == sum(
         t.numel() for t in (*model.parameters(), *model.buffers()) if t.dim()
     )
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_smaller_recurrent_layer_knows_its_lengths(name):
+    model, inputs = network(name)
+    shrink(model, recipe=RANDOM, example_inputs=inputs)
+    assert (model.r.input_size, model.r.hidden_size) == (4, 5)
+    assert getattr(model.r, "proj_size", 0) in (0, 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
