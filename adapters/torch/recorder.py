@@ -17,6 +17,7 @@ from ...graph.find.nodes import (
     Elementwise,
     Freeze,
     Graph,
+    Node,
     Opaque,
     input_names,
     output_names,
@@ -63,6 +64,8 @@ class GraphRecorder(Calls):
         The name of a view in the graph, and of the tensor that it shows.
     unread : dict of str to Tensor
         Parameters that no call has read so far, through no view of them either.
+    aside : set of str
+        Parameters that the pass reads for nothing that it returns.
     """
 
     def __init__(self, model: torch.nn.Module, state: ModelState, compute: bool):
@@ -82,6 +85,8 @@ class GraphRecorder(Calls):
         self.computed: set[str] = set()  # depend on the inputs
         self.derived: set[str] = set()  # depend on weights, not on the inputs
         self._number = 0
+        self.aside: set[str] = set()
+        self._further: set[int] = set()  # nodes for outputs that a rule has left out
         trained = {id(p) for p in model.parameters()}
         self.unread = {n: t for n, t in tensors.items() if id(t) in trained and t.numel() > 1}
         self._unread_in: dict[int, list[str]] = {}  # by their memory
@@ -264,6 +269,7 @@ class GraphRecorder(Calls):
                 made = {name for node in nodes[start:] for name in output_names(node)}
                 if further := [v for v in outs if v.name not in made]:  # where anything reads it
                     self._opaque(read, further, f"the operator {operator} has a further output")
+                    self._further.add(id(nodes[-1]))
                 return
             del nodes[start:]
         self._opaque(read, outs, f"the operator {operator} is not understood")
@@ -292,7 +298,10 @@ class GraphRecorder(Calls):
         )
 
     def finish(self, result: Any) -> Graph:
-        """The graph without what no output needs and nobody looks at.
+        """The graph without what no output needs and nobody looks at, but for what parameters do.
+
+        A layer whose result is dropped (the last residual sum of a WaveNet, an auxiliary head that
+        only training returns) runs all the same, and has to fit what it reads.
 
         Raises
         ------
@@ -311,14 +320,9 @@ class GraphRecorder(Calls):
                     f"{type(tensor).__name__} of shape {tuple(tensor.shape)} that none of them "
                     "returned"
                 )
-        needed = set(graph.outputs)
-        kept = []
-        for node in reversed(graph.nodes):
-            made = output_names(node)
-            if not made or needed.intersection(made):
-                needed.update(input_names(node))
-                kept.append(node)
-        graph.nodes = kept[::-1]
+        _, needed = self._needed(set())
+        self.aside = set(graph.weights) - needed - graph.buffers - set(self.unread)
+        graph.nodes, needed = self._needed(self._made_from(self.aside))
         for name in needed & set(self.constants):
             tensor = self.constants[name]
             if tensor.numel() <= CONSTANT_LIMIT:
@@ -326,6 +330,26 @@ class GraphRecorder(Calls):
         self.by_storage.clear()
         self.constants.clear()
         return graph
+
+
+    def _needed(self, roots: set[int]) -> tuple[list[Node], set[str]]:
+        """The nodes that outputs, looks at values and the ``roots`` need, and their tensors."""
+        needed, kept = set(self.graph.outputs), []
+        for node in reversed(self.graph.nodes):
+            made = output_names(node)
+            if not made or id(node) in roots or needed.intersection(made):
+                needed.update(input_names(node))
+                kept.append(node)
+        return kept[::-1], needed
+
+    def _made_from(self, weights: set[str]) -> set[int]:
+        """The nodes that lie behind some weights."""
+        reached, found = set(weights), set[int]()
+        for node in self.graph.nodes if weights else ():
+            if reached.intersection(input_names(node)):
+                reached.update(output_names(node))
+                found.add(id(node))
+        return found - self._further
 
 
 class ValuesRead(TorchFunctionMode):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from .model_state import ModelState
 from .nested import tensors_within
 from .recorder import GraphRecorder, ValuesRead
 from .tensors import named_tensors, to_numpy
+
+ASIDE = "its layers make nothing that the traced pass returns"
 
 
 class TracedModel:
@@ -51,6 +54,8 @@ class TracedModel:
         Views among these, and the tensors whose elements they show.
     unread : tuple of str
         Parameters that the pass did not read: what uses them is in no group.
+    aside : collection of str
+        Parameters that the pass reads for nothing that it returns.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class TracedModel:
         calls: Mapping[Call, tuple[str, ...]],
         shown: Mapping[str, str],
         unread: Iterable[str] = (),
+        aside: Collection[str] = (),
     ):
         self.model = model
         self.graph = graph
@@ -70,7 +76,7 @@ class TracedModel:
         self.edit: Any = None  # the last change of the model that was begun
         self.calls = calls
         self.shown = shown
-        self.unread = tuple(unread)
+        self.unread, self.aside = tuple(unread), aside
         self.told = False  # whether the user was warned of these
 
     @property
@@ -87,7 +93,13 @@ class TracedModel:
     @functools.cached_property
     def groups(self) -> list[ChannelGroup]:
         """Channel groups in the order of execution."""
-        return find_groups(self.graph)
+        return [self._returned(group) for group in find_groups(self.graph)]
+
+    def _returned(self, group: ChannelGroup) -> ChannelGroup:
+        """A group, frozen where it makes nothing of what the pass returns: another pass may."""
+        if group.frozen is None and all(m.weight in self.aside for m in group.producers):
+            return replace(group, frozen=ASIDE, exchangeable=())
+        return group
 
     def group(self, name: str) -> ChannelGroup:
         """The channel group that a layer makes.
@@ -194,8 +206,9 @@ def _record(
         graph = recorder.finish(result)
         unread = list(recorder.unread)
     return TracedModel(
-        model, graph, (args, kwargs), caches, recorder.calls, recorder.shown, unread
-    )
+        model, graph, (args, kwargs), caches, recorder.calls, recorder.shown, unread,
+        recorder.aside,
+    )  # fmt: skip
 
 
 def observe(

@@ -1,4 +1,7 @@
-"""What the traced pass does not use is named: heads for training, branches, idle experts."""
+"""What the traced pass does not use is named: heads for training, branches, idle experts.
+
+What it computes for nothing changes along.
+"""
 
 import warnings
 
@@ -143,3 +146,44 @@ READ = {
 def test_what_is_read_in_another_form_is_used(kind):
     traced = trace(READ[kind]().eval(), X)
     assert not traced.unread
+
+
+def last_sum_is_dropped(m, x):
+    """As in a WaveNet, whose last residual sum nobody reads."""
+    z = F.relu(m.a(x))
+    y = F.relu(m.b(z))
+    z = z + m.c(y)
+    return m.l(y.mean((2, 3)))
+
+
+def returned_in_training(m, x):
+    y = F.relu(m.b(F.relu(m.a(x))))
+    aside = m.k(F.relu(m.n(m.c(y))).mean((2, 3)))
+    out = m.l(y.mean((2, 3)))
+    return (out, aside) if m.training else out
+
+
+ASIDE = {
+    "a sum": (lambda: Net(last_sum_is_dropped, c=nn.Conv2d(8, 8, 1)), set()),
+    "a head": (
+        lambda: Net(returned_in_training, c=nn.Conv2d(8, 8, 1), n=nn.GroupNorm(8, 8),
+                    k=nn.Linear(8, 3)), {"c.weight", "k.weight"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ASIDE)
+def test_layers_whose_result_is_dropped_change_along(what):
+    make, still = ASIDE[what]
+    model = make().double()
+    before = model(X.double())
+    report = arrange(model, X.double(), order="random")
+    assert {group.group for group in report.groups} == {"a.weight", "b.weight"}
+    assert "c.weight" in report.plan.weights
+    assert not report.unread
+    torch.testing.assert_close(model(X.double()), before)
+    report = shrink(model, recipe=Recipe.shrinking(method="l2", ratio=0.5),
+                    example_inputs=X.double())  # fmt: skip
+    assert model.a.out_channels == model.b.out_channels == model.c.in_channels == 4
+    assert set(report.skipped) == {"l.weight", *still}
+    model(X.double())
