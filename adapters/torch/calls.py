@@ -61,10 +61,22 @@ class Calls(Guarded):
         self._count: Counter[tuple[str, tuple[str, ...]]] = Counter()
         # Tensors without a name that something with a name was written into a part of.
         self._filled: dict[int, tuple[str, torch.Tensor]] = {}
+        self._raised: BaseException | None = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        with torch._C.DisableTorchFunction():  # what is read here is not read by the model
-            return self._dispatch(func, args, kwargs or {})
+        try:
+            with torch._C.DisableTorchFunction():  # what is read here is not read by the model
+                return self._dispatch(func, args, kwargs or {})
+        except BaseException as error:
+            self._raised = error
+            raise
+
+    def __exit__(self, kind, error, traceback):
+        super().__exit__(kind, error, traceback)
+        # Whatever is raised within a function of TorchScript leaves it as a RuntimeError.
+        hidden = type(error) is RuntimeError and "TorchScript interpreter" in str(error)
+        if hidden and self._raised is not None:
+            raise self._raised
 
     def _dispatch(self, func: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(func, HigherOrderOperator):

@@ -2,7 +2,8 @@
 
 A pass whose outputs nobody needs ends as soon as the last tensor was seen.  Models run as they
 were written.  Compiled parts are not used: a compiled graph shows no operators, and a call in
-evaluation mode would make it compile once more.  Nor is autocast around the call: what it casts,
+evaluation mode would make it compile once more; functions of TorchScript run unoptimized for the
+same reason.  Nor is autocast around the call: what it casts,
 and when, differs from pass to pass, and class means are wanted in full precision.
 """
 
@@ -74,6 +75,7 @@ def trace_first(model: torch.nn.Module, batches: Batches) -> TracedModel:
 def as_written() -> Iterator[None]:
     """No compiled code and no autocast in this block; what was compiled stays."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.jit.optimized_execution(False))
         # Nothing is compiled where the compiler was never imported, which takes a second.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -253,3 +253,33 @@ def test_an_expert_that_sees_a_part_of_the_samples_is_skipped_alone(change):
     report = change(Routed(), [(x, torch.arange(64) % 2)], layers="all")
     assert "holds its channels, has no axis of 64 samples" in report.skipped["experts.1.0.weight"]
     assert [group.group for group in report.groups] == ["a.weight"]
+
+
+def scaled(x, s):
+    return x * torch.sigmoid(x) + s.view(1, -1, 1, 1) * x
+
+
+class Scaled(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.l = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+        self.s = nn.Parameter(torch.linspace(-1, 1, 8))
+        self.function = function
+
+    def forward(self, x):
+        return self.l(self.function(self.a(x), self.s).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("change", [reorganize, shrink])
+def test_a_warm_function_of_torchscript_is_what_it_was_written_as(change):
+    x = torch.randn(64, 3, 8, 8)
+    plain = Scaled(scaled)
+    scripted = copy.deepcopy(plain)
+    scripted.function = torch.jit.script(scaled)
+    for _ in range(4):
+        outputs(scripted, x)
+    for model in (plain, scripted):
+        change(model, [(x, torch.arange(64) % 2)], layers="all")
+    for a, b in zip(plain.parameters(), scripted.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
