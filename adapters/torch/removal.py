@@ -117,7 +117,7 @@ def _lengths(
     elif isinstance(module, nn.Embedding):
         yield from zip(("num_embeddings", "embedding_dim"), shapes["weight"], strict=True)
     elif isinstance(module, nn.RNNBase):
-        gates = module.weight_ih_l0.shape[0] // module.hidden_size
+        gates = len(module.get_parameter("weight_ih_l0")) // module.hidden_size
         yield "input_size", shapes["weight_ih_l0"][1]
         yield "hidden_size", shapes["weight_ih_l0"][0] // gates
         if module.proj_size:
