@@ -283,23 +283,23 @@ class Propagation:
         for name in node.inputs:
             components, runs, fixed = self.align(name, node.output)
             mine = [c for c in components if k in c.axes]
-            for extra in mine[1:]:
-                state.collapse(extra, {k}, FIXED_ORDER)
-            along.append(state.refined(mine[0]) if mine else None)
             rest = [c for c in components if k not in c.axes]
+            for extra in mine[1:]:
+                rest += state.collapse(extra, {k}, FIXED_ORDER)
+            along.append(state.refined(mine[0]) if mine else None)
             others.append((name, rest, runs - {k}, fixed - {k}))
+        target: tuple[int, ...] = ()
         if any(c is not None for c in along):
             axes = {c.axes for c in along if c is not None}
             target = axes.pop() if len(axes) == 1 else (k,)
-            for name, component in zip(node.inputs, along, strict=True):
-                size = graph.shapes[name][k]
+            for i, (name, component) in enumerate(zip(node.inputs, along, strict=True)):
                 if component is not None and component.axes != target:
-                    kept = state.collapse(component, set(component.axes) - {k}, FIXED_ORDER)
+                    apart = set(component.axes) - {k}  # their positions are told apart here
+                    others[i][3].update(apart)
+                    kept = state.collapse(component, apart, FIXED_ORDER)
                     component = kept[0] if kept else None
                 if component is None:
-                    lead = tuple(size if a == k else shape[a] for a in target)
-                    component = Component(target, state.fresh(lead))
-                    state.freeze([component], FIXED_ORDER)
+                    component = self._beside(name, target, k, others[i][1])
                 across.append(component)
             place = target.index(k)
             atoms = np.concatenate([c.atoms for c in across], axis=place)
@@ -314,7 +314,38 @@ class Propagation:
                 )
         self._combine(node.output, others)
         if across:
-            self.labels[node.output].append(Component(target, atoms, keys))
+            everywhere = set(range(len(shape)))
+            made = [Component(target, atoms, keys)]
+            self.labels[node.output] = join(
+                state, self.labels[node.output], made, shape, everywhere
+            )
+
+    def _beside(
+        self, name: str, target: tuple[int, ...], k: int, rest: list[Component]
+    ) -> Component:
+        """Atoms over ``target`` of a part that has none along ``k``, beside parts that have some.
+
+        A part that has them on the other axes of the target (one column of ``(anchors, columns)``)
+        carries them along ``k``, and they leave ``rest``.
+        """
+        state, whole = self.state, self.graph.shapes[name]
+        shape = tuple(whole[axis] for axis in target)
+        place, size = target.index(k), whole[k]
+        for i, c in enumerate(rest):
+            if (*c.axes[:place], k, *c.axes[place:]) == target:
+                own = state.refined(rest.pop(i))
+                view = [1 if axis == k else n for axis, n in zip(target, shape, strict=True)]
+                atoms = np.broadcast_to(own.atoms.reshape(view), shape)
+                if size == 1:
+                    keys = None if own.keys is None else own.keys.reshape(view)
+                else:
+                    at = np.arange(size).reshape([-1 if axis == k else 1 for axis in target])
+                    old = 0 if own.keys is None else own.keys.reshape(view) * size
+                    keys = np.broadcast_to(old + at, shape)
+                return Component(target, atoms, keys)
+        made = Component(target, state.fresh(shape))
+        state.freeze([made], FIXED_ORDER)
+        return made
 
     def stack(self, node: Concat) -> bool:
         """Weights laid one upon the other stay apart, as those of the two directions of a layer."""

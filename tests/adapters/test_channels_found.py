@@ -1,0 +1,99 @@
+"""Which channels may move and why the others may not: the same for a module and for its file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from rejuvenet.adapters import onnx as onnx_adapter  # noqa: E402
+from rejuvenet.adapters.torch import arrange, trace  # noqa: E402
+from torch import nn  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from group_networks import Net  # noqa: E402
+from onnx_exports import export  # noqa: E402
+
+OUTPUT = "reaches an output of the model"
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def conv(n_in, n_out, kernel=3):
+    return nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)
+
+
+def boxes(m, x):
+    """YOLO: columns of each anchor decoded one by one, then all levels."""
+    y = m.b(m.a(x).relu())
+    n, _, h, w = y.shape
+    y = y.view(n, 3, 5, h, w).permute(0, 1, 3, 4, 2)
+    parts = y[..., :2].sigmoid() * 2, y[..., 2:4].sigmoid() ** 2, y[..., 4:]
+    return torch.cat([torch.cat(parts, -1).reshape(n, -1, 5)], 1)
+
+
+def columns(m, x):
+    """The same along the axis of channels, in any order of the parts."""
+    y = m.b(m.a(x)).view(len(x), 3, 5, -1)
+    y = torch.cat([y[:, :, 4:], y[:, :, 2:4].exp(), y[:, :, :2].sigmoid()], 2)
+    return torch.cat([y, y], 1)
+
+
+def beside(m, x):
+    """Parts over (3, 5) as one axis of channels, beside parts over 3 and over 2 of their own."""
+    y = m.b(m.a(x)).view(len(x), 3, 5, -1)
+    z = m.c(x).view(len(x), 3, 1, -1) * m.d(x).view(len(x), 1, 2, -1)
+    return m.l(torch.cat([y, z], 2).permute(0, 2, 3, 1)).mean(2)
+
+
+# By the name of each layer: why its channels stay, or None.
+NETWORKS = {
+    "boxes": (lambda: Net(boxes, a=conv(3, 8), b=conv(8, 15, 1)), {"a": None, "b": OUTPUT}),
+    "columns": (lambda: Net(columns, a=conv(3, 8), b=conv(8, 15, 1)), {"a": None, "b": OUTPUT}),
+    "beside": (
+        lambda: Net(
+            beside, a=conv(3, 8), b=conv(8, 15), c=conv(3, 3), d=conv(3, 2), l=nn.Linear(3, 6)
+        ),
+        {"a": None, "b": OUTPUT, "c": "order is fixed", "d": OUTPUT, "l": OUTPUT},
+    ),
+}  # fmt: skip
+
+
+def check(groups, why):
+    """Every layer is in a group, and it is frozen for the reason given, or free as a whole."""
+    for layer, reason in why.items():
+        own = [g for g in groups if any(m.weight == f"{layer}.weight" and m.kind == "producer"
+                                        for m in g.members)]  # fmt: skip
+        assert own, layer
+        for group in own:
+            if reason is None:
+                assert sorted(np.concatenate(group.exchangeable)) == [*range(group.channels)], layer
+            else:
+                assert reason in (group.frozen or ""), (layer, group.frozen)
+
+
+def built(name):
+    torch.manual_seed(0)
+    return NETWORKS[name][0]().eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_of_a_module(name):
+    model = built(name).double()
+    check(trace(model, X.double()).groups, NETWORKS[name][1])
+    before = model(X.double()).detach()
+    arrange(model, X.double(), order="random")
+    torch.testing.assert_close(model(X.double()).detach(), before, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_of_its_file(name, tmp_path):
+    path = export(built(name), X, tmp_path / "model.onnx", "script, kept")
+    model = onnx_adapter.load(path)
+    check(model.groups, NETWORKS[name][1])
+    assert onnx_adapter.arrange(model, order="random")[1].verdict is not None
