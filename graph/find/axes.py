@@ -116,11 +116,15 @@ def uniform_after(
         for name, axes in kept_axes(node, shapes)
         for axis, after in axes.items()
     ]
-    if isinstance(node, (Elementwise, PerChannel, Expand)):
+    if isinstance(node, (Elementwise, PerChannel, Expand, Concat)):
         long = {axis for axis, size in enumerate(shapes[node.output]) if size > 1}
+        if isinstance(node, Concat):  # each part may have a value of its own
+            long.discard(node.axis)
         return frozenset(long - {axis for axis, alike in kept if not alike})
-    if isinstance(node, (Transpose, Positional, Reduce)):
+    if isinstance(node, (Transpose, Positional, Reduce, Pad)):
         return frozenset(axis for axis, alike in kept if alike)
+    if isinstance(node, Gather):
+        return uniform.get(node.input, frozenset())
     return frozenset()
 
 

@@ -344,7 +344,11 @@ class Propagation:
                     keys = np.broadcast_to(old + at, shape)
                 return Component(target, atoms, keys)
         made = Component(target, state.fresh(shape))
-        state.freeze([made], FIXED_ORDER)
+        along = {axis for axis, n in zip(target, shape, strict=True) if n > 1}
+        if along <= self.uniform.get(name, frozenset()):  # as those that padding makes
+            state.divide(made, None)
+        else:
+            state.freeze([made], FIXED_ORDER)
         return made
 
     def stack(self, node: Concat) -> bool:

@@ -51,7 +51,39 @@ def beside(m, x):
     return m.l(torch.cat([y, z], 2).permute(0, 2, 3, 1)).mean(2)
 
 
-# By the name of each layer: why its channels stay, or None.
+def wider(m, x):
+    """PyramidNet: a shortcut with fewer channels than what it is added to."""
+    short = torch.cat([m.a(x), torch.zeros(len(x), 8, 8, 8, dtype=x.dtype)], 1)
+    return m.l((m.b(x) + short).relu().mean((2, 3)))
+
+
+def marked(m, x):
+    """The same with ones that were cut out, joined with others along another axis, and moved."""
+    one = torch.ones(len(x), 9, 4, 8, dtype=x.dtype)[:, 1:]
+    one = torch.cat([one, 2 * one], 2).permute(0, 2, 3, 1)
+    short = torch.cat([m.a(x).permute(0, 2, 3, 1), one], -1)
+    return m.l((m.b(x).permute(0, 2, 3, 1) + short).relu().mean((1, 2)))
+
+
+def numbered(m, x):
+    """Beside channels of one value each: these are not equal."""
+    row = torch.arange(8, dtype=x.dtype).view(1, 8, 1, 1).expand(len(x), 8, 8, 8)
+    return m.l((m.b(x) + torch.cat([m.a(x), row], 1)).relu().mean((2, 3)))
+
+
+def states(m, x):
+    """ConvLSTM: a first state of zeros."""
+    h = torch.zeros(len(x), 4, 8, 8, dtype=x.dtype)
+    for _ in range(2):
+        h = m.b(torch.cat([m.a(x), h], 1)).tanh()
+    return m.l(h.mean((2, 3)))
+
+
+def shortcut():
+    return {"a": conv(3, 8), "b": conv(3, 16), "l": nn.Linear(16, 5)}
+
+
+# By the name of each layer: why its channels stay, or None; a list for several groups.
 NETWORKS = {
     "boxes": (lambda: Net(boxes, a=conv(3, 8), b=conv(8, 15, 1)), {"a": None, "b": OUTPUT}),
     "columns": (lambda: Net(columns, a=conv(3, 8), b=conv(8, 15, 1)), {"a": None, "b": OUTPUT}),
@@ -61,16 +93,28 @@ NETWORKS = {
         ),
         {"a": None, "b": OUTPUT, "c": "order is fixed", "d": OUTPUT, "l": OUTPUT},
     ),
+    "wider": (lambda: Net(wider, **shortcut()), {"a": None, "b": None, "l": OUTPUT}),
+    "marked": (lambda: Net(marked, **shortcut()), {"a": None, "b": None, "l": OUTPUT}),
+    "numbered": (
+        lambda: Net(numbered, **shortcut()), {"a": None, "b": [None, "order is fixed"], "l": OUTPUT}
+    ),
+    "states": (
+        lambda: Net(states, a=conv(3, 8), b=conv(12, 4), l=nn.Linear(4, 5)),
+        {"a": None, "b": None, "l": OUTPUT},
+    ),
 }  # fmt: skip
+
+IN_FILES = {"numbered": {"b": None}}  # constants of a file are weights: they move along
 
 
 def check(groups, why):
     """Every layer is in a group, and it is frozen for the reason given, or free as a whole."""
-    for layer, reason in why.items():
+    for layer, reasons in why.items():
         own = [g for g in groups if any(m.weight == f"{layer}.weight" and m.kind == "producer"
                                         for m in g.members)]  # fmt: skip
         assert own, layer
-        for group in own:
+        reasons = reasons if isinstance(reasons, list) else [reasons] * len(own)
+        for group, reason in zip(own, reasons, strict=True):
             if reason is None:
                 assert sorted(np.concatenate(group.exchangeable)) == [*range(group.channels)], layer
             else:
@@ -95,5 +139,5 @@ def test_channels_of_a_module(name):
 def test_channels_of_its_file(name, tmp_path):
     path = export(built(name), X, tmp_path / "model.onnx", "script, kept")
     model = onnx_adapter.load(path)
-    check(model.groups, NETWORKS[name][1])
+    check(model.groups, NETWORKS[name][1] | IN_FILES.get(name, {}))
     assert onnx_adapter.arrange(model, order="random")[1].verdict is not None
