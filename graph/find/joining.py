@@ -26,6 +26,24 @@ def join(
 
     ``shared`` are the axes that both tensors run along.
     """
+    apart: set[int] = set()
+    return _fixed(state, _joined(state, left, right, shape, shared, apart), apart)
+
+
+def _fixed(state: Constraints, merged: list[Component], apart: set[int]) -> list[Component]:
+    """What else runs along axes whose positions one of several components tells apart."""
+    return [part for c in merged for part in state.fix(c, apart)]
+
+
+def _joined(
+    state: Constraints,
+    left: list[Component],
+    right: list[Component],
+    shape: Shape,
+    shared: set[int],
+    apart: set[int],
+) -> list[Component]:
+    """As :func:`join`; axes whose positions are told apart from now on are added to ``apart``."""
     if not left or not right:
         return [*left, *right]
     by_axes = {c.axes: [d for d in right if d.axes == c.axes] for c in left}
@@ -35,7 +53,7 @@ def join(
         merged += _all_same(state, mine, others) if others else mine
     for other in right:
         if other.axes not in by_axes:
-            merged = _relate(state, merged, other, shape, shared)
+            merged = _relate(state, merged, other, shape, shared, apart)
     return merged
 
 
@@ -73,7 +91,12 @@ def _divide(
 
 
 def _relate(
-    state: Constraints, merged: list[Component], other: Component, shape: Shape, shared: set[int]
+    state: Constraints,
+    merged: list[Component],
+    other: Component,
+    shape: Shape,
+    shared: set[int],
+    apart: set[int],
 ) -> list[Component]:
     """Add ``other``, whose axes are those of no component in ``merged``."""
     for i, component in enumerate(merged):
@@ -93,16 +116,18 @@ def _relate(
             continue
         else:  # what they share is one component
             for half in (component, other):
+                apart |= set(half.axes) - common
                 left = state.collapse(half, set(half.axes) - common, BY_POSITION)
-                rest = join(state, rest, left, shape, shared)
+                rest = _joined(state, rest, left, shape, shared, apart)
             return rest
         if inner.coarse:
             keys = None if inner.keys is None else inner.over(outer.axes, shape, inner.keys)
             _divide(state, outer, inner.over(outer.axes, shape), keys)
         else:  # positions along the other axes are told apart from now on
             state.tie(state.refined(outer), inner.over(outer.axes, shape))
+            apart |= set(outer.axes) - set(inner.axes)
             outer = inner
-        return join(state, rest, [outer], shape, shared)
+        return _joined(state, rest, [outer], shape, shared, apart)
     return [*merged, other]
 
 
@@ -119,9 +144,10 @@ def join_contraction(
     axes = {c.axes for c in left} & {c.axes for c in right}
     loose = [[c for c in side if c.axes not in axes] for side in sides]
     matched = [[c for c in side if c.axes in axes] for side in sides]
-    equal = join(state, matched[0], matched[1], shape, shared)
-    others = join(state, loose[0], loose[1], shape, shared)
+    apart: set[int] = set()
+    equal = _joined(state, matched[0], matched[1], shape, shared, apart)
+    others = _joined(state, loose[0], loose[1], shape, shared, apart)
     for component in equal:
         if any(set(component.axes) < set(other.axes) for other in others):
-            others = join(state, others, [component], shape, shared)
-    return equal + others
+            others = _joined(state, others, [component], shape, shared, apart)
+    return _fixed(state, equal + others, apart)

@@ -83,6 +83,13 @@ def shortcut():
     return {"a": conv(3, 8), "b": conv(3, 16), "l": nn.Linear(16, 5)}
 
 
+def transformed(m, x):
+    """A matrix whose rows one tensor scales, and whose columns another."""
+    matrix = m.t(x.mean((2, 3))).view(-1, 8, 8)
+    matrix = matrix + m.r(x).mean((2, 3))[:, :, None] * m.s(x).mean((2, 3))[:, None, :]
+    return m.l(m.a(x).flatten(2).transpose(1, 2) @ matrix)
+
+
 # By the name of each layer: why its channels stay, or None; a list for several groups.
 NETWORKS = {
     "boxes": (lambda: Net(boxes, a=conv(3, 8), b=conv(8, 15, 1)), {"a": None, "b": OUTPUT}),
@@ -97,6 +104,11 @@ NETWORKS = {
     "marked": (lambda: Net(marked, **shortcut()), {"a": None, "b": None, "l": OUTPUT}),
     "numbered": (
         lambda: Net(numbered, **shortcut()), {"a": None, "b": [None, "order is fixed"], "l": OUTPUT}
+    ),
+    "transformed": (
+        lambda: Net(transformed, t=nn.Linear(3, 64), **{k: conv(3, 8) for k in "rsa"},
+                    l=nn.Linear(8, 4)),
+        {"t": None, "r": None, "a": None, "s": "order is fixed", "l": OUTPUT},
     ),
     "states": (
         lambda: Net(states, a=conv(3, 8), b=conv(12, 4), l=nn.Linear(4, 5)),
