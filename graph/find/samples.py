@@ -12,7 +12,16 @@ import math
 from collections.abc import Sequence
 
 from .axes import kept_axes
-from .nodes import Graph, Node, Opaque, Reshape, Shape, input_names, output_names
+from .nodes import (
+    Contraction,
+    Graph,
+    Node,
+    Opaque,
+    Reshape,
+    Shape,
+    input_names,
+    output_names,
+)
 
 Place = tuple[int, int]  # an axis, and how many rows on it lie in front of each run of samples
 
@@ -43,10 +52,11 @@ def sample_axes(graph: Graph) -> dict[str, int]:
         if not inputs:
             continue
         for output in output_names(node):
-            held = [places[name] for name in inputs]
+            held = {name: places[name] for name in inputs}
             found = {
                 None if place is None else _moved(node, name, output, place, shapes, n)
-                for name, place in zip(inputs, held, strict=True)
+                for name, place in held.items()
+                if place is not None or math.prod(shapes[name]) > 1  # a number has no axis to lose
             }
             places[output] = found.pop() if len(found) == 1 else None
     return {name: place[0] for name, place in places.items() if place and place[1] == 1}
@@ -57,7 +67,8 @@ def _moved(
 ) -> Place | None:
     """The place in an output of a node, by its input ``name``."""
     axis, rows = place
-    if isinstance(node, Opaque):  # samples in front stay there, as far as the shape allows it
+    chosen = isinstance(node, Contraction) and _is_chosen(node, name, axis)
+    if isinstance(node, Opaque) or chosen:  # samples in front stay there, if the shape allows it
         after = shapes[output]
         return place if place == (0, 1) and after and after[0] % n == 0 else None
     if isinstance(node, Reshape):
@@ -65,6 +76,13 @@ def _moved(
     found = {kept.get(axis) for own, kept in kept_axes(node, shapes) if own == name}
     kept = found.pop() if len(found) == 1 else None
     return None if kept is None else (kept, rows)
+
+
+def _is_chosen(node: Contraction, name: str, axis: int) -> bool:
+    """Whether data choose along an axis: no other tensor has it."""
+    sides = zip(node.inputs, (node.a_axes, node.b_axes), (node.b_axes, node.a_axes), strict=True)
+    found = {axes[axis] in (*others, *node.out_axes) for x, axes, others in sides if x == name}
+    return found == {False}
 
 
 def _located(shape: Sequence[int], outer: int, n: int) -> Place | None:

@@ -125,8 +125,20 @@ def places_by_data(c: Call) -> None:
     x = c.data(0)
     places = tuple(c.data(i) for i in range(1, len(c.node.inputs)) if c.has(i))
     c.emit(Freeze(places, "its values are places to read"))
-    axes = tuple(axis for axis in range(len(c.shape(x))) if axis != 1)
+    samples = c.op == "GridSample"  # regions of RoiAlign are of any
+    axes = tuple(axis for axis in range(len(c.shape(x))) if axis != 1 and (axis or not samples))
     c.emit(Positional(x, c.output(), axes))
+
+
+def column_to_image(c: Call) -> None:
+    """``Col2Im``: sliding blocks summed up, ``(n, c * kh * kw, blocks)`` to ``(n, c, h, w)``."""
+    x, y = c.data(0), c.output()
+    n, rows, count = c.shape(x)
+    if len(c.shape(y)) != 4:
+        raise c.unsupported("makes images of other than two axes")
+    channels = c.shape(y)[1]
+    blocks = c.temporary((n, channels, rows // channels, count))
+    c.emit(Reshape(x, blocks), Positional(blocks, y, (2, 3), homogeneous=True))
 
 
 def by_shape(c: Call) -> None:
@@ -214,7 +226,7 @@ WITHOUT_STRUCTURE = {
         "chooses positions by data",
     ),
     **dict.fromkeys(
-        ["AffineGrid", "Col2Im", "DFT", "Det", "MelWeightMatrix", "RotaryEmbedding", "STFT"],
+        ["AffineGrid", "DFT", "Det", "MelWeightMatrix", "RotaryEmbedding", "STFT"],
         "mixes the positions of an axis in a fixed way",
     ),
     **dict.fromkeys(
@@ -265,6 +277,7 @@ OPERATORS: dict[str, Callable[[Call], None]] = {
     **RECURRENT,
     **SHAPES,
     "CenterCropPad": center_crop_pad,
+    "Col2Im": column_to_image,
     "DynamicQuantizeLinear": dynamic_quantize,
     "LRN": local_response,
     "ReverseSequence": reverse_sequence,

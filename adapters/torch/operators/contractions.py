@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ....graph.find.composites import attended, multiplied, parametrized, taken
-from ....graph.find.nodes import Contraction, Elementwise, Graph, Window
+from ....graph.find.composites import attended, multiplied, parametrized, taken, viewed
+from ....graph.find.nodes import Contraction, Elementwise, Graph, Reduce, Window
 from .table import Value, rule
 
 
@@ -45,6 +45,19 @@ def addmm(graph: Graph, out: Value, bias: Value, a: Value, b: Value, **_: Any) -
     target = graph.temporary(out.shape)
     multiplied(graph, a.name, b.name, target)
     graph.nodes.append(Elementwise((target, bias.name), out.name, "add"))
+
+
+@rule("_euclidean_dist", "_cdist_forward")
+def distances(graph: Graph, out: Value, a: Value, b: Value, *_: Any) -> None:
+    """``|a[i] - b[j]|`` for all pairs of rows."""
+    *lead, channels = a.shape
+    rows = viewed(graph, a.name, (*lead, 1, channels))
+    columns = viewed(graph, b.name, (*b.shape[:-2], 1, *b.shape[-2:]))
+    difference = graph.temporary((*out.shape, channels))
+    graph.nodes += [
+        Elementwise((rows, columns), difference, "add"),
+        Reduce(difference, out.name, (len(out.shape),), False),
+    ]
 
 
 @rule("linear")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....graph.find.nodes import Expand, Graph, Positional, Reshape
+from ....graph.find.composites import viewed
+from ....graph.find.nodes import Elementwise, Expand, Freeze, Graph, Positional, Reshape
 from .table import Value, resolved_axis, rule
+
+PLACES = "its values are places to read"
 
 
 @rule(
@@ -66,3 +69,39 @@ def im2col(graph: Graph, out: Value, x: Value, *_: Any) -> None:
         Expand(point, blocks),
         Reshape(blocks, out.name),
     ]
+
+
+@rule("col2im")
+def col2im(graph: Graph, out: Value, x: Value, *_: Any) -> None:
+    """Sliding blocks summed up: ``(n, c * kh * kw, blocks)`` to ``(n, c, h, w)``."""
+    *lead, rows, count = x.shape
+    c = out.shape[-3]
+    blocks = viewed(graph, x.name, (*lead, c, rows // c, count))
+    axes = len(lead) + 1, len(lead) + 2
+    graph.nodes.append(Positional(blocks, out.name, axes, homogeneous=True))
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(graph: Graph, out: Value, x: Value, places: Value, size: Sequence[int], *_: Any) -> None:
+    """Values put back where a pooling of the same channels took them."""
+    placed, rank = graph.temporary(x.shape), len(x.shape)
+    axes = tuple(range(rank - len(size), rank))
+    graph.nodes += [
+        Elementwise((x.name, places.name), placed),
+        Positional(placed, out.name, axes),
+    ]
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def sampled(graph: Graph, out: Value, x: Value, grid: Value, *_: Any) -> None:
+    """Every channel read at the same places, which data choose."""
+    axes = tuple(range(2, len(x.shape)))
+    graph.nodes += [Freeze((grid.name,), PLACES), Positional(x.name, out.name, axes)]
+
+
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def regions(graph: Graph, outs: Sequence[Value], x: Value, boxes: Value, *_: Any) -> None:
+    """Regions of some samples: the first axis of the output counts regions."""
+    graph.nodes.append(Freeze((boxes.name,), PLACES))
+    for out in outs:
+        graph.nodes.append(Positional(x.name, out.name, (0, 2, 3)))

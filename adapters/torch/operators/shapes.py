@@ -165,7 +165,7 @@ def gather(graph: Graph, out: Value, x: Value, axis: int, index: Value, **_: Any
 
 @rule("index")
 def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -> bool | None:
-    """``x[:, index]``: one index along one axis; the index may have several dimensions.
+    """``x[:, index]``: one index along one axis, of any rank, constant or chosen by data.
 
     A mask is of as many axes as it has.
     """
@@ -175,7 +175,10 @@ def index(graph: Graph, out: Value, x: Value, indices: Sequence[Value | None]) -
     axis, value = given[0]
     flat = value.constant
     if flat is None:
-        return False
+        if out.shape != (*x.shape[:axis], *value.shape, *x.shape[axis + 1 :]):  # a mask
+            return False
+        looked_up(graph, x.name, value.name, axis, out.name)
+        return None
     name = x.name
     if flat.dtype in (np.bool_, np.uint8):
         end = axis + flat.ndim
