@@ -23,6 +23,7 @@ from .nodes import Shape
 
 FIXED_ORDER = "meets a tensor whose order is fixed"
 BY_POSITION = "its axis is read position by position"
+FLATTENED = "its channels and others are one axis, on which each pair has a place"
 
 
 @dataclass

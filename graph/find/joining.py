@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .components import Component
-from .constraints import BY_POSITION, FIXED_ORDER, Constraints
+from .constraints import BY_POSITION, FLATTENED, Constraints
 from .nodes import Shape
 
 
@@ -67,7 +67,7 @@ def _all_same(
     few, several = (left, right) if len(left) < len(right) else (right, left)
     if len(few) < len(several):
         several = sorted(several, key=lambda c: -len(np.unique(c.atoms)))
-        state.freeze(several[len(few) :], FIXED_ORDER)
+        state.freeze(several[len(few) :], FLATTENED)
     return [_same(state, a, b) for a, b in zip(several, few, strict=False)]
 
 

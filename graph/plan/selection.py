@@ -61,7 +61,10 @@ def untapped(group: ChannelGroup) -> str | None:
         return None
     if group.unit == "set":
         return "its channels are whole sets of channels, which no activations describe"
-    return "no activations describe it: no tensor holds its channels along an axis of their own"
+    return (
+        "no activations describe it: no tensor holds its channels along one axis and the samples "
+        "along another"
+    )
 
 
 def unmergeable(group: ChannelGroup) -> str | None:

@@ -92,7 +92,7 @@ NAMES = (
 # Why groups lose no channels; all others lose half of them.
 OUTPUT = "reaches an output"
 STAY = {
-    "layer norm": {"averaged over", "order is fixed"},
+    "layer norm": {"averaged over", "each pair"},
     "attention": {"no weight reads", "whole sets", "share an axis", "MultiheadAttention"},
     "padded shortcut": {"does not run without"},  # Python code says how much is padded
     "lstm": {"order is fixed"},
