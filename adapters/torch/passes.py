@@ -74,11 +74,14 @@ def trace_first(model: torch.nn.Module, batches: Batches) -> TracedModel:
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
     """No compiled code and no autocast in this block; what was compiled stays."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.jit.optimized_execution(False))
-        # Nothing is compiled where the compiler was never imported, which takes a second.
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    # Nothing is compiled where the compiler was never imported, which takes a second.
+    imported = "torch._dynamo" in sys.modules
+    # An interrupt within the end of a stack would leave open what that holds.
+    with (
+        torch.jit.optimized_execution(False),
+        torch.compiler.set_stance("force_eager") if imported else contextlib.nullcontext(),
+        contextlib.ExitStack() as stack,
+    ):
         for kind in AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

@@ -13,6 +13,7 @@ from rejuvenet.adapters.torch import edit as edit_module  # noqa: E402
 from rejuvenet.adapters.torch.training import reorganizer as reorganizer_module  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
+from torch._dynamo import eval_frame  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize, prune  # noqa: E402
 
 RANDOM = Recipe.preserving(method="random")
@@ -223,6 +224,8 @@ def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open(stride):
         changed = not all(map(torch.equal, now, untouched))
         assert [p.grad is None for p in model.parameters()] == [changed] * 4, n
         assert all(module.training for module in model.modules()), n
+        assert eval_frame._stance.stance == "default", n
+        assert torch._C._get_graph_executor_optimize(), n
         assert (held is None) == (n == 0)
         return changed, interrupt
 
