@@ -67,6 +67,7 @@ class Samples(ABC):
     def grids(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """:func:`.rounding.grids` of sums (F - 1, D) and of counts (F' - 1, 1)."""
         largest, least = self.range.largest, self.range.least.astype(np.float64)
+        # Also where weights are small: samples alone must not be too large.
         plain = grids(largest, least, np.finfo(self.dtype).nmant + 1, self.n_rows)
         if self.weights is None:  # counts are integers: one fold
             return plain, np.empty((0, 1))

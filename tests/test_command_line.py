@@ -440,6 +440,15 @@ def test_disk_full_leaves_the_old_file(place, monkeypatch):
     assert (place / "new.onnx").read_bytes() == b"old"
 
 
+def test_files_of_weights_are_named_beside_their_model(tmp_path):
+    model, page = tmp_path / "a[1].onnx", tmp_path / "a.html"
+    for name in ("a[1].onnx.data", "a[1].onnx.1.data", "a[1].onnx2.data", "a1.onnx.data"):
+        (tmp_path / name).touch()
+    first, second = terminal.written(model, None, page)
+    assert first == f"Wrote {model} and {model}.1.data and {model}.data"
+    assert second == f"Wrote {page}"
+
+
 def test_pictures_that_cannot_be_read_are_not_counted():
     data = SimpleNamespace(noun="images", unreadable={1, 3})
     look = Look(SimpleNamespace(rows=np.arange(5), data=data), None, 5)

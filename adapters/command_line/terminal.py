@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import sys
@@ -116,11 +117,11 @@ def say_plainly(text: str) -> None:
 
 def written(*paths: Path | None) -> list[str]:
     """What is said of files that were written, with those that hold weights beside a model."""
-    return [
-        f"Wrote {' and '.join(map(str, (path, *sorted(path.parent.glob(f'{path.name}*.data')))))}"
-        for path in paths
-        if path is not None
-    ]
+    lines = []
+    for path in filter(None, paths):
+        beside = sorted(path.parent.glob(f"{glob.escape(path.name)}.*data"))
+        lines.append(f"Wrote {' and '.join(map(str, (path, *beside)))}")
+    return lines
 
 
 def say_aside(text: str) -> None:

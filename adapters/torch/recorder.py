@@ -331,7 +331,6 @@ class GraphRecorder(Calls):
         self.constants.clear()
         return graph
 
-
     def _needed(self, roots: set[int]) -> tuple[list[Node], set[str]]:
         """The nodes that outputs, looks at values and the ``roots`` need, and their tensors."""
         needed, kept = set(self.graph.outputs), []

@@ -319,7 +319,7 @@ def _carried_out(
 ) -> reorganizing.Outcome:
     """The procedure, on batches that are read from their source once."""
     network = TorchNetwork(traced, processes)
-    unread = warn_of_unread(traced) if processes.first else []
+    unread = warn_of_unread(traced, aloud=processes.first)
     with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
         outcome = reorganizing.reorganize(
             network, read, layers, recipe, team=processes, **options

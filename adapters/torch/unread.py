@@ -37,10 +37,11 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
-def warn_of_unread(traced: TracedModel, stacklevel: int = 4) -> list[str]:
-    """What is not changed along, by name; a warning the first time that the model is changed."""
+def warn_of_unread(traced: TracedModel, aloud: bool = True, stacklevel: int = 4) -> list[str]:
+    """What is not changed along, by name; ``aloud`` warns the first time that a model changes."""
     names = unread_modules(traced.model, traced.unread)
-    if names and not traced.told and any(group.frozen is None for group in traced.groups):
+    aloud = aloud and not traced.told
+    if names and aloud and any(group.frozen is None for group in traced.groups):
         traced.told = True
         more = f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES)
         warnings.warn(

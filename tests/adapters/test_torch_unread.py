@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize, shrink, trace  # noqa: E402
+from rejuvenet.adapters.torch.unread import warn_of_unread  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -101,6 +102,14 @@ def test_many_modules_are_named_in_part():
     with pytest.warns(UserWarning, match="'h0', 'h1', 'h2', 'h3', 'h4' and 3 more: "):
         report = arrange(Net(lambda m, x: m.l(trunk(m, x)), **heads), X, order="random")
     assert len(report.unread) == 8
+
+
+def test_every_process_reports_what_the_first_one_warns_of(recwarn):
+    traced = trace(UNREAD["auxiliary head"][0](), X)
+    assert warn_of_unread(traced, aloud=False) == ["aux"]
+    assert not recwarn
+    with pytest.warns(UserWarning, match="'aux'"):
+        assert warn_of_unread(traced) == ["aux"]
 
 
 def test_a_training_is_warned_once():
