@@ -38,7 +38,7 @@ EVENTS = {
     # After which of three tasks (hard, easy, hard) an event takes place; never after the last.
     "redo": [1], "reset": [0, 1], "ours-0.5": [0], "ours-0.8": [0], "ours-redundant": [0],
     "ours-kmeans": [0], "ours-random": [0], "ours-0.5-round": [1], "optimizer-reset": [0],
-    "ours-0.5-reset": [0],
+    "ours-0.5-reset": [0], "later-layers": [0], "random-redundant": [0],
 }  # fmt: skip
 
 

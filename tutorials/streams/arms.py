@@ -13,6 +13,7 @@ which seeds choose that the table does not compare (``study.py --tune``).
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -146,6 +147,20 @@ class FullReset(Arm):
 
 
 @dataclass
+class LaterLayers(Arm):
+    """New weights, without moments, behind the first layer: forgetting of Zhou et al. (2022)."""
+
+    occasion: str | None = "hard"
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        for layer in _weighted(self.model)[1:]:
+            _draw(layer, slice(None), self.generator)
+            for parameter in layer.parameters():
+                self.optimizer.state.pop(parameter, None)
+        return sum(unit.n for unit in hidden_layers(self.model)[1:])
+
+
+@dataclass
 class OptimizerReset(Arm):
     """A new optimizer after every hard task, and the weights as they are: a control."""
 
@@ -273,6 +288,13 @@ class Reorganized(Arm):
     recipe: Recipe = field(default_factory=Recipe.preserving)
 
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        return sum(self.freed(batches, self.model, self.recipe, self.optimizer).values())
+
+    def freed(
+        self, batches: list[tuple[torch.Tensor, torch.Tensor]], model: nn.Module, recipe: Recipe,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> dict[str, int]:  # fmt: skip
+        """Reorganizes a model, and tells how many units became free in every group."""
         seed = int(torch.randint(2**31 - 1, (), generator=self.generator))
         # Class means need samples of every class, so those at hand are numbered anew.
         seen = torch.cat([y for _, y in batches]).unique()
@@ -280,10 +302,22 @@ class Reorganized(Arm):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "nothing was freed")
             report = reorganize(
-                self.model, batches, layers="all", recipe=replace(self.recipe, seed=seed),
-                optimizer=self.optimizer,
+                model, batches, layers="all", recipe=replace(recipe, seed=seed),
+                optimizer=optimizer,
             )  # fmt: skip
-        return sum(group["new"] for group in report.to_dict()["groups"])
+        return {group["group"]: group["new"] for group in report.to_dict()["groups"]}
+
+
+@dataclass
+class SameShare(Reorganized):
+    """As many units of every layer as the recipe would free, but chosen at random: a control."""
+
+    def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+        freed = self.freed(batches, copy.deepcopy(self.model), self.recipe)
+        widths = {name: len(value) for name, value in self.model.named_parameters()}
+        ratio: dict[str, Any] = {name: 1 - n / widths[name] for name, n in freed.items()}
+        recipe = replace(self.recipe, method="random", ratio=ratio)
+        return sum(self.freed(batches, self.model, recipe, self.optimizer).values())
 
 
 @dataclass
@@ -435,6 +469,11 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     "ours-kmeans-reset": (
         'ours, `method="kmeans"`, 0.5, `optimizer="reset"`', Reorganized,
         {"recipe": replace(HALF, method="kmeans", **RESET)},
+    ),
+    "later-layers": ("later-layer forgetting", LaterLayers, {}),
+    "random-redundant": (
+        "random channels, as many of every layer as are redundant", SameShare,
+        {"recipe": replace(HALF, ratio="redundant")},
     ),
     "ours-0.8-steps": ("ours, 0.8, every 500 steps, not told of tasks", Stepwise, {}),
 }  # fmt: skip

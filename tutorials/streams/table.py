@@ -169,7 +169,7 @@ def conclusions(runs: Runs) -> list[str]:
             f"{ahead('ours-0.8-steps', 'ours-0.8-reset')} from the same share at the ends of hard "
             "tasks: give it these where they are known."
         )
-    for stream in ("5+1-full", "random-labels", "permuted"):
+    for stream in ("5+1-full", "random-labels", "permuted", "permuted-full"):
         for arm, what in (
             ("ours-redundant-reset", "what is redundant"),
             ("ours-0.8-reset", "a fifth"),
