@@ -161,6 +161,16 @@ def conclusions(runs: Runs) -> list[str]:
         f"{apart('incremental', 'ours-redundant-reset', 'plain')} from plain training, and so does "
         f"freeing a fifth: {apart('incremental', 'ours-0.8', 'plain')}.",
     ]
+    if runs["incremental", "random-redundant"] and runs["incremental", "later-layers"]:
+        found.append(
+            "**Beside the controls of data that stay**, on the same stream, what is redundant ends "
+            f"{apart('incremental', 'ours-redundant', 'later-layers')} ahead of later-layer "
+            f"forgetting, {apart('incremental', 'ours-redundant', 'shrink-perturb')} ahead of "
+            f"shrink and perturb, {apart('incremental', 'ours-redundant', 'l2')} ahead of L2, and "
+            f"{apart('incremental', 'ours-redundant', 'random-redundant')} ahead of units at "
+            "random, as many of every layer as are redundant at the time, with the same refit and "
+            "state. These leave dead units where they are, so that more are freed in the end."
+        )
     if runs["5+1", "ours-0.8-steps"]:
         found.append(
             "**Not told where a task ends**, a `Reorganizer` that counts 500 steps, and judges by "
