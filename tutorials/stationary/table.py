@@ -175,8 +175,8 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         f"- Aimed at: {AIM} points over every control, with an interval that excludes zero. "
         f"Reached in {', '.join(reached) or 'no case'}.",
         "- Data that grow for longer, in twenty chunks that bring new classes, are in "
-        "`tutorials/streams` (`incremental`): there freeing what is redundant is ahead of "
-        "plain training, L2, shrink and perturb and later-layer forgetting.",
+        "`tutorials/streams` (`incremental`), with later-layer forgetting, shrink and perturb and "
+        "units at random beside.",
         *lines,
         *explained(runs, names),
         "- How it was searched: shorter and longer stages, 100 images a class, shares of 0.2, sums "

@@ -288,13 +288,13 @@ class Reorganized(Arm):
     recipe: Recipe = field(default_factory=Recipe.preserving)
 
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
-        return sum(self.freed(batches, self.model, self.recipe, self.optimizer).values())
+        return sum(self.reorganized(batches, self.model, self.recipe, self.optimizer).values())
 
-    def freed(
+    def reorganized(
         self, batches: list[tuple[torch.Tensor, torch.Tensor]], model: nn.Module, recipe: Recipe,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> dict[str, int]:  # fmt: skip
-        """Reorganizes a model, and tells how many units became free in every group."""
+        """Reorganize a model; how many units became free in every group, by its weight's name."""
         seed = int(torch.randint(2**31 - 1, (), generator=self.generator))
         # Class means need samples of every class, so those at hand are numbered anew.
         seen = torch.cat([y for _, y in batches]).unique()
@@ -309,15 +309,19 @@ class Reorganized(Arm):
 
 
 @dataclass
-class SameShare(Reorganized):
-    """As many units of every layer as the recipe would free, but chosen at random: a control."""
+class AtRandom(Reorganized):
+    """As many units of every layer as the recipe would free at the time, chosen at random.
+
+    A control of which units go.  Dead ones mostly stay, so that more are freed over a stream than
+    by the recipe itself.
+    """
 
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
-        freed = self.freed(batches, copy.deepcopy(self.model), self.recipe)
+        freed = self.reorganized(batches, copy.deepcopy(self.model), self.recipe)
         widths = {name: len(value) for name, value in self.model.named_parameters()}
         ratio: dict[str, Any] = {name: 1 - n / widths[name] for name, n in freed.items()}
         recipe = replace(self.recipe, method="random", ratio=ratio)
-        return sum(self.freed(batches, self.model, recipe, self.optimizer).values())
+        return sum(self.reorganized(batches, self.model, recipe, self.optimizer).values())
 
 
 @dataclass
@@ -472,7 +476,7 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     ),
     "later-layers": ("later-layer forgetting", LaterLayers, {}),
     "random-redundant": (
-        "random channels, as many of every layer as are redundant", SameShare,
+        "random channels, as many of every layer as are redundant", AtRandom,
         {"recipe": replace(HALF, ratio="redundant")},
     ),
     "ours-0.8-steps": ("ours, 0.8, every 500 steps, not told of tasks", Stepwise, {}),

@@ -226,7 +226,7 @@ STREAMS = {
         functools.partial(cifar, size=16), five_and_one, convolutional(16, 3),
         30, 400, 32, "5+1 CIFAR", alternates=True,
     ),
-    # Kumar et al. take digits.  Seven minutes a run.
+    # Kumar et al. take digits.  Eight minutes a run.
     "permuted-full": Stream(
         "Permuted Fashion-MNIST as published: 500 tasks of 625 steps",
         fashion, permuted, perceptron(784, 10),
