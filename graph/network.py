@@ -121,6 +121,31 @@ class Network(Protocol):
         """
         ...
 
+    def stepwise(
+        self, inputs: Any, tensors: Sequence[str], statistics: Sequence[BatchNormalization] = ()
+    ) -> Iterator[tuple[Any, int | None]]:
+        """One forward pass in evaluation mode that stands at some tensors.
+
+        Weights that are written while it stands count from there on.
+
+        Parameters
+        ----------
+        inputs : object
+            One batch, as the data give it.
+        tensors : sequence of str
+            Where it stands, one after the other; two may be the same.
+        statistics : sequence of BatchNormalization
+            As in :meth:`run`.
+
+        Yields
+        ------
+        activation : object
+            The tensor's array; it may be overwritten when the pass goes on.
+        kept : int or None
+            Bytes that the pass keeps to go on; None where it begins anew instead.
+        """
+        ...
+
     @property
     def number_types(self) -> Iterable[str]:
         """Names of the number types of weights and example inputs, such as ``"float32"``."""

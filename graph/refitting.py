@@ -3,7 +3,7 @@
 Each is fitted from one look at the network as it was, as if the other groups stayed
 (:mod:`.least_squares`).  Where one group changes alone, it is fitted once more to what it reads
 now; with the recipe's refit of products, every product that reads changed channels is, one after
-the other (:mod:`.products`).  For these, the network before and after runs side by side.
+the other (:mod:`.products`), while the network before and after stands there side by side.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from functools import partial
 from .cautions import warn_of_few_samples
 from .change.balance import scaled_members
 from .change.least_squares import SecondMoments, Sums, Watched, refit
-from .change.products import MOST_ROWS, ProductSums, fitted, products_of
+from .change.products import ProductSums, fitted, products_of
 from .find.channels import ChannelGroup, Unfit
 from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
 from .plan.plan import GroupPlan
 from .recalibration import Recalibration
 from .runs import Runs
+from .side_by_side import SideBySide
 
 Asked = Callable[[int, int], Watched]  # what to look at of ``n`` samples after ``first``
 
@@ -98,18 +99,23 @@ class Refits:
         runs = self._runs
         reading = {name for plan in plans for name in _read(plan)}
         normalized = {n.tensor for n in self._statistics.before.normalizations}
-        for product in products_of(runs.network.graph, reading, normalized):
+        products = products_of(runs.network.graph, reading, normalized)
+        pairs = [(product.y.tensor, product.x.tensor) for product in products]
+        both = SideBySide(runs, pairs, self._statistics.own(plans))
+        for product in products:
             names = [name for name in (product.weight, product.bias) if name]
             weights = runs.edit.read(names)
             sums = ProductSums(product, weights[product.weight].shape, runs.network.arrays)
-            if sums.rows > MOST_ROWS:
-                continue
-            try:
-                self._side_by_side(plans, partial(_before, sums), sums.watch_changed)
-            except Unfit:  # what it reads is not of samples
-                continue
-            sums.share(runs.team)
-            runs.edit.write(fitted(sums, plans, weights))
+            fits = True
+            with runs.team.together():
+                for first, n, before, after in both.next_pair():
+                    try:
+                        sums.add(first, n, before, after)
+                    except Unfit:  # what it reads is not of samples
+                        fits = False
+            if fits:
+                sums.share(runs.team)
+                runs.edit.write(fitted(sums, plans, weights))
 
     def _side_by_side(self, plans: Sequence[GroupPlan], before: Asked, after: Asked) -> None:
         """Every batch through the network as it was, and through the one that the plans made."""
@@ -123,7 +129,3 @@ class Refits:
 def _read(plan: GroupPlan) -> list[str]:
     """The weights that read its channels."""
     return [m.weight for m in plan.members if m.kind == "consumer"]
-
-
-def _before(sums: ProductSums, first: int, n: int) -> Watched:
-    return sums.watch(n)

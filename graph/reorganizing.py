@@ -11,8 +11,9 @@ All groups change together, so that the number of runs does not grow with that o
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
 
-That is 3 runs for each sample, 5 where one group changes, or two parts of one more for each product
-that reads channels which were removed; pseudo-classes and gradients of the loss take one more each.
+That is 3 runs for each sample, 5 with a refit of products or where one group changes; pseudo-classes
+and gradients of the loss take one more each.  Networks that cannot stand still, and activations that
+take too much memory, take two more for each product instead (:mod:`.side_by_side`).
 Everything or nothing: a failure undoes all, in all processes.
 """
 
@@ -207,9 +208,9 @@ class _Run:
         """What it will take, before it starts."""
         recipe = self.recipe
         alone = len(self.groups) == 1 and recipe.outgoing == "least_squares"
-        products = ", and two parts of one for each product" * (recipe.refit == "products")
+        products = ", and more where activations do not fit" * (recipe.refit == "products")
         passes = self.runs.passes + 2 + (recipe.batchnorm == "recalibrate")
-        passes += recipe.needs_gradients + 2 * (alone and recipe.refit == "groups")
+        passes += recipe.needs_gradients + 2 * (alone or recipe.refit == "products")
         log.info(
             "up to %d passes over the batches%s, up to %d MiB of class sums and %d MiB of outputs",
             passes, products, max_bytes >> 20, KEPT_BYTES >> 20,

@@ -26,6 +26,7 @@ from .executable import executable
 from .external import Refused
 from .layer_names import Request, layers_of, resolve
 from .operator_names import operator
+from .pieces import Piece
 from .saving import write
 from .session import session, swapped
 from .shared import Copy, with_copies
@@ -242,6 +243,7 @@ class OnnxModel:
         self,
         outputs: tuple[str, ...] = (),
         adapting: Mapping[str, Sequence[int]] | None = None,
+        piece: Piece | None = None,
         threads: int | None = None,
     ) -> Any:
         """An onnxruntime session.
@@ -253,6 +255,8 @@ class OnnxModel:
         adapting : mapping of tensor name to its shape, optional
             What normalizations read that take the statistics of the batch instead of their own;
             the types of the inputs that they adapt by are the session's ``adapting``.
+        piece : Piece, optional
+            The part of the model to run.
         threads : int, optional
             That an operator may use, for a session that is timed.
         """
@@ -264,7 +268,7 @@ class OnnxModel:
             except ValueError:  # an input declares no shape, so that nothing is known
                 pass
         with swapped(self.analysed, self.changed) as model:
-            return session(model, outputs, adapting, threads=threads)
+            return session(model, outputs, adapting, piece, threads=threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; a failure leaves what was at ``path`` as it was.

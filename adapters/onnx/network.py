@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,30 @@ from ...graph.find.nodes import Graph
 from ...graph.find.samples import sample_axes
 from ...graph.measure.verdict import shaken_array
 from ...graph.network import BatchNormalization, Data, Team, Watch
+from ...graph.side_by_side import run_for_each
 from .batches import samples
 from .model import OnnxModel
+from .own_statistics import feeds as statistics_feeds
+from .pieces import Piece, element_type, stands
 from .removal import without_channels
-from .runner import Runner
+from .runner import Feeds, Runner, run
 from .storage import OnDisk
+
+
+@dataclass
+class _Made:
+    """The last sessions of one version of the weights, each with what it shows.
+
+    Attributes
+    ----------
+    runner : tuple, optional
+        Of the whole model.
+    piece : tuple, optional
+        Of a part of it.
+    """
+
+    runner: tuple[Any, Runner] | None = None
+    piece: tuple[Any, Any] | None = None
 
 
 class OnnxNetwork:
@@ -39,9 +59,8 @@ class OnnxNetwork:
         self._disk = OnDisk()
         self._random = np.random.default_rng(0)
         self._axes = sample_axes(model.graph)
-        # What a session shows, and the session: of the present weights, and of the given ones.
-        self._runner: tuple[Any, Runner] | None = None
-        self._first: tuple[Any, Runner] | None = None
+        # The sessions of the present weights, and of the given ones.
+        self._made, self._first = _Made(), _Made()
 
     @property
     def graph(self) -> Graph:
@@ -65,20 +84,71 @@ class OnnxNetwork:
         outputs: bool = False,
         statistics: Sequence[BatchNormalization] = (),
     ) -> list[np.ndarray]:
-        fixed = self.model.fixed_batch
-        if fixed is not None and self.samples(inputs) != fixed:
-            statistics = ()  # those of a batch that is filled up would be wrong
-        adapting = {entry.tensor: self.graph.shapes[entry.tensor] for entry in statistics}
+        adapting = self._adapting(inputs, statistics)
         shows = sorted(watch), sorted(adapting)
-        if self._runner is None or self._runner[0] != shows:
+        if self._made.runner is None or self._made.runner[0] != shows:
             tensors = {name: self._axes.get(name, 0) for name in watch}
-            self._runner = shows, Runner(self.model, tensors, adapting)
-        runner = self._runner[1]
-        values = runner(inputs, statistics)
+            self._made.runner = shows, Runner(self.model, tensors, adapting)
+        runner = self._made.runner[1]
+        values = runner(inputs, statistics if adapting else ())
         for name, callbacks in watch.items():
             for callback in callbacks:
                 callback(values[name])
         return runner.compared(values) if outputs else []
+
+    def _adapting(
+        self, inputs: Any, statistics: Sequence[BatchNormalization]
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of what normalizations read that take the statistics of this batch."""
+        fixed = self.model.fixed_batch
+        if fixed is not None and self.samples(inputs) != fixed:
+            return {}  # those of a batch that is filled up would be wrong
+        return {entry.tensor: self.graph.shapes[entry.tensor] for entry in statistics}
+
+    def stepwise(
+        self, inputs: Any, tensors: Sequence[str], statistics: Sequence[BatchNormalization] = ()
+    ) -> Iterator[tuple[np.ndarray, int | None]]:
+        if not stands(self.model.analysed):
+            yield from run_for_each(self, inputs, tensors, statistics)
+            return
+        adapting = self._adapting(inputs, statistics)
+        feeds = Feeds(self.model)
+        parts = list(feeds.runs(feeds.feeds(inputs)))
+        del inputs
+        for i, tensor in enumerate(tensors):
+            axis, found = self._axes.get(tensor, 0), []
+            for part in parts:
+                value = self._step(part.feeds, (tensor, *tensors[i + 1 :]), statistics, adapting)
+                found.append(part.counting(tensor, value, axis))
+            kept = sum(array.nbytes for part in parts for array in part.feeds.values())
+            yield found[0] if len(found) == 1 else np.concatenate(found, axis), kept
+
+    def _step(
+        self,
+        there: dict[str, np.ndarray],
+        tensors: tuple[str, ...],
+        statistics: Sequence[BatchNormalization],
+        adapting: Mapping[str, Sequence[int]],
+    ) -> np.ndarray:
+        """The first of some tensors, from what is there; that becomes what the others need."""
+        tensor, *later = tensors
+        if tensor in there:
+            return there[tensor]
+        shows = tensors, sorted(there), sorted(adapting)
+        if self._made.piece is None or self._made.piece[0] != shows:
+            given = {name: element_type(array) for name, array in there.items()}
+            piece = Piece(given, tensor, tuple(later))
+            self._made.piece = shows, self.model.session((), adapting, piece)
+        session = self._made.piece[1]
+        values = there | statistics_feeds(statistics, session.adapting)
+        names = [output.name for output in session.get_outputs()]
+        read = {value.name: values[value.name] for value in session.get_inputs()}
+        made = dict(zip(names, run(session, names, read), strict=True))
+        value = made[tensor]
+        kept = {name: array for name, array in (there | made).items() if name in session.live}
+        there.clear()
+        there.update(kept)
+        return value
 
     @property
     def number_types(self) -> set[str]:
@@ -96,7 +166,7 @@ class OnnxNetwork:
             })  # fmt: skip
         if shake:
             inputs = {n: shaken_array(x, shake, self._random) for n, x in inputs.items()}
-        self._runner = None  # one session in memory at a time
+        self._made = _Made()  # one session in memory at a time
         runner = Runner(model)
         return runner.compared(runner(inputs))
 
@@ -106,7 +176,7 @@ class OnnxNetwork:
         try:
             yield self
         except BaseException:
-            self.model, self._runner = self._original, None
+            self.model, self._made = self._original, _Made()
             raise
 
     def original(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -118,30 +188,30 @@ class OnnxNetwork:
     def write(self, values: Mapping[str, np.ndarray]) -> None:
         outside = self._original.outside
         kept = {n: self._disk.put(v) if n in outside else v for n, v in values.items()}
-        self.model, self._runner = self.model.with_weights(kept), None
+        self.model, self._made = self.model.with_weights(kept), _Made()
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
-        model, runner = self.model, self._runner
-        self.model, self._runner = self._original, self._first
+        model, made = self.model, self._made
+        self.model, self._made = self._original, self._first
         try:
             yield
         finally:
-            self._first = self._runner
-            self.model, self._runner = model, runner
+            self._first = self._made
+            self.model, self._made = model, made
 
     @contextlib.contextmanager
     def without(self, removal: Removal) -> Iterator[None]:
         smaller = without_channels(self.model, removal)
-        model, self.model, self._runner = self.model, smaller, None
+        model, self.model, self._made = self.model, smaller, _Made()
         try:
             yield
         finally:
-            self.model, self._runner = model, None
+            self.model, self._made = model, _Made()
 
     def remove(self, removal: Removal) -> None:
         """The model is another one from here on, with groups of its own."""
-        self.model, self._runner = without_channels(self.model, removal), None
+        self.model, self._made = without_channels(self.model, removal), _Made()
 
     def check(self, group: ChannelGroup) -> None:
         """Every file can be changed."""

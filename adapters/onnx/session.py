@@ -18,6 +18,7 @@ from .external import Refused, file_of
 from .operator_names import operator
 from .operators.registration import LIBRARIES
 from .own_statistics import adapt
+from .pieces import Piece
 from .storage import tensor_like
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -93,6 +94,7 @@ def session(
     model: ir.Model,
     outputs: Sequence[str] = (),
     adapting: Mapping[str, Sequence[int]] | None = None,
+    piece: Piece | None = None,
     *,
     optimized: bool = True,
     capped: bool = False,
@@ -110,6 +112,9 @@ def session(
         Intermediate tensors to return as well.
     adapting : mapping of tensor name to its shape, optional
         As for :func:`.own_statistics.adapt`, whose answer is the session's ``adapting``.
+    piece : Piece, optional
+        The part of the model to run, with its own outputs; what later ones read is the session's
+        ``live``.
     optimized : bool
         Without, every tensor is computed as the model says.
     capped : bool
@@ -135,7 +140,8 @@ def session(
     with light(model) as arrays:
         proto = _message(model)
     types = adapt(proto, adapting) if adapting else {}
-    arrays = _still_read(proto, arrays) if adapting else arrays
+    live = piece.cut(proto.graph) if piece is not None else frozenset()
+    arrays = _still_read(proto, arrays) if adapting or piece is not None else arrays
     _expose(proto, outputs)
     _free(proto)
     held = sum(array.nbytes for array in arrays.values())
@@ -161,7 +167,7 @@ def session(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"onnxruntime cannot run the model: {reason}") from error
     made.given = given  # it reads the arrays where they lie, and does not keep them alive
-    made.adapting = types
+    made.adapting, made.live = types, live
     return made
 
 

@@ -160,7 +160,7 @@ class Guarded(TorchDispatchMode):
     def keep_written(self, func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """The tensors that a call writes, whose values are kept where the model held them."""
         written = []
-        for place, name in _written_arguments(func):
+        for place, name in written_arguments(func):
             value = args[place] if place < len(args) else kwargs.get(name)
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, torch.Tensor):
@@ -170,7 +170,7 @@ class Guarded(TorchDispatchMode):
 
 
 @functools.cache
-def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+def written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     """Places and names of the arguments that an operator writes."""
     schema = getattr(func, "_schema", None)
     return tuple(

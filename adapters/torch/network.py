@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from ...graph.change.removal import Removal
 from ...graph.find.channels import ChannelGroup, Unfit
 from ...graph.find.nodes import Graph
 from ...graph.network import BatchNormalization, Team, Watch
+from ...graph.side_by_side import run_for_each
 from .arrays import TorchArrays
 from .batches import Batches, samples
 from .distributed import Processes
@@ -25,6 +26,7 @@ from .gradients import loss_gradients
 from .parametrized import refuse_parametrized
 from .passes import forward, glance, leaves
 from .removal import carry_out, changes, undo
+from .replay import Tape, replay
 from .tensors import to_numpy
 from .trace import TracedModel
 
@@ -42,6 +44,7 @@ class TorchNetwork:
     def __init__(self, traced: TracedModel, processes: Processes) -> None:
         self.traced, self.processes = traced, processes
         self.arrays = TorchArrays()
+        self._tapes: dict[Any, Tape] = {}  # by the shapes of the batches
         self._generator = torch.Generator().manual_seed(0)
 
     @property
@@ -68,12 +71,34 @@ class TorchNetwork:
         statistics: Sequence[BatchNormalization] = (),
     ) -> list[np.ndarray]:
         taps = {name: partial(_call, callbacks) for name, callbacks in watch.items()}
-        own = _BatchStatistics(self.traced, statistics) if statistics else contextlib.nullcontext()
-        with own:
+        with self._own(statistics):
             if outputs:
                 return floating(forward(self.traced, inputs, taps))
             glance(self.traced, inputs, taps)
         return []
+
+    def _own(
+        self, statistics: Sequence[BatchNormalization]
+    ) -> contextlib.AbstractContextManager[Any]:
+        return _BatchStatistics(self.traced, statistics) if statistics else contextlib.nullcontext()
+
+    def stepwise(
+        self, inputs: Any, tensors: Sequence[str], statistics: Sequence[BatchNormalization] = ()
+    ) -> Iterator[tuple[torch.Tensor, int | None]]:
+        tape = self._tape(inputs, tensors)
+        if not tape.repeatable:
+            return run_for_each(self, inputs, tensors, statistics)
+        return replay(tape, inputs, tensors, self._own(statistics))
+
+    def _tape(self, inputs: Any, tensors: Sequence[str]) -> Tape:
+        """The operators that the model runs on a batch of these shapes."""
+        parts, structure = tree_flatten(inputs)
+        key = str(structure), *map(_described, parts)
+        tape = self._tapes.get(key) if None not in key else None
+        if tape is None or (tape.repeatable and not tape.stands.keys() >= set(tensors)):
+            known = () if tape is None else tape.stands
+            tape = self._tapes[key] = Tape(self.traced, inputs, [*{*known, *tensors}])
+        return tape
 
     @property
     def number_types(self) -> set[str]:
@@ -174,6 +199,13 @@ def _adjusted(
         torch.as_tensor(value).to(like.device, like.dtype)
         for value, like in zip(values, (mean, variance), strict=True)
     )
+
+
+def _described(leaf: Any) -> Any:
+    """What a tape depends on of a part of a batch; None where that cannot be said."""
+    if isinstance(leaf, torch.Tensor):
+        return tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device
+    return repr(leaf) if isinstance(leaf, (bool, int, float, str, type(None))) else None
 
 
 def _call(callbacks: Sequence[Any], activation: torch.Tensor) -> None:

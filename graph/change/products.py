@@ -19,9 +19,9 @@ and the ridge ``s`` is the one that serves them best; none may, and then the wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from ..find.samples import sample_axes
 from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
-from .least_squares import RIDGES, Watched, held_out
+from .least_squares import RIDGES, held_out
 from .surgery import NotFinite, transform
 
 MOST_ROWS = 4096  # of p: the inverse of a larger G takes minutes
@@ -57,6 +57,8 @@ class Product:
     bias : str or None
     centred : bool
         Whether means count for nothing.
+    rows : int
+        Length of ``p``, with a 1 at its end.
     """
 
     weight: str
@@ -66,6 +68,7 @@ class Product:
     windows: tuple[Window, Window]
     bias: str | None
     centred: bool
+    rows: int
 
 
 def products_of(
@@ -73,7 +76,8 @@ def products_of(
 ) -> list[Product]:
     """The products with some weights, in the order of execution.
 
-    Left out is a weight that is used twice, in groups, transposed or with unknown windows.
+    Left out is a weight that is used twice, in groups, transposed or with unknown windows, and one
+    that reads more than ``MOST_ROWS`` values.
 
     Parameters
     ----------
@@ -109,9 +113,11 @@ def products_of(
             ):
                 name, order = stored.get(w, ("", ()))
                 if name in weights and uses[name] == 1 and x not in stored:
-                    stored_as = name, order, w_axes
+                    stored_as = name, order, w_axes, graph.shapes[w]
                     product = _product(graph, node, (x, x_axes), stored_as, readers, samples)
-                    if product is not None and uses.get(product.bias or "", 1) == 1:
+                    if product is None or product.rows > MOST_ROWS:
+                        continue
+                    if uses.get(product.bias or "", 1) == 1:
                         free = product.bias is not None or product.y.tensor in normalized
                         found.append(replace(product, centred=free))
     return found
@@ -121,12 +127,12 @@ def _product(
     graph: Graph,
     node: Contraction,
     data: tuple[str, tuple[str, ...]],
-    stored: tuple[str, tuple[int, ...], tuple[str, ...]],
+    stored: tuple[str, tuple[int, ...], tuple[str, ...], tuple[int, ...]],
     readers: Mapping[str, list[Any]],
     samples: Mapping[str, int],
 ) -> Product | None:
     x, x_axes = data
-    weight, order, w_axes = stored
+    weight, order, w_axes, shape = stored
     out = node.out_axes
     kernel = [v for v in w_axes if v not in x_axes and v not in out]
     made = [v for v in w_axes if v not in x_axes and v in out]
@@ -160,6 +166,7 @@ def _product(
         (*(SAME,) * (2 - len(windows)), *windows),  # type: ignore[arg-type]
         bias,
         False,
+        math.prod(shape) // shape[w_axes.index(made[0])] + 1,
     )
 
 
@@ -175,46 +182,40 @@ class ProductSums:
     """
 
     def __init__(self, product: Product, shape: tuple[int, ...], arrays: Arrays) -> None:
-        made, read, *kernel = (shape[axis] for axis in product.axes)
+        made, _, *kernel = (shape[axis] for axis in product.axes)
         self.product, self._arrays = product, arrays
         self._kernel = (*(1,) * (2 - len(kernel)), *kernel)
-        rows = read * int(np.prod(kernel, dtype=np.int64)) + 1  # the last one is 1
-        self.rows = rows
+        rows = product.rows
         # of the samples that the fit uses, and of those that it does not
         self.G = [np.zeros((rows, rows)) for _ in range(2)]
         self.R = [np.zeros((rows, made)) for _ in range(2)]
-        self._y: Any = None
-        self._extent = (0, 0)
-        self._chosen = np.zeros(0, dtype=np.int64)
 
-    def watch(self, n: int) -> Watched:
-        """What to look at in the run of the network before."""
-        return [(self.product.y.tensor, partial(self._before, n))]
+    def add(self, first: int, n: int, before: Any, after: Any) -> None:
+        """What it made of ``n`` samples after ``first`` before, and what it reads of them now.
 
-    def watch_changed(self, first: int, n: int) -> Watched:
-        """What to look at in the run of the changed network that follows, of the same samples."""
-        return [(self.product.x.tensor, partial(self._after, held_out(first, n)))]
-
-    def _before(self, n: int, activation: Any) -> None:
-        y = self._arrays.channels_first(activation, self.product.y, n)
-        self._extent = tuple(y.shape[2:])
-        places = int(np.prod(self._extent, dtype=np.int64))
-        most = max(1, min(places, ELEMENTS // (n * self.rows)))
-        self._chosen = np.linspace(0, places - 1, most).round().astype(np.int64)
-        self._y = self._arrays.picked(y, self._chosen)
-
-    def _after(self, out: np.ndarray, activation: Any) -> None:
-        x = self._arrays.channels_first(activation, self.product.x, len(out))
-        at = np.stack(np.unravel_index(self._chosen, self._extent))
-        p = self._arrays.patches(x, self.product.windows, self._kernel, at)
+        Raises
+        ------
+        Unfit
+            These are not of samples.
+        """
+        product, arrays = self.product, self._arrays
+        y = arrays.channels_first(before, product.y, n)
+        extent = tuple(y.shape[2:])
+        places = int(np.prod(extent, dtype=np.int64))
+        most = max(1, min(places, ELEMENTS // (n * product.rows)))
+        chosen = np.linspace(0, places - 1, most).round().astype(np.int64)
+        y = arrays.picked(y, chosen)
+        x = arrays.channels_first(after, product.x, n)
+        at = np.stack(np.unravel_index(chosen, extent))
+        p = arrays.patches(x, product.windows, self._kernel, at)
+        out = held_out(first, n)
         for part, samples in enumerate((np.flatnonzero(~out), np.flatnonzero(out))):
             if samples.size:
-                self.G[part] += self._arrays.gram(p, p, samples)
-                self.R[part] += self._arrays.gram(p, self._y, samples)
+                self.G[part] += arrays.gram(p, p, samples)
+                self.R[part] += arrays.gram(p, y, samples)
 
     def share(self, team: Team) -> None:
         """Sums over all processes."""
-        self._y = None
         self.G[0], self.G[1], self.R[0], self.R[1] = team.sum_arrays(*self.G, *self.R)
 
 
@@ -278,7 +279,7 @@ def fitted(
 
     tried = [W_0 + vectors @ (change / (values + s * scale)[:, None]) for s in RIDGES]
     best = min([W_0, *tried], key=missed)
-    full = np.zeros((sums.rows - 1, W.shape[product.axes[0]]))
+    full = np.zeros((product.rows - 1, W.shape[product.axes[0]]))
     full[kept] = best
     found = {product.weight: stored(full).astype(W.dtype)}
     if product.bias is not None:

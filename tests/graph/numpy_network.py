@@ -68,15 +68,30 @@ class NumpyNetwork:
         return len(inputs)
 
     def run(self, inputs, watch, outputs=False, statistics=()):
+        for name, values in self._made(inputs, statistics):
+            for callback in watch.get(name, ()):
+                callback(values)
+        return [values] if outputs else []
+
+    def stepwise(self, inputs, tensors, statistics=()):
+        values, made = {}, self._made(inputs, statistics)
+        for tensor in tensors:
+            while tensor not in values:
+                name, values[name] = next(made)
+            yield values[tensor], sum(array.nbytes for array in values.values())
+
+    def _made(self, inputs, statistics):
+        """Tensors by name, each made with the weights of its time."""
         self.runs += len(inputs)
         adapted = {entry.tensor: entry for entry in statistics}
-        values, weights = {"x": inputs}, self.weights
-        for i, source, made, out, roles in self.layers:
-            values[made] = z = np.einsum("oc,nchw->nohw", weights[f"{i}.weight"][..., 0, 0],
-                                         values[source])  # fmt: skip
+        x = inputs
+        yield "x", x
+        for i, _, made, out, roles in self.layers:
+            z = np.einsum("oc,nchw->nohw", self.weights[f"{i}.weight"][..., 0, 0], x)
+            yield made, z
             if out is None:
                 continue
-            parameters = [weights[f"{i}.{role}"] for role in roles]
+            parameters = [self.weights[f"{i}.{role}"] for role in roles]
             if len(parameters) == 4:
                 scale, shift, mean, variance = parameters
                 if made in adapted:
@@ -87,11 +102,8 @@ class NumpyNetwork:
                 z = z * factor[:, None, None] + (shift - mean * factor)[:, None, None]
             else:
                 z = z + parameters[0][:, None, None]
-            values[out] = np.maximum(z, 0.0)
-        for name, callbacks in watch.items():
-            for callback in callbacks:
-                callback(values[name])
-        return [values[made]] if outputs else []
+            x = np.maximum(z, 0.0)
+            yield out, x
 
     @contextlib.contextmanager
     def transaction(self):
