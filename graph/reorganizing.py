@@ -11,9 +11,9 @@ All groups change together, so that the number of runs does not grow with that o
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
 
-That is 3 runs for each sample, 5 with a refit of products or where one group changes; pseudo-classes
-and gradients of the loss take one more each.  Networks that cannot stand still, and activations that
-take too much memory, take two more for each product instead (:mod:`.side_by_side`).
+That is 3 runs for each sample, 5 with a refit of products or where one group changes;
+pseudo-classes and gradients of the loss take one more each.  A network that cannot stand still, or keeps too much
+where it stands, takes two more for each product instead (:mod:`.side_by_side`).
 Everything or nothing: a failure undoes all, in all processes.
 """
 
