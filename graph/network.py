@@ -25,6 +25,10 @@ T = TypeVar("T")
 Watch = Mapping[str, Sequence[Callable[[Any], None]]]
 
 
+class NotMade(RuntimeError):
+    """A pass does not make a tensor that the graph has."""
+
+
 class BatchNormalization(NamedTuple):
     """How a normalization uses the statistics of the batch that it reads, in one run.
 
@@ -118,6 +122,11 @@ class Network(Protocol):
         -------
         list of ndarray
             The floating-point outputs, or an empty list.
+
+        Raises
+        ------
+        NotMade
+            A tensor of ``watch`` is none of this pass.
         """
         ...
 
@@ -139,8 +148,9 @@ class Network(Protocol):
 
         Yields
         ------
-        activation : object
-            The tensor's array; it may be overwritten when the pass goes on.
+        activation : object or None
+            The tensor's array, which may be overwritten when the pass goes on; None where the
+            pass over this batch does not make it.
         kept : int or None
             Bytes that the pass keeps to go on; None where it begins anew instead.
         """

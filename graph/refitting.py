@@ -1,29 +1,25 @@
 """Consumers that learn to read what a change leaves of their channels.
 
 Each is fitted from one look at the network as it was, as if the other groups stayed
-(:mod:`.least_squares`).  Where one group changes alone, it is fitted once more to what it reads
-now; with the recipe's refit of products, every product that reads changed channels is, one after
-the other (:mod:`.products`), while the network before and after stands there side by side.
+(:mod:`.least_squares`).  With the recipe's refit of products, every product that reads changed
+channels is then fitted to what it reads by now, one after the other (:mod:`.products`), where the
+network before and after stands side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
+from collections.abc import Container, Mapping, Sequence
 
 from .cautions import warn_of_few_samples
 from .change.balance import scaled_members
-from .change.least_squares import SecondMoments, Sums, Watched, refit
+from .change.least_squares import Sums, Watched, refit
 from .change.products import ProductSums, fitted, products_of
 from .find.channels import ChannelGroup, Unfit
-from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
 from .plan.plan import GroupPlan
 from .recalibration import Recalibration
 from .runs import Runs
 from .side_by_side import SideBySide
-
-Asked = Callable[[int, int], Watched]  # what to look at of ``n`` samples after ``first``
 
 
 class Refits:
@@ -40,13 +36,15 @@ class Refits:
         Second moments of what was there before, by group; empty where nothing is refitted.
     residual : dict of str to float
         Share of what they read that consumers miss, by group.
+    written : set of str
+        Weights and biases of products that were fitted.
     """
 
     def __init__(self, runs: Runs, statistics: Recalibration) -> None:
         self._runs, self._statistics = runs, statistics
         self.sums: dict[str, Sums] = {}
         self.residual: dict[str, float] = {}
-        self._made: GroupPlan  # the last one, before its refit
+        self.written: set[str] = set()
 
     def begin(self, groups: Sequence[ChannelGroup]) -> None:
         """Of these groups, second moments are gathered in the look at the network."""
@@ -68,30 +66,11 @@ class Refits:
         if own is None or plan.idle or not _read(plan):
             return plan
         warn_of_few_samples(plan, own, means.get(plan.group))
-        self._made = plan
-        return self._refitted(plan, own.fitted.merged(plan), own.held.merged(plan))
-
-    def _refitted(self, plan: GroupPlan, fitted: SecondMoments, held: SecondMoments) -> GroupPlan:
         free = scaled_members(self._runs.network.graph, plan.members)
-        names = _read(plan)
-        bounded = None if free else self._runs.edit.original(names)
+        bounded = None if free else self._runs.edit.original(_read(plan))
+        fitted, held = own.fitted.merged(plan), own.held.merged(plan)
         plan = refit(plan, fitted, held, bounded)
         self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
-        return plan
-
-    def again(self, plan: GroupPlan) -> GroupPlan:
-        """The only plan, refitted to what its consumers read now, where it has some."""
-        if not _read(plan):
-            return plan
-        team = self._runs.team
-        sums = Sums(self.sums[plan.group].group, self._runs.network.arrays)
-        with team.together():
-            self._side_by_side([plan], partial(sums.watch, keep=True), sums.watch_changed)
-        sums.share(team)
-        with team.together():
-            if team.first:
-                plan = self._refitted(self._made, sums.fitted, sums.held)
-        plan, self.residual = team.from_first((plan, self.residual))
         return plan
 
     def fit_products(self, plans: Sequence[GroupPlan]) -> None:
@@ -109,21 +88,18 @@ class Refits:
             fits = True
             with runs.team.together():
                 for first, n, before, after in both.next_pair():
+                    if before is None or after is None:
+                        fits = False
+                        continue
                     try:
                         sums.add(first, n, before, after)
                     except Unfit:  # what it reads is not of samples
                         fits = False
-            if fits:
+            if all(runs.team.gather(fits)):
                 sums.share(runs.team)
-                runs.edit.write(fitted(sums, plans, weights))
-
-    def _side_by_side(self, plans: Sequence[GroupPlan], before: Asked, after: Asked) -> None:
-        """Every batch through the network as it was, and through the one that the plans made."""
-        runs, own = self._runs, self._statistics.own(plans)
-        for number, (first, inputs, n, _) in enumerate(runs.batches("least squares", passes=2)):
-            with runs.edit.undone():
-                runs.network.run(inputs, by_tensor(before(first, n)))
-            runs.network.run(inputs, by_tensor(after(first, n)), statistics=own(number))
+                found = fitted(sums, plans, weights)
+                runs.edit.write(found)
+                self.written |= found.keys()
 
 
 def _read(plan: GroupPlan) -> list[str]:

@@ -6,14 +6,14 @@ All groups change together, so that the number of runs does not grow with that o
    every normalization that the change touches, outputs.
 2. A plan for every group (:mod:`.planning`), its consumers refitted (:mod:`.refitting`), and all
    changes at once (:mod:`.surgery`).
-3. Where one group changes, or the recipe says so, what reads them is refitted once more.
+3. Where the recipe says so, every product that reads them is fitted to what it reads by now.
 4. One run for the statistics of all normalizations (:mod:`.recalibration`).
 5. One run for what remains: outputs, and class means after.  Scale that the merges moved is moved
    back (:mod:`.balance`), which changes no function.
 
-That is 3 runs for each sample, 5 with a refit of products or where one group changes;
-pseudo-classes and gradients of the loss take one more each.  A network that cannot stand still, or keeps too much
-where it stands, takes two more for each product instead (:mod:`.side_by_side`).
+That is 3 runs for each sample, 5 with a refit of products; pseudo-classes and gradients of the loss
+take one more each.  A network that cannot stand still, or keeps too much where it stands, takes two
+more for each product instead (:mod:`.side_by_side`).
 Everything or nothing: a failure undoes all, in all processes.
 """
 
@@ -108,7 +108,8 @@ def reorganize(
         As in :func:`rejuvenet.adapters.torch.reorganize`.
     max_change : float, optional
         A budget for the relative change of the outputs.  While it is overdrawn, the half of the
-        groups that miss most of what their consumers read is put back; two more runs each time.
+        groups that miss most of what their consumers read is put back; two more runs each time,
+        four with a refit of products.
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.
@@ -125,7 +126,7 @@ def reorganize(
         For bad data, an unknown layer or one that cannot move; the network is then as it was.
     """
     start = time.perf_counter()
-    recipe = recipe or Recipe.preserving()
+    recipe = (recipe or Recipe.preserving()).fitting("groups" if protected else "products")
     with team.together():
         if data is None:
             if layers == "auto":
@@ -207,10 +208,9 @@ class _Run:
     def tell(self, max_bytes: int) -> None:
         """What it will take, before it starts."""
         recipe = self.recipe
-        alone = len(self.groups) == 1 and recipe.outgoing == "least_squares"
         products = ", and more where activations do not fit" * (recipe.refit == "products")
         passes = self.runs.passes + 2 + (recipe.batchnorm == "recalibrate")
-        passes += recipe.needs_gradients + 2 * (alone or recipe.refit == "products")
+        passes += recipe.needs_gradients + 2 * (recipe.refit == "products")
         log.info(
             "up to %d passes over the batches%s, up to %d MiB of class sums and %d MiB of outputs",
             passes, products, max_bytes >> 20, KEPT_BYTES >> 20,
@@ -313,17 +313,11 @@ class _Run:
         """All weights as the plans make them, and the statistics of all normalizations."""
         with self.team.together():
             self.runs.write(self.active)
-        fitted = [plan.group in self.refits.sums for plan in self.active]
         if self.layout is not None:
             with self.team.together():
                 found = unremovable(self.network, self.layout, self._freed, self.active)
                 self.refused |= found
                 self._put_back(list(found))
-        elif self.recipe.refit == "groups" and fitted == [True]:
-            plan = self.refits.again(self.active[0])
-            self.plans = [plan if p.group == plan.group else p for p in self.plans]
-            with self.team.together():
-                self.runs.write([plan])
         self._settle()
 
     def _settle(self) -> None:
@@ -348,8 +342,8 @@ class _Run:
         if not back:
             return
         self.plans = [plan for plan in self.plans if plan.group not in names]
-        touched = [*(name for plan in back for name in plan.weights), *self.statistics.names]
-        self.edit.write(self.edit.original(touched))
+        touched = {name for plan in back for name in plan.weights} | self.refits.written
+        self.edit.write(self.edit.original([*sorted(touched), *self.statistics.names]))
         self.runs.write(self.active)
 
     def remove(self, report: Report) -> None:

@@ -8,11 +8,12 @@ up to the next tensor, until what they keep there fits.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .network import BatchNormalization, Network
+from .network import BatchNormalization, Network, NotMade
 from .runs import Runs
 
 KEPT_BYTES = 1 << 30
@@ -52,7 +53,7 @@ class SideBySide:
         self._standing: deque[_Standing] | None = None
 
     def next_pair(self) -> Iterator[tuple[int, int, Any, Any]]:
-        """For every batch the samples before it and in it, and both activations."""
+        """For every batch the samples before it and in it, and both activations, if it has them."""
         passing = self._begun() if self._standing is None else _taken(self._standing)
         standing: deque[_Standing] | None = deque()
         kept = 0
@@ -96,5 +97,6 @@ def run_for_each(
     """:meth:`.network.Network.stepwise` of a network that cannot stand: a run for each tensor."""
     for tensor in tensors:
         found: list[Any] = []
-        network.run(inputs, {tensor: [found.append]}, statistics=statistics)
-        yield found.pop(), None
+        with contextlib.suppress(NotMade):
+            network.run(inputs, {tensor: [found.append]}, statistics=statistics)
+        yield found.pop() if found else None, None

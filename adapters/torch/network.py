@@ -84,7 +84,7 @@ class TorchNetwork:
 
     def stepwise(
         self, inputs: Any, tensors: Sequence[str], statistics: Sequence[BatchNormalization] = ()
-    ) -> Iterator[tuple[torch.Tensor, int | None]]:
+    ) -> Iterator[tuple[torch.Tensor | None, int | None]]:
         tape = self._tape(inputs, tensors)
         if not tape.repeatable:
             return run_for_each(self, inputs, tensors, statistics)
@@ -95,8 +95,8 @@ class TorchNetwork:
         parts, structure = tree_flatten(inputs)
         key = str(structure), *map(_described, parts)
         tape = self._tapes.get(key) if None not in key else None
-        if tape is None or (tape.repeatable and not tape.stands.keys() >= set(tensors)):
-            known = () if tape is None else tape.stands
+        if tape is None or (tape.repeatable and not {*tape.tensors} >= {*tensors}):
+            known = () if tape is None else tape.tensors
             tape = self._tapes[key] = Tape(self.traced, inputs, [*{*known, *tensors}])
         return tape
 

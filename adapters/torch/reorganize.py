@@ -198,6 +198,8 @@ def reorganize(
     ('0.weight', 4, 4)
     """
     processes = Processes(process_group)
+    recipe = recipe or Recipe.preserving()
+    recipe = recipe if ema is None else recipe.fitting("groups")
     with processes.together():
         traced, read = _traced(
             model, batches, example_inputs, unpack, max_batches, progress, device
@@ -205,7 +207,7 @@ def reorganize(
     outcome = _carried_out(
         traced, read, processes, layers, recipe, classes=classes, pseudo_classes=pseudo_classes,
         max_bytes=max_bytes, max_change=max_change, protected=protected,
-        follow=_follower(optimizer, ema, recipe or Recipe.preserving()),
+        follow=_follower(optimizer, ema, recipe),
     )  # fmt: skip
     if processes.first:
         warn_where_nothing_changed(outcome.report)

@@ -9,8 +9,8 @@ no tape.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...graph.find.nodes import Freeze
+from ...graph.network import NotMade
 from .calls import tensors_read
 from .interrupts import Interruptible
 from .model_state import written_arguments
@@ -59,15 +60,17 @@ class Tape(TorchDispatchMode):
     inputs : list of int
         The slots of the tensors of a batch.
     steps : list of _Step
+    tensors : list of str
+        What it was made for.
     stands : dict of str to (int, int)
-        How many steps a tensor takes, and its slot.
+        How many steps a tensor takes, and its slot; without those that the batch does not make.
     last : dict of int to int
         The last step before which a slot is needed.
     """
 
     def __init__(self, traced: TracedModel, inputs: Any, tensors: Sequence[str]) -> None:
         super().__init__()
-        self.steps: list[_Step] = []
+        self.tensors, self.steps = list(tensors), list[_Step]()
         self.stands: dict[str, tuple[int, int]] = {}
         self.last: dict[int, int] = {}
         self.repeatable = not any(
@@ -81,7 +84,7 @@ class Tape(TorchDispatchMode):
         self._foreign = {storage_of(tensor): tensor for tensor in given}  # no slot, or not ours
         self.inputs = [self._slot(tensor) for tensor in given]
         if self.repeatable:
-            with self:
+            with contextlib.suppress(NotMade), self:
                 glance(traced, inputs, {name: partial(self._stand, name) for name in tensors})
         self._foreign.clear()
 
@@ -128,8 +131,8 @@ class Tape(TorchDispatchMode):
 
 
 def replay(
-    tape: Tape, inputs: Any, tensors: Sequence[str], mode: AbstractContextManager[Any]
-) -> Iterator[tuple[torch.Tensor, int]]:
+    tape: Tape, inputs: Any, tensors: Sequence[str], mode: contextlib.AbstractContextManager[Any]
+) -> Iterator[tuple[torch.Tensor | None, int]]:
     """Some tensors of a pass, one after the other, and the bytes that are kept to go on.
 
     Parameters
@@ -146,8 +149,12 @@ def replay(
     early: dict[str, torch.Tensor] = {}
     at = 0
     for i, tensor in enumerate(tensors):
+        if tensor not in tape.stands:
+            yield None, _bytes(there)
+            continue
         end, slot = tape.stands[tensor]
-        passed = [name for name in tensors[i + 1 :] if at <= tape.stands[name][0] < end]
+        later = [name for name in tensors[i + 1 :] if name in tape.stands]
+        passed = [name for name in later if at <= tape.stands[name][0] < end]
         # No context may stay open while the pass stands.
         with Interruptible(), as_written(), torch.no_grad(), mode:
             for number in range(at, end):

@@ -20,6 +20,7 @@ import torch
 from ...graph.find.channels import ChannelGroup
 from ...graph.find.nodes import Graph
 from ...graph.find.solve import find_groups
+from ...graph.network import NotMade
 from ...graph.plan.selection import find_group
 from .caches import Caches, made_since, restore
 from .calls import UNKNOWN, Call, Calls
@@ -231,7 +232,7 @@ def observe(
 
     Raises
     ------
-    RuntimeError
+    NotMade
         The model did not run the operators that it ran when it was traced.
 
     Examples
@@ -263,7 +264,7 @@ def observe(
     missing = set(taps) - watcher.seen
     if missing:
         first = f" (the first other call is {watcher.strange!r})" if watcher.strange else ""
-        raise RuntimeError(
+        raise NotMade(
             f"the forward pass has changed since the model was traced: tensor {min(missing)!r} "
             f"was not computed{first}; trace the model again"
         )

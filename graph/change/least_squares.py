@@ -114,53 +114,27 @@ class Sums:
         self.fitted, self.held = (
             SecondMoments(np.zeros(shape), np.zeros(shape), np.zeros(shape)) for _ in range(2)
         )
-        self._before: dict[str, Any] = {}
 
-    def watch(self, first: int, n: int, keep: bool = False) -> Watched:
-        """What to look at in a run of the network before, of ``n`` samples after ``first``.
-
-        With ``keep``, what the group's activations were stays in memory for
-        :meth:`watch_changed`.
-        """
+    def watch(self, first: int, n: int) -> Watched:
+        """What to look at in a run of the network before, of ``n`` samples after ``first``."""
         out = held_out(first, n)
         self.fitted.samples += n - out.sum()
         self.held.samples += out.sum()
-        return self._each(partial(self._look, out, keep))
-
-    def watch_changed(self, first: int, n: int) -> Watched:
-        """What to look at in the run of the changed network that follows, of the same samples."""
-        return self._each(partial(self._compare, held_out(first, n)))
-
-    def _each(self, callback: Callable[[Tap, Any], None]) -> Watched:
         taps = () if self.group.tap is None else self.group.tap.each
-        return [(tap.tensor, partial(callback, tap)) for tap in taps]
+        return [(tap.tensor, partial(self._look, out, tap)) for tap in taps]
 
-    def _look(self, out: np.ndarray, keep: bool, tap: Tap, activation: Any) -> None:
+    def _look(self, out: np.ndarray, tap: Tap, activation: Any) -> None:
+        arrays = self._arrays
         try:
-            x = self._positions(out, tap, activation)
+            x = arrays.positions(arrays.channels_first(activation, tap, len(out)))
         except Unfit:  # the class means of the same tensor say so, and the group is left out
             return
-        if keep:
-            self._before[tap.tensor] = x
-        for sums, samples in self._parts(out):
-            sums.X += self._arrays.gram(x, x, samples)
-
-    def _compare(self, out: np.ndarray, tap: Tap, activation: Any) -> None:
-        x, changed = self._before.pop(tap.tensor), self._positions(out, tap, activation)
-        for sums, samples in self._parts(out):
-            sums.C += self._arrays.gram(x, changed, samples)
-            sums.G += self._arrays.gram(changed, changed, samples)
-
-    def _parts(self, out: np.ndarray) -> list[tuple[SecondMoments, np.ndarray]]:
-        parts = ((self.fitted, np.flatnonzero(~out)), (self.held, np.flatnonzero(out)))
-        return [(sums, samples) for sums, samples in parts if samples.size]
-
-    def _positions(self, out: np.ndarray, tap: Tap, activation: Any) -> Any:
-        return self._arrays.positions(self._arrays.channels_first(activation, tap, len(out)))
+        for sums, samples in ((self.fitted, ~out), (self.held, out)):
+            if samples.any():
+                sums.X += arrays.gram(x, x, np.flatnonzero(samples))
 
     def share(self, team: Team) -> None:
         """Sums over all processes."""
-        self._before.clear()
         for sums in (self.fitted, self.held):
             sums.X, sums.C, sums.G, samples = team.sum_arrays(
                 sums.X, sums.C, sums.G, sums.samples

@@ -30,7 +30,7 @@ Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
 Ratio = float | Literal["redundant"]
 Assign = Literal["fingerprint", "vote", "mode"]
 Outgoing = Literal["least_squares", "sum", "mean"]
-Refit = Literal["groups", "products"]
+Refit = Literal["auto", "groups", "products"]
 Merge = Literal["mean", "medoid"]
 Neighborhood = Literal["gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"]
 Decay = Literal["geometric", "linear", "asymptotic"]
@@ -98,11 +98,13 @@ class Recipe:
     outgoing : {"least_squares", "sum", "mean"}
         Consumers are refitted on calibration activations; add up; or average (eq. 4 with the
         weights ``1/n`` of section 2.3).
-    refit : {"groups", "products"}
+    refit : {"auto", "groups", "products"}
         What ``"least_squares"`` fits: the consumers of every group as if the other groups stayed,
         at no further run of the network; or after that every layer that reads what was changed,
-        one after the other, to what those before it make by then, which no plan can say.  That
-        takes two more runs for each layer and keeps far more where several groups change.
+        one after the other, to what those before it make by then, which keeps far more where
+        several groups change and takes two more runs.  ``"auto"`` is the latter, but in training
+        (where it ended behind on data that keep changing), with averaged copies (which follow
+        plans alone) or protected channels, and with other ``outgoing`` or ``new_outgoing``.
     merge : {"mean", "medoid"}
         A merged filter is the mean of its members, or the member nearest to the node.
     neighborhood : {"gaussian", "exponential", "bubble", "epanechnikov", "cut_gaussian"}
@@ -147,7 +149,7 @@ class Recipe:
     dormant: float = DORMANT_TAU
     assign: Assign = "fingerprint"
     outgoing: Outgoing = "least_squares"
-    refit: Refit = "groups"
+    refit: Refit = "auto"
     merge: Merge = "mean"
     neighborhood: Neighborhood = "gaussian"
     sigma: float | None = None
@@ -173,8 +175,7 @@ class Recipe:
                 names = ", ".join(repr(a) for a in allowed)
                 raise ValueError(f"expected {option.name} to be one of {names}, got {value!r}")
         self._check_ratio()
-        fits = (self.outgoing, self.new_outgoing) == ("least_squares", "zero")
-        if self.refit == "products" and not fits:
+        if self.refit == "products" and not self._fits_products:
             raise ValueError(
                 "refit 'products' needs outgoing='least_squares' and new_outgoing='zero', got "
                 f"{self.outgoing!r} and {self.new_outgoing!r}"
@@ -243,6 +244,20 @@ class Recipe:
         return replace(self, outgoing=outgoing, refit="groups", batchnorm="merge")
 
     @property
+    def _fits_products(self) -> bool:
+        return (self.outgoing, self.new_outgoing) == ("least_squares", "zero")
+
+    def fitting(self, refit: Refit) -> Recipe:
+        """The recipe with this refit where it leaves it open.
+
+        >>> Recipe.preserving().fitting("products").refit, Recipe.paper().fitting("products").refit
+        ('products', 'groups')
+        """
+        if self.refit != "auto":
+            return self
+        return replace(self, refit=refit if self._fits_products else "groups")
+
+    @property
     def needs_means(self) -> bool:
         """Whether a plan needs class means."""
         return self.method in ("sofm", "kmeans", "activity", "subset")
@@ -274,8 +289,6 @@ class Recipe:
         'subset'
         """
         best: dict[str, Any] = {"method": "subset", "merge": "medoid", "ratio": 0.75}
-        if changes.get("outgoing", "least_squares") == "least_squares":
-            best["refit"] = "products"
         return cls(**{**best, **_known(changes)})
 
     @classmethod

@@ -225,9 +225,10 @@ def test_methods_that_look_at_weights_need_no_data(made):
     assert report.groups[0].new == 6
 
 
-@pytest.mark.parametrize(("layers", "passes"), [("last", 5), ("all", 3)])
-def test_passes_do_not_grow_with_the_number_of_groups(made, layers, passes):
-    report = made().reorganize(BATCHES, layers, HALF())
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize(("refit", "passes"), [("auto", 5), ("groups", 3)])
+def test_passes_do_not_grow_with_the_number_of_groups(made, layers, refit, passes):
+    report = made().reorganize(BATCHES, layers, HALF(refit=refit))
     assert report.passes == passes
 
 

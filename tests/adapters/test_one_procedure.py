@@ -37,7 +37,9 @@ def pair(tmp_path_factory):
     for _ in range(20):
         module(x)
     module.eval()
-    path = export(module, x[:2], tmp_path_factory.mktemp("pair") / "m.onnx", "script, kept")
+    options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}  # the same batches for both
+    path = tmp_path_factory.mktemp("pair") / "m.onnx"
+    path = export(module, x[:2], path, "script, kept", **options)
     y = torch.arange(60) % 4
     return module, path, [(x[i : i + 20], y[i : i + 20]) for i in range(0, 60, 20)]
 
@@ -124,10 +126,8 @@ def test_rounding_decides_no_plan(pair, options, twins):
             np.testing.assert_allclose(one.A, first.A, atol=1e-6)
 
 
-def test_a_refit_of_products_is_the_same(pair, tmp_path):
-    module, _, batches = pair  # the other file takes two samples at a time: other statistics
-    options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
-    path = export(module, batches[0][0], tmp_path / "m.onnx", "script, kept", **options)
+def test_a_refit_of_products_is_the_same(pair):
+    module, path, batches = pair
     left = {}
     for refit in ("groups", "products"):
         recipe = Recipe.preserving(ratio=0.6, refit=refit)

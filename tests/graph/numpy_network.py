@@ -102,6 +102,7 @@ class NumpyNetwork:
                 z = z * factor[:, None, None] + (shift - mean * factor)[:, None, None]
             else:
                 z = z + parameters[0][:, None, None]
+            yield f"changed{i}", z
             x = np.maximum(z, 0.0)
             yield out, x
 

@@ -423,7 +423,7 @@ def _draw(layer: Any, units: torch.Tensor | slice, generator: torch.Generator) -
 
 # --- the arms of the study ------------------------------------------------------------------
 
-HALF = Recipe.preserving(ratio=0.5, optimizer="merge")
+HALF = Recipe.preserving(ratio=0.5, optimizer="merge", refit="groups")
 RESET: dict[str, Any] = {"optimizer": "reset"}
 
 ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {

@@ -58,12 +58,15 @@ class Schedule:
 
 
 def recipe_at(epoch: int, recipe: Recipe | Callable[[int], Recipe], ratio: Any) -> Recipe:
-    """The recipe of one event; its ratio, or some of a mapping, may be functions of the epoch."""
+    """The recipe of one event; its ratio, or some of a mapping, may be functions of the epoch.
+
+    A refit that it leaves open is that of groups.
+    """
 
     def at(value: Any) -> Any:
         return value(epoch) if callable(value) else value
 
-    found = at(recipe)
+    found = at(recipe).fitting("groups")
     if isinstance(ratio, Mapping):
         return replace(found, ratio={name: at(value) for name, value in ratio.items()})
     return found if ratio is None else replace(found, ratio=at(ratio))
