@@ -14,7 +14,7 @@ from .cautions import warn_of_few_samples
 from .change.balance import scaled_members
 from .change.least_squares import Sums, Watched, refit
 from .change.products import ProductSums, fitted, products_of
-from .find.channels import ChannelGroup, Unfit
+from .find.channels import ChannelGroup
 from .measure.class_means import ClassMeans
 from .plan.plan import GroupPlan
 from .recalibration import Recalibration
@@ -73,29 +73,24 @@ class Refits:
         self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
         return plan
 
-    def fit_products(self, plans: Sequence[GroupPlan]) -> None:
-        """What reads channels of the plans, one product after the other."""
+    def fit_products(self, plans: Sequence[GroupPlan], most: float) -> None:
+        """One product after the other that reads channels of the plans, in so many runs at most."""
         runs = self._runs
         reading = {name for plan in plans for name in _read(plan)}
         normalized = {n.tensor for n in self._statistics.before.normalizations}
         products = products_of(runs.network.graph, reading, normalized)
         pairs = [(product.y.tensor, product.x.tensor) for product in products]
-        both = SideBySide(runs, pairs, self._statistics.own(plans))
+        both = SideBySide(runs, pairs, self._statistics.own(plans), most)
         for product in products:
             names = [name for name in (product.weight, product.bias) if name]
             weights = runs.edit.read(names)
             sums = ProductSums(product, weights[product.weight].shape, runs.network.arrays)
-            fits = True
+            fits = None  # unless there is a batch
             with runs.team.together():
                 for first, n, before, after in both.next_pair():
-                    if before is None or after is None:
-                        fits = False
-                        continue
-                    try:
-                        sums.add(first, n, before, after)
-                    except Unfit:  # what it reads is not of samples
-                        fits = False
-            if all(runs.team.gather(fits)):
+                    fits = fits is not False and sums.add(first, n, before, after)
+            every = runs.team.gather(fits)
+            if True in every and False not in every:
                 sums.share(runs.team)
                 found = fitted(sums, plans, weights)
                 runs.edit.write(found)

@@ -12,8 +12,8 @@ All groups change together, so that the number of runs does not grow with that o
    back (:mod:`.balance`), which changes no function.
 
 That is 3 runs for each sample, 5 with a refit of products; pseudo-classes and gradients of the loss
-take one more each.  A network that cannot stand still, or keeps too much where it stands, takes two
-more for each product instead (:mod:`.side_by_side`).
+take one more each.  A network that cannot stand still, or keeps too much where it stands, takes
+more of them (:mod:`.side_by_side`): ``MOST_PASSES``, or what it takes where places are removed.
 Everything or nothing: a failure undoes all, in all processes.
 """
 
@@ -57,6 +57,8 @@ from .report import Report
 from .runs import Runs
 
 log = logging.getLogger("rejuvenet")
+
+MOST_PASSES = 8  # unless places are removed, which is worth any number
 
 
 @dataclass
@@ -323,7 +325,8 @@ class _Run:
     def _settle(self) -> None:
         """What follows from weights that were changed."""
         if self.runs.data is not None and self.recipe.refit == "products":
-            self.refits.fit_products(self.active)
+            most = MOST_PASSES - 2 - self.runs.passes if self.layout is None else math.inf
+            self.refits.fit_products(self.active, most)
         self.statistics.carry_out(self.active)
 
     def spend_less(self) -> list[str]:
@@ -397,7 +400,7 @@ class _Run:
         for group in report.groups:
             if group.group in self.refits.residual:
                 group.missed = math.sqrt(self.refits.residual[group.group])
-        report.passes = self.runs.passes
+        report.passes = math.ceil(self.runs.passes - 1e-6)
         if self.after:
             report.output_change, report.agreement = self.outputs.relative, self.outputs.agreement
             report.largest_change, report.held_out = self.outputs.largest, self.outputs.held_out

@@ -23,7 +23,7 @@ class Runs:
     edit : Transaction
     data : Data or None
     team : Team
-    passes : int
+    passes : float
         How often the network has run over the data.
     """
 
@@ -31,7 +31,7 @@ class Runs:
     edit: Transaction
     data: Data | None
     team: Team
-    passes: int = 0
+    passes: float = 0
 
     def batches(
         self, purpose: str, passes: int = 1

@@ -98,7 +98,7 @@ class Tape(TorchDispatchMode):
                 hidden = storage_of(tensor) in self._own and id(tensor) not in self._model
                 self.repeatable &= not hidden
         known = [self._slots[tensor] for tensor in read if tensor in self._slots]
-        self.repeatable &= not known or LOOKS.isdisjoint(getattr(func, "tags", ()))
+        self.repeatable &= not known or not _looks(func, args)
         for place, name in written_arguments(func):
             written = args[place] if place < len(args) else kwargs.get(name)
             owners = map(storage_of, tensors_read((written,), {}))
@@ -128,6 +128,13 @@ class Tape(TorchDispatchMode):
         if isinstance(value, dict):
             return {name: self._put_down(part) for name, part in value.items()}
         return value
+
+
+def _looks(func: Any, args: Sequence[Any]) -> bool:
+    """Whether what an operator makes has a shape, or is a number, that values decide."""
+    if func is torch.ops.aten.index.Tensor:  # whole numbers as indices decide no shape
+        return any(t.dtype in (torch.bool, torch.uint8) for t in tensors_read(args[1:], {}))
+    return not LOOKS.isdisjoint(getattr(func, "tags", ()))
 
 
 def replay(

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Arrays
-from ..find.channels import Tap
+from ..find.channels import Tap, Unfit
 from ..find.nodes import Contraction, Graph, PerChannel, Transpose, Window, input_names
 from ..find.samples import sample_axes
 from ..network import Team
@@ -190,22 +190,24 @@ class ProductSums:
         self.G = [np.zeros((rows, rows)) for _ in range(2)]
         self.R = [np.zeros((rows, made)) for _ in range(2)]
 
-    def add(self, first: int, n: int, before: Any, after: Any) -> None:
-        """What it made of ``n`` samples after ``first`` before, and what it reads of them now.
+    def add(self, first: int, n: int, before: Any | None, after: Any | None) -> bool:
+        """Add what it made of ``n`` samples after ``first`` before, and what it reads of them now.
 
-        Raises
-        ------
-        Unfit
-            These are not of samples.
+        False where these are not there, or not of samples.
         """
         product, arrays = self.product, self._arrays
-        y = arrays.channels_first(before, product.y, n)
+        if before is None or after is None:
+            return False
+        try:
+            y = arrays.channels_first(before, product.y, n)
+            x = arrays.channels_first(after, product.x, n)
+        except Unfit:
+            return False
         extent = tuple(y.shape[2:])
         places = int(np.prod(extent, dtype=np.int64))
         most = max(1, min(places, ELEMENTS // (n * product.rows)))
         chosen = np.linspace(0, places - 1, most).round().astype(np.int64)
         y = arrays.picked(y, chosen)
-        x = arrays.channels_first(after, product.x, n)
         at = np.stack(np.unravel_index(chosen, extent))
         p = arrays.patches(x, product.windows, self._kernel, at)
         out = held_out(first, n)
@@ -213,6 +215,7 @@ class ProductSums:
             if samples.size:
                 self.G[part] += arrays.gram(p, p, samples)
                 self.R[part] += arrays.gram(p, y, samples)
+        return True
 
     def share(self, team: Team) -> None:
         """Sums over all processes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rejuvenet.graph import side_by_side
+from rejuvenet.graph import reorganizing, side_by_side
 from rejuvenet.graph.plan.recipe import Recipe
 from rejuvenet.graph.reorganizing import reorganize
 
@@ -110,21 +110,26 @@ def test_a_refit_of_products_makes_up_for_the_layers_before():
         assert not new.any()
 
 
-@pytest.mark.parametrize("fits", [0, 0.5])
-def test_runs_that_keep_too_much_begin_anew(monkeypatch, fits):
-    """The same weights, by more runs."""
+@pytest.mark.parametrize("share", [0, 0.25])
+def test_runs_that_keep_too_much_begin_anew_or_are_left_out(monkeypatch, share):
     rng = np.random.default_rng(1)
     data = Lists([(rng.normal(size=(200, 3, 3, 3)), np.arange(200) % 4) for _ in range(4)])
-    found = []
-    for kept in (1 << 30, fits * 16 * 800 * 12 * 9 * 8):
-        monkeypatch.setattr(side_by_side, "KEPT_BYTES", kept)
-        network = NumpyNetwork((3, 12, 12, 12, 12, 4))
-        recipe = Recipe.preserving(ratio=0.6, refit="products")
-        found.append((network, reorganize(network, data, "all", recipe).report.passes))
-    for name, value in found[0][0].weights.items():
-        np.testing.assert_array_equal(value, found[1][0].weights[name])
-    assert found[0][1] == 3 + 2
-    assert 3 + 2 < found[1][1] <= 3 + 2 * 4
+    recipe = Recipe.preserving(ratio=0.6)
+    found = {}
+    for kept in (1 << 30, share * 40 * 2**20):
+        for most in (8, 100):
+            monkeypatch.setattr(side_by_side, "KEPT_BYTES", kept)
+            monkeypatch.setattr(reorganizing, "MOST_PASSES", most)
+            network = NumpyNetwork((3, *8 * [12], 4))
+            found[kept, most] = network, reorganize(network, data, "all", recipe).report
+    (whole, report), (_, other), (few, bounded), (again, unbounded) = found.values()
+    assert report.passes == other.passes == 3 + 2
+    assert bounded.passes <= 8 < unbounded.passes
+    for name, value in whole.weights.items():  # by more runs, but the same
+        np.testing.assert_allclose(again.weights[name], value, rtol=1e-9, atol=1e-12)
+    assert any(not np.array_equal(few.weights[name], whole.weights[name]) for name in few.weights)
+    groups = reorganize(NumpyNetwork((3, *8 * [12], 4)), data, "all", recipe.fitting("groups"))
+    assert bounded.output_change < groups.report.output_change
 
 
 def test_the_change_is_measured_on_samples_that_no_refit_used():
