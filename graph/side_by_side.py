@@ -2,7 +2,7 @@
 
 Over all batches: every one stands where it was looked at, and goes on from there with the weights
 that were written meanwhile.  So two runs are enough to look at any number of tensors, one after
-the other.  What runs keep to go on is counted; beyond :data:`KEPT_BYTES` batches begin anew up to
+the other.  What runs keep to go on is counted; beyond ``KEPT_BYTES`` batches begin anew up to
 the next tensor, and where that would take too many runs they are left out from there on.
 """
 
