@@ -73,7 +73,7 @@ class Refits:
         self.residual[plan.group] = (held if held.samples else fitted).residual(plan)
         return plan
 
-    def fit_products(self, plans: Sequence[GroupPlan], most: float) -> None:
+    def fit_products(self, plans: Sequence[GroupPlan], most: float, bounded: bool) -> None:
         """One product after the other that reads channels of the plans, in so many runs at most."""
         runs = self._runs
         reading = {name for plan in plans for name in _read(plan)}
@@ -92,7 +92,7 @@ class Refits:
             every = runs.team.gather(fits)
             if True in every and False not in every:
                 sums.share(runs.team)
-                found = fitted(sums, plans, weights)
+                found = fitted(sums, plans, weights, bounded)
                 runs.edit.write(found)
                 self.written |= found.keys()
 

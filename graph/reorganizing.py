@@ -325,8 +325,9 @@ class _Run:
     def _settle(self) -> None:
         """What follows from weights that were changed."""
         if self.runs.data is not None and self.recipe.refit == "products":
-            most = MOST_PASSES - 2 - self.runs.passes if self.layout is None else math.inf
-            self.refits.fit_products(self.active, most)
+            repeats = self.layout is None  # and else happens once, and may take its time
+            most = MOST_PASSES - 2 - self.runs.passes if repeats else math.inf
+            self.refits.fit_products(self.active, most, bounded=repeats)
         self.statistics.carry_out(self.active)
 
     def spend_less(self) -> list[str]:

@@ -33,7 +33,7 @@ from ..find.samples import sample_axes
 from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
-from .least_squares import RIDGES, held_out
+from .least_squares import LARGEST, RIDGES, held_out
 from .surgery import NotFinite, transform
 
 MOST_ROWS = 4096  # of p: the inverse of a larger G takes minutes
@@ -224,7 +224,10 @@ class ProductSums:
 
 @on_one_thread
 def fitted(
-    sums: ProductSums, plans: Sequence[GroupPlan], weights: Mapping[str, np.ndarray]
+    sums: ProductSums,
+    plans: Sequence[GroupPlan],
+    weights: Mapping[str, np.ndarray],
+    bounded: bool = True,
 ) -> dict[str, np.ndarray]:
     """The weight that makes best of what it reads now what it made before, and its bias.
 
@@ -235,6 +238,10 @@ def fitted(
         Carried out already.
     weights : mapping of str to ndarray
         The weight and the bias as they are.
+    bounded : bool
+        Only ridges are chosen under which what reads a channel is no larger than ``LARGEST`` times
+        what is drawn (:mod:`.least_squares`), or than it is: events that repeat would else let it
+        grow.
 
     Returns
     -------
@@ -280,8 +287,17 @@ def fitted(
         """But for what no weight can change."""
         return float(np.sum(found * (held @ found)) - 2.0 * np.sum(found * R_held))
 
+    channels = W.shape[product.axes[1]]
+    reading = kept * channels // (product.rows - 1)  # the offsets of a channel lie side by side
+
+    def sizes(found: np.ndarray) -> np.ndarray:
+        """Squared norms of what reads each channel."""
+        return np.bincount(reading, np.einsum("rm,rm->r", found, found), channels)
+
+    drawn = 2.0 * W.shape[product.axes[0]] / channels
+    largest = np.maximum(sizes(W_0), LARGEST**2 * drawn) if bounded else np.inf
     tried = [W_0 + vectors @ (change / (values + s * scale)[:, None]) for s in RIDGES]
-    best = min([W_0, *tried], key=missed)
+    best = min([W_0, *(t for t in tried if (sizes(t) <= largest).all())], key=missed)
     full = np.zeros((product.rows - 1, W.shape[product.axes[0]]))
     full[kept] = best
     found = {product.weight: stored(full).astype(W.dtype)}

@@ -95,3 +95,23 @@ def test_moments_and_weights_stay_sane(name, activation, events):
                     size = float(value.abs().max())
                     assert np.isfinite(size), (event, key, what)
                     assert size <= bound * (1 + 1e-5), (event, key, what)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_weights_fitted_to_products_stay_sane(activation):
+    """Of GELU no scale can be moved back: without a bound they grow a thousandfold."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 10), activation(), nn.Linear(10, 10), activation(), nn.Linear(10, 3)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for event in range(30):
+        x, y = torch.randn(40, 6), torch.arange(40) % 3
+        x += y[:, None] * torch.randn(6)
+        for _ in range(5 if event % 3 else 0):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        recipe = Recipe.preserving(refit="products", optimizer="merge")
+        reorganize(model, [(x, y)], "all", recipe, optimizer)
+        assert max(float(p.detach().abs().max()) for p in model.parameters()) < 10.0
