@@ -1,10 +1,10 @@
 """The operators of a forward pass, run again from where they stand.
 
 A pass of a module cannot stand still and go on later; the list of the operators that it ran can.
-A :class:`Tape` is that list, with numbers in place of the tensors that the pass made; a
-:class:`Replay` is a batch of the same shapes on its way through it.  What a model decides by the
-values of tensors, or keeps from one pass to the next, would not be decided or kept again: it has
-no tape.
+A :class:`Tape` is that list, with numbers in place of the tensors that the pass made, and
+:func:`replay` takes a batch of the same shapes through it.  What a model decides by the values of
+tensors, or keeps from one pass to the next, would not be decided or kept again: its tape is not
+repeatable.
 """
 
 from __future__ import annotations
