@@ -27,7 +27,7 @@ from .storage import OnDisk
 
 
 @dataclass
-class _Made:
+class _Sessions:
     """The last sessions of one version of the weights, each with what it shows.
 
     Attributes
@@ -60,7 +60,7 @@ class OnnxNetwork:
         self._random = np.random.default_rng(0)
         self._axes = sample_axes(model.graph)
         # The sessions of the present weights, and of the given ones.
-        self._made, self._first = _Made(), _Made()
+        self._sessions, self._given = _Sessions(), _Sessions()
 
     @property
     def graph(self) -> Graph:
@@ -86,10 +86,10 @@ class OnnxNetwork:
     ) -> list[np.ndarray]:
         adapting = self._adapting(inputs, statistics)
         shows = sorted(watch), sorted(adapting)
-        if self._made.runner is None or self._made.runner[0] != shows:
+        if self._sessions.runner is None or self._sessions.runner[0] != shows:
             tensors = {name: self._axes.get(name, 0) for name in watch}
-            self._made.runner = shows, Runner(self.model, tensors, adapting)
-        runner = self._made.runner[1]
+            self._sessions.runner = shows, Runner(self.model, tensors, adapting)
+        runner = self._sessions.runner[1]
         values = runner(inputs, statistics if adapting else ())
         for name, callbacks in watch.items():
             for callback in callbacks:
@@ -135,11 +135,11 @@ class OnnxNetwork:
         if tensor in there:
             return there[tensor]
         shows = tensors, sorted(there), sorted(adapting)
-        if self._made.piece is None or self._made.piece[0] != shows:
+        if self._sessions.piece is None or self._sessions.piece[0] != shows:
             given = {name: element_type(array) for name, array in there.items()}
             piece = Piece(given, tensor, tuple(later))
-            self._made.piece = shows, self.model.session((), adapting, piece)
-        session = self._made.piece[1]
+            self._sessions.piece = shows, self.model.session((), adapting, piece)
+        session = self._sessions.piece[1]
         values = there | statistics_feeds(statistics, session.adapting)
         names = [output.name for output in session.get_outputs()]
         read = {value.name: values[value.name] for value in session.get_inputs()}
@@ -166,7 +166,7 @@ class OnnxNetwork:
             })  # fmt: skip
         if shake:
             inputs = {n: shaken_array(x, shake, self._random) for n, x in inputs.items()}
-        self._made = _Made()  # one session in memory at a time
+        self._sessions = _Sessions()  # one session in memory at a time
         runner = Runner(model)
         return runner.compared(runner(inputs))
 
@@ -176,7 +176,7 @@ class OnnxNetwork:
         try:
             yield self
         except BaseException:
-            self.model, self._made = self._original, _Made()
+            self.model, self._sessions = self._original, _Sessions()
             raise
 
     def original(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -188,30 +188,30 @@ class OnnxNetwork:
     def write(self, values: Mapping[str, np.ndarray]) -> None:
         outside = self._original.outside
         kept = {n: self._disk.put(v) if n in outside else v for n, v in values.items()}
-        self.model, self._made = self.model.with_weights(kept), _Made()
+        self.model, self._sessions = self.model.with_weights(kept), _Sessions()
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
-        model, made = self.model, self._made
-        self.model, self._made = self._original, self._first
+        model, sessions = self.model, self._sessions
+        self.model, self._sessions = self._original, self._given
         try:
             yield
         finally:
-            self._first = self._made
-            self.model, self._made = model, made
+            self._given = self._sessions
+            self.model, self._sessions = model, sessions
 
     @contextlib.contextmanager
     def without(self, removal: Removal) -> Iterator[None]:
         smaller = without_channels(self.model, removal)
-        model, self.model, self._made = self.model, smaller, _Made()
+        model, self.model, self._sessions = self.model, smaller, _Sessions()
         try:
             yield
         finally:
-            self.model, self._made = model, _Made()
+            self.model, self._sessions = model, _Sessions()
 
     def remove(self, removal: Removal) -> None:
         """The model is another one from here on, with groups of its own."""
-        self.model, self._made = without_channels(self.model, removal), _Made()
+        self.model, self._sessions = without_channels(self.model, removal), _Sessions()
 
     def check(self, group: ChannelGroup) -> None:
         """Every file can be changed."""

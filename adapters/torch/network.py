@@ -94,7 +94,9 @@ class TorchNetwork:
         """The operators that the model runs on a batch of these shapes."""
         parts, structure = tree_flatten(inputs)
         key = str(structure), *map(_described, parts)
-        tape = self._tapes.get(key) if None not in key else None
+        if None in key:
+            return Tape(self.traced, inputs, tensors)
+        tape = self._tapes.get(key)
         if tape is None or (tape.repeatable and not {*tape.tensors} >= {*tensors}):
             known = () if tape is None else tape.tensors
             tape = self._tapes[key] = Tape(self.traced, inputs, [*{*known, *tensors}])

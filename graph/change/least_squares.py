@@ -100,7 +100,7 @@ class SecondMoments:
 
 
 class Sums:
-    """Second moments of one group, over all tensors that describe it.
+    """Second moments of one group as it was (``x' = x``), over all tensors that describe it.
 
     Attributes
     ----------
@@ -109,11 +109,9 @@ class Sums:
     """
 
     def __init__(self, group: ChannelGroup, arrays: Arrays) -> None:
-        shape = (group.channels, group.channels)
+        zeros = np.zeros((2, group.channels, group.channels))
         self.group, self._arrays = group, arrays
-        self.fitted, self.held = (
-            SecondMoments(np.zeros(shape), np.zeros(shape), np.zeros(shape)) for _ in range(2)
-        )
+        self.fitted, self.held = (SecondMoments(X, X, X) for X in zeros)
 
     def watch(self, first: int, n: int) -> Watched:
         """What to look at in a run of the network before, of ``n`` samples after ``first``."""
@@ -136,9 +134,8 @@ class Sums:
     def share(self, team: Team) -> None:
         """Sums over all processes."""
         for sums in (self.fitted, self.held):
-            sums.X, sums.C, sums.G, samples = team.sum_arrays(
-                sums.X, sums.C, sums.G, sums.samples
-            )
+            X, samples = team.sum_arrays(sums.X, sums.samples)
+            sums.X = sums.C = sums.G = X
             sums.samples = float(samples)
 
 
