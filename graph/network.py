@@ -200,7 +200,7 @@ class Network(Protocol):
         """Raise Unfit where channels of a group cannot be merged, for a reason of the network's."""
         ...
 
-    def gradients(self, data: Data, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
+    def gradients(self, data: Data, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Gradient of the mean cross-entropy by weight, in one pass over labelled data.
 
         Raises

@@ -283,7 +283,7 @@ class _Run:
                     )
             names = [m.weight for group in self.groups for m in filters_of(group.members)]
             names = list(dict.fromkeys(names))
-            options["gradients"] = self.network.gradients(self.runs.data, names, team)
+            options["gradients"] = self.network.gradients(self.runs.data, names)
             self.runs.passes += 1
         with team.together():
             for group in self.groups if team.first else ():

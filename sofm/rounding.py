@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import compiled
-from .kernels.folds import add_in_two_folds
 
 UNIT = 2.0**-24
 TINY = np.float32(1e-30)  # coordinates are at most 1: what is below comes from underflow
@@ -114,17 +113,21 @@ def add_rows(X, first, n, weights, sign, nodes, bigs, big_weights, sums, counts)
             add_term(weights[first + r] * sign, 0, big_weights, counts, nodes[r], 0)
         else:
             counts[nodes[r], 0, 0] += sign
-    if bigs.shape[0] == 1:
-        add_in_two_folds(X, first, n, weights, sign, nodes, bigs, sums)  # the usual case
-        return
     for r in range(n):
         i, k = first + r, nodes[r]
-        weight = weights[i] * sign if weights.shape[0] > 0 else sign
         if k < 0:
             continue
+        weight = weights[i] * sign if weights.shape[0] > 0 else sign
         if bigs.shape[0] == 0:
             for d in range(X.shape[1]):
                 sums[k, 0, d] += X[i, d] * weight
+        elif bigs.shape[0] == 1:  # the usual case: arrays of one dimension, that become vectors
+            x, big, coarse_sum, fine_sum = X[i], bigs[0], sums[k, 0], sums[k, 1]
+            for d in range(X.shape[1]):
+                term = x[d] * weight
+                coarse = (term + big[d]) - big[d]
+                coarse_sum[d] += coarse
+                fine_sum[d] += term - coarse
         else:
             for d in range(X.shape[1]):
                 add_term(X[i, d] * weight, d, bigs, sums, k, d)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ..onnx.operator_names import operator
+from ..onnx.subgraphs import has_subgraph
 
 PLACES = {  # the inputs of layers that hold weights
     "Conv": (1, 2),
@@ -84,7 +85,7 @@ def weights_of(graph: ir.Graph, fixed: frozenset[str]) -> Weights:
         if operator(node) == "Constant":
             roots[node.outputs[0]] = []
             continue
-        if read and all(value in roots for value in read) and not _has_graph(node):
+        if read and all(value in roots for value in read) and not has_subgraph(node):
             made = list(dict.fromkeys(name for value in read for name in roots[value]))
             roots |= dict.fromkeys(node.outputs, made)
             continue
@@ -115,8 +116,3 @@ def _statistics(graph: ir.Graph) -> set[str]:
         if len(both) == 2 and all(len(v.uses()) == 1 for v in both):
             found |= {str(v.name) for v in both}
     return found
-
-
-def _has_graph(node: ir.Node) -> bool:
-    attributes = node.attributes.values()
-    return any(isinstance(a, ir.Attr) and a.type == ir.AttributeType.GRAPH for a in attributes)

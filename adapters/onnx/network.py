@@ -15,7 +15,7 @@ from ...graph.find.channels import ChannelGroup
 from ...graph.find.nodes import Graph
 from ...graph.find.samples import sample_axes
 from ...graph.measure.verdict import shaken_array
-from ...graph.network import BatchNormalization, Data, Team, Watch
+from ...graph.network import BatchNormalization, Data, Watch
 from ...graph.side_by_side import run_for_each
 from .batches import samples
 from .model import OnnxModel
@@ -216,7 +216,7 @@ class OnnxNetwork:
     def check(self, group: ChannelGroup) -> None:
         """Every file can be changed."""
 
-    def gradients(self, data: Data, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
+    def gradients(self, data: Data, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise ValueError(
             "init 'gradient' needs gradients of the loss, which an ONNX file does not give: choose "
             "another init, or reorganize the PyTorch module"

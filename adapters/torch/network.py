@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ...graph.change.removal import Removal
 from ...graph.find.channels import ChannelGroup, Unfit
 from ...graph.find.nodes import Graph
-from ...graph.network import BatchNormalization, Team, Watch
+from ...graph.network import BatchNormalization, Watch
 from ...graph.side_by_side import run_for_each
 from .arrays import TorchArrays
 from .batches import Batches, samples
@@ -165,7 +165,7 @@ class TorchNetwork:
     def check(self, group: ChannelGroup) -> None:
         refuse_parametrized(self.traced.model, group)
 
-    def gradients(self, data: Any, names: Sequence[str], team: Team) -> dict[str, np.ndarray]:
+    def gradients(self, data: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         assert isinstance(data, Batches)
         return loss_gradients(self.traced, data, names, self.processes)
 

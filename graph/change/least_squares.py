@@ -5,8 +5,7 @@ Consumers ``V`` read ``V x`` before, with ``x`` the channels of a group, and ``V
 
     B = (G + s I)^-1 (C^T + s B_0)        X = E[x x^T],  C = E[x x'^T],  G = E[x' x'^T]
 
-the expectation over samples and positions.  Where one group changes, both networks are run and
-``x'`` is what it is.  Where several change, each is fitted as if the others stayed, with
+the expectation over samples and positions.  Every group is fitted as if the others stayed, with
 ``x' = A x``, from one look at the network as it was.  (To fit all to what the others make of it was
 worse, the more rounds the worse: errors of one group are then made up for by large weights of the
 next, which add up.)

@@ -87,7 +87,7 @@ def transform(
     (array([[3., 2., 4., 1.]]), array([4., 3., 2., 1.]))
     """
     if state not in (False, True, "linear"):
-        raise ValueError(f"expected state to be False or 'linear', got {state!r}")
+        raise ValueError(f"expected state to be False, True or 'linear', got {state!r}")
     plans = _group_plans(plan)
     check(plans, weights, partial=bool(state))
     work: dict[str, list[tuple[GroupPlan, Member]]] = defaultdict(list)

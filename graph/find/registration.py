@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from .axes import check_shapes
 from .nodes import Node, Shape
 
 AnyRule = Callable[..., Any]
+R = TypeVar("R", bound=AnyRule)
 
 
 def entered(table: dict[Any, AnyRule], key: Any, rule: AnyRule) -> ExitStack:
@@ -19,6 +20,27 @@ def entered(table: dict[Any, AnyRule], key: Any, rule: AnyRule) -> ExitStack:
     handle = ExitStack()
     handle.callback(table.pop, key, None)
     return handle
+
+
+def now_or_as_decorator(
+    enter: Callable[[R], ExitStack], rule: R | None
+) -> ExitStack | Callable[[R], R]:
+    """Enter a rule; without one, a decorator that enters the function that it is put before."""
+    if rule is not None:
+        return enter(rule)
+
+    def decorate(rule: R) -> R:
+        enter(rule)
+        return rule
+
+    return decorate
+
+
+def has_a_rule(name: str) -> ValueError:
+    return ValueError(
+        f"the operator {name!r} has a rule and needs no other; if it is yours, close what "
+        "register_operator returned for it before"
+    )
 
 
 def check_callable(

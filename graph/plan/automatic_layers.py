@@ -5,7 +5,7 @@ A group uses the smallest of three shares of its capacity::
     used = min(occupied / nodes, effective_rank / min(channels, features), 1 - dormant)
 
 the nodes that its channels occupy, the directions that its responses span of those that they
-could, and the channels that respond at all.  The deepest groups with ``used`` of at most ``enough``
+could, and the channels that respond at all.  The deepest groups with ``used`` of at most ``ENOUGH``
 are chosen: deeper layers gain more, and merging in lower layers can do harm (section 3.1.1 of the
 paper).  Each keeps the share of its channels that it uses.
 
@@ -39,35 +39,21 @@ def used_share(figures: Capacity) -> float:
     )
 
 
-def least_used(
-    figures: Mapping[str, Capacity],
-    enough: float = ENOUGH,
-    most: int | None = LAYERS,
-    least: float = LEAST,
-) -> dict[str, float]:
-    """Groups that use the least of their capacity, and the ratio for each.
+def least_used(figures: Mapping[str, Capacity], most: int | None = LAYERS) -> dict[str, float]:
+    """Groups that use at most ``ENOUGH`` of their capacity, and the ratio for each.
 
     Parameters
     ----------
     figures : mapping of str to Capacity
         By the name of the group, in the order of execution.
-    enough : float in [0, 1]
-        A group that uses more than this share is left alone.
     most : int or None
         At most so many groups, the deepest; None for no limit.
-    least : float in (0, 1]
-        Smallest ratio: so much of a group is kept in any case.
 
     Returns
     -------
     dict of str to float
-        Ratio (share of the channels to keep) by the name of the group, the deepest first; empty
-        where every group uses its capacity.
-
-    Raises
-    ------
-    ValueError
-        For settings outside of their range.
+        Ratio (share of the channels to keep, ``LEAST`` or more) by the name of the group, the
+        deepest first; empty where every group uses its capacity.
 
     Examples
     --------
@@ -78,15 +64,7 @@ def least_used(
     ... }
     >>> least_used(figures)
     {'wide': 0.25}
-    >>> least_used(figures, enough=0.5)
-    {'last': 0.5, 'wide': 0.25}
     """
-    if not 0 <= enough <= 1:
-        raise ValueError(f"expected enough to be a share in [0, 1], got {enough!r}")
-    if not 0 < least <= 1:
-        raise ValueError(f"expected least to be a share in (0, 1], got {least!r}")
-    if most is not None and most < 1:
-        raise ValueError(f"expected most to be at least 1 or None, got {most!r}")
     shares = {name: used_share(figure) for name, figure in list(figures.items())[::-1]}
-    chosen = [name for name, share in shares.items() if share <= enough][:most]
-    return {name: max(least, shares[name]) for name in chosen}
+    chosen = [name for name, share in shares.items() if share <= ENOUGH][:most]
+    return {name: max(LEAST, shares[name]) for name in chosen}

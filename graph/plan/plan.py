@@ -28,7 +28,7 @@ VERSION = 2
 
 _ARRAYS = ("order", "A", "B", "shares", "new")
 _VALUES = (
-    "group", "kind", "channels", "method", "init", "new_outgoing", "outgoing", "batchnorm", "seed",
+    "group", "kind", "channels", "method", "init", "new_outgoing", "outgoing", "seed",
     "nodes", "occupied", "merged", "note", "reason",
 )  # fmt: skip
 
@@ -60,7 +60,7 @@ class GroupPlan:
         Places whose channels are re-initialized.
     method : str
         What decided, for the reader.
-    init, new_outgoing, outgoing, batchnorm : str
+    init, new_outgoing, outgoing : str
         As in :class:`Recipe`.
     seed : int
     nodes, occupied : int
@@ -92,7 +92,6 @@ class GroupPlan:
     init: str = "match"
     new_outgoing: str = "zero"
     outgoing: str = "sum"
-    batchnorm: str = "recalibrate"
     seed: int = 0
     nodes: int = 0
     occupied: int = 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..find.channels import Kind, Member
 from .plan import GroupPlan, filter_name
-from .recipe import BatchNorm, Init, NewOutgoing, Outgoing
+from .recipe import Init, NewOutgoing, Outgoing
 
 TEXTS = ("group", "method", "note", "reason")
 COUNTS = ("channels", "seed", "nodes", "occupied", "merged")
@@ -24,7 +24,6 @@ CHOICES = {
     "init": get_args(Init),
     "new_outgoing": get_args(NewOutgoing),
     "outgoing": get_args(Outgoing),
-    "batchnorm": get_args(BatchNorm),
 }
 MATRICES = ("A", "B", "shares")
 

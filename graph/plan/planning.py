@@ -263,7 +263,6 @@ def reorganize_plan(
         init=recipe.init,
         new_outgoing=recipe.new_outgoing,
         outgoing=recipe.outgoing,
-        batchnorm=recipe.batchnorm,
         seed=recipe.seed,
         nodes=nodes,
         occupied=occupied,

@@ -16,7 +16,6 @@ float64 search over all nodes, at the price of the product.
 :mod:`.search`       rows in blocks: their scores, the winners these leave, what the rows add to
                      sums, counts and error
 :mod:`.block`        what a search reads of a codebook, and its memory
-:mod:`.folds`        what rows add to sums in two folds
 :mod:`.balls`        panels that are too far from a sample to hold its winner are left out
 :mod:`.prepared`     a codebook made ready: centred, scaled, its scores lowered by what rounding can
                      cost; a search in few directions; a pilot that measures which is fastest

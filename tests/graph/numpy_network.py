@@ -133,7 +133,7 @@ class NumpyNetwork:
     def check(self, group):
         pass
 
-    def gradients(self, data, names, team):
+    def gradients(self, data, names):
         raise ValueError("no gradients")
 
 

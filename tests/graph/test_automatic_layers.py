@@ -28,9 +28,7 @@ def test_deepest_first_and_no_more_than_asked():
     assert list(least_used(found)) == ["layer3", "layer2"]
     assert list(least_used(found, most=None)) == ["layer3", "layer2", "layer1", "layer0"]
     assert least_used(found, most=1) == {"layer3": 23 / 64}
-    assert least_used(found, enough=0.2) == {}
     assert least_used({"dead": figures(dormant=1.0)}) == {"dead": 0.25}
-    assert least_used({"dead": figures(dormant=1.0)}, least=0.1) == {"dead": 0.1}
     assert least_used({}) == {}
 
 
@@ -41,19 +39,6 @@ def test_a_layer_of_copies_is_chosen_and_one_of_distinct_channels_is_not():
     chosen = least_used(found)
     assert list(chosen) == ["copies"]
     assert chosen["copies"] == 0.25
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"enough": 1.5}, "enough to be a share"),
-        ({"least": 0.0}, "least to be a share"),
-        ({"most": 0}, "most to be at least 1"),
-    ],
-)
-def test_refusals(options, message):
-    with pytest.raises(ValueError, match=message):
-        least_used({}, **options)
 
 
 def test_ratio_by_name(network):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import onnx
 
-from ....graph.find.registration import check_callable, entered
+from ....graph.find.registration import check_callable, entered, has_a_rule, now_or_as_decorator
 from .microsoft import MICROSOFT
 from .table import OPERATORS
 
@@ -40,7 +40,7 @@ def register_operator(
 
 def register_operator(
     domain: str, operator: str, rule: Rule | None = None, *, library: PathLike | None = None
-) -> ExitStack | Callable[[R], R]:
+) -> Any:
     """Describe an operator that the adapter does not know, so that channels can move through it.
 
     Parameters
@@ -121,10 +121,7 @@ def register_operator(
     domain = "" if domain == "ai.onnx" else domain
     name = operator if not domain else f"{domain}.{operator}"
     if rule_of(domain, operator) is not None:
-        raise ValueError(
-            f"the operator {name!r} has a rule and needs no other; if it is yours, close what "
-            "register_operator returned for it before"
-        )
+        raise has_a_rule(name)
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
     if domain in known and not onnx.defs.has(operator, domain):
         raise ValueError(f"expected an operator of the domain {domain!r} of ONNX, got {operator!r}")
@@ -138,14 +135,7 @@ def register_operator(
             handle.callback(LIBRARIES.remove, path)
         return handle
 
-    if rule is not None:
-        return enter(rule)
-
-    def decorate(rule: R) -> R:
-        enter(rule)
-        return rule
-
-    return decorate
+    return now_or_as_decorator(enter, rule)
 
 
 def _loadable(library: PathLike) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch._C import DispatchKey
 
-from ....graph.find.registration import check_callable, entered
+from ....graph.find.registration import check_callable, entered, has_a_rule, now_or_as_decorator
 from .table import RULES, Rule
 
 REGISTERED: dict[str, Rule] = {}
@@ -25,7 +25,7 @@ def register_operator(name: str) -> Callable[[R], R]: ...
 def register_operator(name: str, rule: Rule) -> ExitStack: ...
 
 
-def register_operator(name: str, rule: Rule | None = None) -> ExitStack | Callable[[R], R]:
+def register_operator(name: str, rule: Rule | None = None) -> Any:
     """Describe an operator that the adapter does not know, so that channels can move through it.
 
     Parameters
@@ -93,10 +93,7 @@ def register_operator(name: str, rule: Rule | None = None) -> ExitStack | Callab
     overloads = _overloads(name)
     key = name.removeprefix("aten::")
     if key in RULES or key in REGISTERED:
-        raise ValueError(
-            f"the operator {name!r} has a rule and needs no other; if it is yours, close what "
-            "register_operator returned for it before"
-        )
+        raise has_a_rule(name)
     if any(o.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd) for o in overloads):
         raise ValueError(
             f"the operator {name!r} is composed of others, which are seen in its place: register "
@@ -109,14 +106,7 @@ def register_operator(name: str, rule: Rule | None = None) -> ExitStack | Callab
         check_callable(name, rule, calls, how)
         return entered(REGISTERED, key, rule)
 
-    if rule is not None:
-        return enter(rule)
-
-    def decorate(rule: R) -> R:
-        enter(rule)
-        return rule
-
-    return decorate
+    return now_or_as_decorator(enter, rule)
 
 
 def _overloads(name: str) -> list[Any]:
