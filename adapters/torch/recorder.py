@@ -62,6 +62,9 @@ class GraphRecorder(Calls):
         The names of what each call returned.
     shown : dict
         The name of a view in the graph, and of the tensor that it shows.
+    filled : dict
+        The name of a tensor after a part of it was filled with one value: that of the part, and
+        what the tensor was known as.
     unread : dict of str to Tensor
         Parameters that no call has read so far, through no view of them either.
     aside : set of str
@@ -76,6 +79,7 @@ class GraphRecorder(Calls):
         self.read = False  # values left PyTorch, and may have come back
         self.calls: dict[Call, tuple[str, ...]] = {}
         self.shown: dict[str, str] = {}
+        self.filled: dict[str, tuple[str, str]] = {}
         self.graph = Graph()
         self.names: dict[int, str] = {}
         # Every tensor seen, by its memory: identities must not be reused during the pass, and
@@ -289,6 +293,7 @@ class GraphRecorder(Calls):
                 (self.computed if computed else self.derived).add(name)
                 if filled:
                     self.graph.nodes.append(Elementwise((old.name,), name))
+                    self.filled[name] = value.name, self.known_as(alias)
                 else:
                     self._opaque([old, value], [Value(name, old.shape)], PREALLOCATED)
 

@@ -4,13 +4,14 @@ A pass of a module cannot stand still and go on later; the list of the operators
 A :class:`Tape` is that list, with numbers in place of the tensors that the pass made, and
 :func:`replay` takes a batch of the same shapes through it.  What a model decides by the values of
 tensors, or keeps from one pass to the next, would not be decided or kept again: its tape is not
-repeatable.
+repeatable.  What it makes of its weights alone (copies, other layouts) is made once more wherever
+the replay goes on, as they may have been written meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,6 +67,10 @@ class Tape(TorchDispatchMode):
         How many steps a tensor takes, and its slot; without those that the batch does not make.
     last : dict of int to int
         The last step before which a slot is needed.
+    own : list of int
+        Steps that take nothing of the batch.
+    of_weights : set of int
+        Slots of what such steps make of weights.
     """
 
     def __init__(self, traced: TracedModel, inputs: Any, tensors: Sequence[str]) -> None:
@@ -73,6 +78,8 @@ class Tape(TorchDispatchMode):
         self.tensors, self.steps = list(tensors), list[_Step]()
         self.stands: dict[str, tuple[int, int]] = {}
         self.last: dict[int, int] = {}
+        self.own, self.of_weights = list[int](), set[int]()
+        self._constant = set[int]()  # slots of what own steps make, until something else enters
         self.repeatable = not any(
             isinstance(node, Freeze) and node.reason.startswith(READ) for node in traced.graph.nodes
         )
@@ -99,16 +106,31 @@ class Tape(TorchDispatchMode):
                 self.repeatable &= not hidden
         known = [self._slots[tensor] for tensor in read if tensor in self._slots]
         self.repeatable &= not known or not _looks(func, args)
+        chance = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        own = not chance and self._constant.issuperset(known)
         for place, name in written_arguments(func):
-            written = args[place] if place < len(args) else kwargs.get(name)
-            owners = map(storage_of, tensors_read((written,), {}))
-            self.repeatable &= self._foreign.keys().isdisjoint(owners)
+            written = tensors_read((args[place] if place < len(args) else kwargs.get(name),), {})
+            self.repeatable &= self._foreign.keys().isdisjoint(map(storage_of, written))
+            if not own:
+                changed = self._slots_of(written)
+                self._constant -= changed
+                self.of_weights -= changed
         given = self._put_down(args), self._put_down(kwargs)
         result = func(*args, **kwargs)
         made = [self._slot(tensor) for tensor in tensors_read((result,), {})]
         self.last |= dict.fromkeys((*known, *made), len(self.steps))
+        if own:
+            self.own.append(len(self.steps))
+            self._constant.update(made)
+            if self.of_weights.intersection(known) or self._own & set(map(storage_of, read)):
+                self.of_weights.update(made)
         self.steps.append(_Step(func, *given, made))
         return result
+
+    def _slots_of(self, tensors: Iterable[torch.Tensor]) -> set[int]:
+        """The slots of all tensors over the same memory."""
+        places = set(map(storage_of, tensors))
+        return {slot for tensor, slot in self._slots.items() if storage_of(tensor) in places}
 
     def _slot(self, tensor: torch.Tensor) -> int:
         if tensor not in self._slots:
@@ -164,6 +186,7 @@ def replay(
         passed = [name for name in later if at <= tape.stands[name][0] < end]
         # No context may stay open while the pass stands.
         with Interruptible(), as_written(), torch.no_grad(), mode:
+            _renew(tape, at, there)
             for number in range(at, end):
                 for name in passed:  # it may be written before its turn
                     if tape.stands[name][0] == number:
@@ -174,11 +197,25 @@ def replay(
         yield value, _bytes(there)
 
 
-def _run(tape: Tape, number: int, there: dict[int, torch.Tensor]) -> None:
-    """One operator of a tape; what nothing takes any more is let go."""
-    step = tape.steps[number]
+def _renew(tape: Tape, until: int, there: dict[int, torch.Tensor]) -> None:
+    """Make once more what is still needed of what earlier steps made of weights alone."""
+    needed = tape.of_weights & there.keys()
+    if needed:
+        again: dict[int, torch.Tensor] = {}
+        for number in tape.own:
+            if number < until:
+                _made(tape.steps[number], again)
+        there.update({slot: again[slot] for slot in needed})
+
+
+def _made(step: _Step, there: dict[int, torch.Tensor]) -> None:
     result = step.operator(*_taken(step.args, there), **_taken(step.kwargs, there))
     there.update(zip(step.made, tensors_read((result,), {}), strict=True))
+
+
+def _run(tape: Tape, number: int, there: dict[int, torch.Tensor]) -> None:
+    """One operator of a tape; what nothing takes any more is let go."""
+    _made(tape.steps[number], there)
     for slot in [slot for slot in there if tape.last.get(slot, -1) <= number]:
         del there[slot]
 

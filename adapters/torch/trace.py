@@ -28,7 +28,7 @@ from .interrupts import Interruptible
 from .model_state import ModelState
 from .nested import tensors_within
 from .recorder import GraphRecorder, ValuesRead
-from .tensors import named_tensors, to_numpy
+from .tensors import named_tensors, storage_of, to_numpy
 
 ASIDE = "its layers make nothing that the traced pass returns"
 
@@ -53,6 +53,8 @@ class TracedModel:
         The tensors of the graph by the calls that made them.
     shown : mapping
         Views among these, and the tensors whose elements they show.
+    filled : mapping
+        Tensors of which a part was filled: the name of the part, and their own in ``calls``.
     unread : tuple of str
         Parameters that the pass did not read: what uses them is in no group.
     aside : collection of str
@@ -67,6 +69,7 @@ class TracedModel:
         caches: Caches,
         calls: Mapping[Call, tuple[str, ...]],
         shown: Mapping[str, str],
+        filled: Mapping[str, tuple[str, str]],
         unread: Iterable[str] = (),
         aside: Collection[str] = (),
     ):
@@ -77,6 +80,7 @@ class TracedModel:
         self.edit: Any = None  # the last change of the model that was begun
         self.calls = calls
         self.shown = shown
+        self.filled = filled
         self.unread, self.aside = tuple(unread), aside
         self.told = False  # whether the user was warned of these
 
@@ -207,8 +211,8 @@ def _record(
         graph = recorder.finish(result)
         unread = list(recorder.unread)
     return TracedModel(
-        model, graph, (args, kwargs), caches, recorder.calls, recorder.shown, unread,
-        recorder.aside,
+        model, graph, (args, kwargs), caches, recorder.calls, recorder.shown, recorder.filled,
+        unread, recorder.aside,
     )  # fmt: skip
 
 
@@ -334,9 +338,11 @@ class _Watcher(Calls):
         graph, tensors = traced.graph, traced.tensors
         super().__init__(state, {name: tensors[name] for name in graph.weights.values()})
         self.calls, self.shapes, self.taps, self.alike = traced.calls, graph.shapes, taps, alike
+        self.filled = traced.filled
         self.wanted: dict[str, list[str]] = {}
         for tap in taps:
-            self.wanted.setdefault(traced.shown.get(tap, tap), []).append(tap)
+            name = self.filled[tap][0] if tap in self.filled else traced.shown.get(tap, tap)
+            self.wanted.setdefault(name, []).append(tap)
         self.seen: set[str] = set()
         self.strange = ""  # the first operator that the traced pass did not run so
 
@@ -350,12 +356,19 @@ class _Watcher(Calls):
             if call is not None:
                 self.name(tensor, names[i] if i < len(names) else UNKNOWN)
             for tap in self.wanted.get(self.known_as(tensor), ()):
-                if tap not in self.seen and self._fits(tap, tensor):
+                meant = self._whole(tap, tensor) if tap in self.filled else tensor
+                if tap not in self.seen and meant is not None and self._fits(tap, meant):
                     self.seen.add(tap)
-                    self.taps[tap](tensor)
+                    self.taps[tap](meant)
 
     def name_of_call(self, call: Call) -> str:
         return self.calls.get(call, (UNKNOWN,))[0]
+
+    def _whole(self, tap: str, part: torch.Tensor) -> torch.Tensor | None:
+        """The tensor of which a part was filled."""
+        name, place = self.filled[tap][1], storage_of(part)
+        there = (t for t in list(self._made) if storage_of(t) == place)
+        return next((t for t in there if self.known_as(t) == name and self._fits(tap, t)), None)
 
     def _fits(self, tap: str, tensor: torch.Tensor) -> bool:
         """Whether the shape is that of the trace, up to the number of samples."""

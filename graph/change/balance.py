@@ -231,7 +231,7 @@ class _Paths:
         places = [len(shapes[name]) + axis for name in data]
         if node.homogeneous and len(data) == 1 and data[0] in self.made_by:
             return self._carries(data[0], places[0])
-        if node.op == "add" and data:
+        if node.op == "add" and data and len(node.inputs) > 1:  # a number alone is no input
             ours = [self._carries(*where) for where in zip(data, places, strict=True)]
             ours += [self._takes(self.weights[name]) for name in weights]
             if len(set(ours)) > 1:

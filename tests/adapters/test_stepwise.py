@@ -41,8 +41,29 @@ class InPlace(nn.Module):
         return self.out(x.mean((2, 3)))
 
 
+class Filled(InPlace):
+    """A part of what a layer reads was filled with a number."""
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x[:, :, 0] = 1.5
+        y = self.b(x) + self.c(x)
+        y[:, :, :, :2].zero_()
+        return self.out((x + self.d(y)).mean((2, 3)))
+
+
+class Copies(InPlace):
+    """Weights are copied before anything is made of them."""
+
+    def forward(self, x):
+        convs = [(layer.weight.clone(), layer.bias) for layer in (self.a, self.b, self.c, self.d)]
+        for weight, bias in convs:
+            x = nn.functional.conv2d(x, weight, bias, padding=1).relu()
+        return self.out(x.mean((2, 3)))
+
+
 MODULES = {name: (build, shape) for name, (build, shape, *_) in NETWORKS.items()}
-MODULES["in place"] = InPlace, (2, 3, 8, 8)
+MODULES |= {kind.__name__: (kind, (2, 3, 8, 8)) for kind in (InPlace, Filled, Copies)}
 
 
 def tensors_of(network):

@@ -63,6 +63,13 @@ class Divided(nn.Module):
         return self.c(torch.relu(self.a(x) / self.by))
 
 
+class Added(nn.Module):
+    """A number is added to every channel."""
+
+    def forward(self, x):
+        return torch.relu(x - 0.5)
+
+
 def dense(between, *, bias=True):
     return nn.Sequential(nn.Linear(10, 12, bias=bias), between, nn.Linear(12, 4))
 
@@ -88,6 +95,7 @@ NETWORKS = {
     ),
     "residual": (Residual, IMAGES, True),
     "depthwise residual": (DepthwiseResidual, IMAGES, False),
+    "number added": (lambda: dense(Added()), VECTORS, False),
     "tanh": (lambda: dense(nn.Tanh()), VECTORS, False),
     "gelu": (lambda: dense(nn.GELU()), VECTORS, False),
     "relu6": (lambda: dense(nn.ReLU6()), VECTORS, False),

@@ -207,6 +207,28 @@ def test_a_buffer_filled_in_parts_freezes_what_is_written():
     assert next(g for g in groups if g.name == "a.weight").frozen
 
 
+class PartFilled(nn.Module):
+    """The rows at the border of what a layer reads are all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x[:, :, 0] = 1.5
+        x[:, :, -1:].zero_()
+        return self.b(x)
+
+
+def test_channels_whose_parts_are_filled_with_a_number_move():
+    model, x = PartFilled(), torch.randn(20, 3, 9, 9)
+    before = model(x)
+    report = arrange(model, batches=[(x, torch.arange(20) % 4)], groups="all")
+    assert [group.group for group in report.groups] == ["a.weight"]
+    torch.testing.assert_close(model(x), before)
+
+
 def test_unknown_operators_freeze_with_their_name():
     class Spectral(nn.Module):
         def __init__(self):
