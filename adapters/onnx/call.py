@@ -97,6 +97,12 @@ class Call:
             raise self.unsupported("reads a sequence that is not a split")
         return Call(self.model, node)
 
+    def is_made_by(self, i: int, operator_type: str) -> bool:
+        """Whether a node of this type makes input ``i``."""
+        value = self.node.inputs[i]
+        node = value.producer() if value is not None else None
+        return node is not None and operator(node) == operator_type
+
     def readers(self) -> list[ir.Node]:
         """Nodes that read the first output; an output of the model is read by none of them."""
         value = self.node.outputs[0]

@@ -142,6 +142,31 @@ def test_a_refit_of_products_is_the_same(pair):
     assert report.passes == other.passes == 3 + 2
 
 
+class Tokens(nn.Sequential):
+    """Linear layers over tokens, which a file holds as products and sums."""
+
+    def __init__(self):
+        layers = nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+        super().__init__(*layers)
+
+    def forward(self, x):
+        return super().forward(x).mean(1)
+
+
+def test_a_product_and_a_sum_in_a_file_are_a_linear_layer(tmp_path):
+    torch.manual_seed(0)
+    module = Tokens()
+    batches = [(torch.randn(200, 3, 10) + 2, torch.arange(200) % 4)]
+    file = onnx_adapter.load(export(module, batches[0][0], tmp_path / "m.onnx", "script, kept"))
+    report = torch_adapter.shrink(module, batches, ratio=0.5)
+    smaller, other = onnx_adapter.shrink(file, arrays(batches), ratio=0.5)
+    roles = {m.role for m in file.group("0").members if m.kind != "consumer"}
+    assert roles == {"weight", "bias"}
+    assert report.output_change == pytest.approx(other.output_change, rel=1e-3)
+    made = np.abs(smaller.weights["4.bias"] - module.state_dict()["4.bias"].numpy())
+    assert made.max() < 1e-4
+
+
 def test_without_gradients_a_file_says_so(pair):
     _, path, batches = pair
     recipe = Recipe.comparison("rigl")

@@ -83,6 +83,16 @@ def broadcast(c: Call) -> None:
     c.emit(Elementwise((x, *others), c.output(), BROADCAST[c.op], c.op in HOMOGENEOUS))
 
 
+def added(c: Call) -> None:
+    """A sum, or the bias of a product that a node before it makes, as exporters write it."""
+    for i, other in ((0, 1), (1, 0)):
+        if c.opset >= 7 and c.is_made_by(i, "MatMul"):
+            x, bias = c.data(i), c.data(other)
+            if bias in c.graph.weights and c.shape(bias) == c.shape(x)[-1:]:
+                return c.emit(PerChannel((x, bias), c.output(), len(c.shape(x)) - 1, ("bias",)))
+    broadcast(c)
+
+
 def quantize(c: Call) -> None:
     """Scales and zero points along an axis move with its channels."""
     x, y = c.data(0), c.output()
@@ -262,6 +272,7 @@ BY_SHAPE = [
 OPERATORS: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(UNARY, unary),
     **dict.fromkeys(BROADCAST, broadcast),
+    "Add": added,
     **dict.fromkeys(REDUCTIONS, reduce),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), global_pool),
