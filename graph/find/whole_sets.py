@@ -103,19 +103,24 @@ def _colours(classes: Classes) -> np.ndarray:
 
 def _kept(state: Constraints, classes: Classes, blocks: np.ndarray) -> bool:
     """Whether the exchange of two blocks and the shift of all keep every constraint."""
+    meant = np.zeros(state.size, bool)
+    meant[blocks] = True
+    parted = []  # partitions that can change
+    for i, (fine, sets) in enumerate(state.partitions):
+        if sets.flat[0] < 0:
+            atoms = classes.atom[fine.atoms].ravel()
+            if meant[atoms].any():
+                keys = 0 if fine.keys is None else fine.keys.ravel()
+                parted.append((atoms, mix(sets.ravel(), mix(keys, i))))
     for moved in ([1, 0, *range(2, len(blocks))], [*range(1, len(blocks)), 0]):
         image = np.arange(state.size)
         image[blocks.ravel()] = blocks[moved].ravel()
         for a, b, salt in (classes.links, classes.divided):
             if _total(image[a], image[b], salt) != _total(a, b, salt):
                 return False
-        for i, (fine, sets) in enumerate(state.partitions):
-            if sets.flat[0] < 0:
-                atoms = classes.atom[fine.atoms].ravel()
-                keys = 0 if fine.keys is None else fine.keys.ravel()
-                fixed = mix(sets.ravel(), mix(keys, i))
-                if _total(image[atoms], fixed, 0) != _total(atoms, fixed, 0):
-                    return False
+        for atoms, fixed in parted:
+            if _total(image[atoms], fixed, 0) != _total(atoms, fixed, 0):
+                return False
     return True
 
 
