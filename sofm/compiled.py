@@ -3,7 +3,8 @@
 ``REJUVENET_CACHE`` says where compiled code is kept: a folder, or ``off``.  Unless it is set, Numba
 chooses (``NUMBA_CACHE_DIR``, the package's ``__pycache__``, the user's cache folder).  Where none
 can be written, as in a container without a home, every process compiles anew, and a warning says so
-once.
+once.  Numba takes code for current as long as the kernel's own file is; here all files of the
+package must be, as kernels call and inline those of others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -35,6 +37,7 @@ class _Disk:
                 config.CACHE_DIR = os.path.expanduser(CACHE)
                 os.makedirs(config.CACHE_DIR, exist_ok=True)
             dispatcher.enable_caching()
+            dispatcher._cache._cache_file._source_stamp = _stamp()
         except (RuntimeError, OSError) as error:
             cls.kept = False
             warnings.warn(
@@ -46,6 +49,13 @@ class _Disk:
             )
         finally:
             config.CACHE_DIR = before
+
+
+@cache
+def _stamp() -> tuple[float, int]:
+    """When a file of the package was changed last, and how long all are."""
+    files = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
+    return max((f.st_mtime for f in files), default=0.0), sum(f.st_size for f in files)
 
 
 def compiled(function: Callable | None = None, *, fastmath=False, inner=False):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -115,3 +116,24 @@ print(type(touch_of._cache).__name__, numba.config.CACHE_DIR == "")
     )
     assert done.stdout.split() == ["NullCache", "True"]
     assert done.stderr.count("RuntimeWarning: rejuvenet: compiled code cannot be kept") == 1
+
+
+def test_code_is_compiled_anew_where_another_file_of_the_package_has_changed(tmp_path):
+    package = tmp_path / "rejuvenet"
+    own = Path(compiled.__file__).parents[1]
+    shutil.copytree(own / "sofm", package / "sofm", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in own.glob("*.py"):
+        shutil.copy(path, package)
+    own_cache = {"PYTHONPATH": str(tmp_path), "REJUVENET_CACHE": str(tmp_path / "cache")}
+    code = "from rejuvenet.sofm.kernels.tile import n_groups, GROUP; print(n_groups(64), GROUP)"
+
+    def groups():
+        command, environment = [sys.executable, "-c", code], {**os.environ, **own_cache}
+        shown = subprocess.check_output(command, env=environment, text=True)
+        return [int(word) for word in shown.split()]
+
+    count, size = groups()
+    assert count == 64 // size
+    vectors = package / "sofm" / "kernels" / "vectors.py"
+    vectors.write_text(vectors.read_text() + "\nGROUP_NODES *= 2\n")
+    assert groups() == [count // 2, size * 2]
