@@ -48,7 +48,13 @@ from .plan.capacity import Capacity, capacity
 from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
 from .plan.recipe import Recipe
-from .plan.selection import Layers, refuse_named, select_groups, without_channels
+from .plan.selection import (
+    Layers,
+    protected_channels,
+    refuse_named,
+    select_groups,
+    without_channels,
+)
 from .ratios import Budget, Prices, TimeBudget
 from .recalibration import Recalibration
 from .refitting import Refits
@@ -150,7 +156,8 @@ def reorganize(
                 "all" if layers == "auto" else layers,
                 activations=recipe.needs_means or layers == "auto",
             )
-            chosen, spared = without_channels(chosen, protected or {})
+            stay = protected_channels(network.groups, protected or {})
+            chosen, spared = without_channels(chosen, stay)
             skipped |= spared
             run = _Run(runs, recipe, [choice.group for choice in chosen])
         if remove:

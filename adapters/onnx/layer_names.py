@@ -6,7 +6,6 @@ of the node: ``/layer4/layer4.1/conv1/Conv`` is the module ``layer4.1.conv1``.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +120,6 @@ def resolve(
         else:
             found = [weight for name, weight in layer.items() if fnmatch.fnmatch(name, request)]
             if not found:
-                near = difflib.get_close_matches(request, sorted({*own, *layer}), n=3)
-                raise ValueError(no_group(request, near))
+                raise ValueError(no_group(request, (*own, *layer)))
             resolved += dict.fromkeys(found)
     return resolved

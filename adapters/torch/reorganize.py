@@ -164,7 +164,7 @@ def reorganize(
         A budget for the relative change of the outputs: groups that would overdraw it are left
         as they were.
     protected : mapping of str to sequence of int, optional
-        Channels, by the name of their group, that stay as and where they are.
+        Channels, by names or patterns of groups or layers, that stay as and where they are.
 
     Returns
     -------

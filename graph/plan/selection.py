@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -34,12 +35,27 @@ def find_group(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
     found = [key for key in names if key == name] or fnmatch.filter(names, name)
     if found:
         return names[found[0]]
-    near = difflib.get_close_matches(name, names, n=3)
-    raise ValueError(no_group(name, near))
+    raise ValueError(no_group(name, names))
 
 
-def no_group(name: str, near: Sequence[str]) -> str:
-    """What is said of a name that no channel group has."""
+def named_groups(groups: Sequence[ChannelGroup], pattern: str) -> list[ChannelGroup]:
+    """All groups that a name or pattern means.
+
+    Raises
+    ------
+    ValueError
+        There is none; near matches are named.
+    """
+    found = [group for group in groups if fits(group, pattern)]
+    if not found:
+        names = (_names(group, [m.weight for m in group.producers]) for group in groups)
+        raise ValueError(no_group(pattern, itertools.chain.from_iterable(names)))
+    return found
+
+
+def no_group(name: str, names: Iterable[str]) -> str:
+    """What is said of a name that is none of those of the channel groups."""
+    near = difflib.get_close_matches(name, sorted(set(names)), n=3)
     hint = "all are in .groups, and rejuvenet inspect prints them"
     if near:
         hint = f"did you mean {' or '.join(map(repr, near))}"
@@ -181,6 +197,37 @@ def select_groups(
     return sorted(chosen.values(), key=lambda item: place.get(item.group.name, -1)), skipped
 
 
+def protected_channels(
+    groups: Sequence[ChannelGroup], protected: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    """Channels that are to stay, by the name of their group.
+
+    Parameters
+    ----------
+    groups : sequence of ChannelGroup
+        All groups of the model.
+    protected : mapping of str to sequence of int
+        By names or patterns of groups, layers or weights.
+
+    Raises
+    ------
+    ValueError
+        A name stands for no group, or a group does not have such channels.
+    """
+    found: dict[str, set[int]] = {}
+    for name, channels in protected.items():
+        given = np.asarray(channels)
+        for group in named_groups(groups, name):
+            numbers = given.size == 0 or given.dtype.kind in "iu"
+            if given.ndim != 1 or not numbers or not np.isin(given, range(group.channels)).all():
+                raise ValueError(
+                    f"expected numbers from 0 to {group.channels - 1} of the channels of group "
+                    f"{group.name!r} that are protected, got {channels!r}"
+                )
+            found.setdefault(group.name, set()).update(given.tolist())
+    return {name: sorted(channels) for name, channels in found.items()}
+
+
 def without_channels(
     chosen: Sequence[Choice], protected: Mapping[str, Sequence[int]]
 ) -> tuple[list[Choice], dict[str, str]]:
@@ -223,12 +270,7 @@ def _is_pattern(name: str, groups: Collection[str]) -> bool:
 
 def _matching(groups: Sequence[ChannelGroup], request: str) -> list[ChannelGroup]:
     """Groups that a pattern, "last" or "all" stands for."""
-    if request in ("last", "all"):
-        return list(groups)
-    found = [group for group in groups if fits(group, request)]
-    if not found:
-        find_group(groups, request)  # raises, with near matches
-    return found
+    return list(groups) if request in ("last", "all") else named_groups(groups, request)
 
 
 def fits(group: ChannelGroup, pattern: str) -> bool:

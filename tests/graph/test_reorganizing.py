@@ -199,6 +199,33 @@ def test_protected_channels_stay_as_and_where_they_are(data):
         assert not np.array_equal(now, before)
 
 
+def test_layers_and_patterns_name_what_is_protected(data):
+    network = NumpyNetwork((3, 16, 16, 16, 4))
+    protected = {"[01]*": [1], "1.weight": [4, 5], "2": np.arange(16)}
+    report = reorganize(network, data, "all", Recipe(ratio=0.5), protected=protected).report
+    assert {group.group: group.new for group in report.groups} == {"0.weight": 7, "1.weight": 7}
+    for plan, stay in zip(report.plan.groups, ({1}, {1, 4, 5}), strict=True):
+        assert not stay & {*plan.new}
+
+
+@pytest.mark.parametrize(
+    ("protected", "said"),
+    [
+        ({"0.wieght": [0]}, "did you mean '0.weight'"),
+        ({"nothing*": [0]}, "no channel group"),
+        ({"0.weight": [0], "1.weight": [12]}, r"from 0 to 11 .* '1.weight' .*, got \[12\]"),
+        ({"0": [-1]}, r"from 0 to 7 .* '0.weight' .*, got \[-1\]"),
+        ({"0": [True, False]}, "expected numbers"),
+        ({"0": 3}, "got 3"),
+    ],
+)
+def test_protected_channels_that_are_not_there_are_refused(data, protected, said):
+    network = NumpyNetwork()
+    with pytest.raises(ValueError, match=said):
+        reorganize(network, data, "0.weight", protected=protected)
+    assert network.runs == 0
+
+
 def test_nothing_freed_costs_one_look(data):
     network = NumpyNetwork()
     recipe = Recipe.preserving(ratio="redundant", tolerance=0.01, dormant=0.0)
