@@ -52,6 +52,7 @@ from .plan.selection import (
     Layers,
     protected_channels,
     refuse_named,
+    refuse_unknown,
     select_groups,
     without_channels,
 )
@@ -156,6 +157,7 @@ def reorganize(
                 "all" if layers == "auto" else layers,
                 activations=recipe.needs_means or layers == "auto",
             )
+            refuse_unknown(network.groups, recipe.ratio)
             stay = protected_channels(network.groups, protected or {})
             chosen, spared = without_channels(chosen, stay)
             skipped |= spared

@@ -303,6 +303,12 @@ def ratio_of(group: ChannelGroup, ratio: Ratio | Mapping[str, Ratio]) -> Ratio:
     )
 
 
+def refuse_unknown(groups: Sequence[ChannelGroup], ratio: Ratio | Mapping[str, Ratio]) -> None:
+    """Raise ValueError for a ratio of what is no group of the model; near matches are named."""
+    for pattern in ratio if isinstance(ratio, Mapping) else ():
+        named_groups(groups, pattern)
+
+
 def _weight(group: ChannelGroup, request: object) -> str | None:
     """The weight of the layer that was asked for, where a group has several."""
     names = [m.weight for m in group.producers if m.role == "weight"]

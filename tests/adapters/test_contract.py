@@ -203,13 +203,21 @@ def test_one_seed_gives_one_result(made):
     ids=["not a number", "another name", "no layer", "unknown", "no data"],
 )
 def test_a_failure_leaves_all_as_it_was(made, batches, layers, said):
-    network = made()
+    refused(made(), said, batches, layers, HALF())
+
+
+def refused(network, said, *arguments, **options):
+    """One sentence, and nothing has changed."""
     before = network.weights()
     with pytest.raises(ValueError, match=said) as error:
-        network.reorganize(batches, layers, HALF())
+        network.reorganize(*arguments, **options)
     assert "\n" not in str(error.value)
     after = network.weights()
     assert all((values == after[name]).all() for name, values in before.items())
+
+
+def test_a_ratio_of_no_layer_is_refused(made):
+    refused(made(), "no channel group .*zz", BATCHES, "all", HALF(ratio={"zz*": 0.2, "*": 1.0}))
 
 
 def test_what_makes_an_output_stays(made):

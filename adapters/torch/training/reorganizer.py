@@ -34,7 +34,7 @@ from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.measure.class_sums import MAX_BYTES
 from ....graph.plan.recipe import Recipe
-from ....graph.plan.selection import Layers, ratio_of, select_groups
+from ....graph.plan.selection import Layers, ratio_of, refuse_unknown, select_groups
 from ....graph.report import Report
 from ..batches import Batches, at_most
 from ..distributed import Processes
@@ -221,6 +221,7 @@ class Reorganizer:
             if self.batches is not None and example_inputs is None
             else trace(self.model, example_inputs)
         )
+        refuse_unknown(self.traced.groups, first.ratio)
         self._turns: list[str] = []
         if layers != "auto":
             chosen, _ = select_groups(self.traced.groups, layers, activations=first.needs_means)
