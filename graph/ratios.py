@@ -39,6 +39,16 @@ PACK = 8
 Quantity = Literal["parameters", "multiply_adds"]
 
 
+def refuse_several(**sizes: object) -> None:
+    """Raise ValueError where more than one option says what is to be left of a network.
+
+    >>> refuse_several(ratio=None, target_params=0.5)
+    """
+    given = [name for name, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"expected one of {', '.join(sizes)}, got {' and '.join(given)}")
+
+
 class Budget(NamedTuple):
     """What may be left of a network.
 
@@ -58,12 +68,10 @@ class Budget(NamedTuple):
         Raises
         ------
         ValueError
-            Both are given, or one is no share.
+            It is no share.
         """
         given = {"parameters": parameters, "multiply_adds": multiply_adds}
         found = [cls(k, v) for k, v in given.items() if v is not None]  # type: ignore[arg-type]
-        if len(found) > 1:
-            raise ValueError("expected a target for parameters or for multiply-adds, got both")
         for quantity, share in found:
             if not 0 < share <= 1:
                 raise ValueError(

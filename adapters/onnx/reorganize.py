@@ -19,7 +19,7 @@ from ...graph.cautions import warn_where_nothing_changed
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.plan.selection import Layers
-from ...graph.ratios import Budget, TimeBudget
+from ...graph.ratios import Budget, TimeBudget, refuse_several
 from ...graph.report import Report
 from .batches import OnnxBatches
 from .latency_target import LatencyTarget
@@ -265,12 +265,14 @@ def shrunk(
     **options: Any,
 ) -> tuple[OnnxModel, reorganizing.Outcome]:
     """As :func:`shrink`, with the class means before and after."""
+    refuse_several(
+        ratio=ratio, target_params=target_params, target_flops=target_flops,
+        target_latency=target_latency,
+    )  # fmt: skip
     model = model if isinstance(model, OnnxModel) else load(model)
     budget: Budget | TimeBudget | None = Budget.of(target_params, target_flops)
     target = None
     if target_latency is not None:
-        if budget is not None:
-            raise ValueError("expected one target, got one for latency and another")
         target = LatencyTarget(target_latency, model, _one_run(model, batches, unpack), threads)
         budget = target.budget()
     changed, outcome = reorganized(

@@ -25,7 +25,7 @@ from ...graph.network import Follow
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.plan.selection import Layers
-from ...graph.ratios import Budget
+from ...graph.ratios import Budget, refuse_several
 from ...graph.report import Report
 from .batches import Batches, at_most
 from .distributed import Processes
@@ -275,6 +275,7 @@ def shrink(
     ValueError
         For bad data, an unknown layer, or nothing that can be removed; the model is then as it was.
     """
+    refuse_several(ratio=ratio, target_params=target_params, target_flops=target_flops)
     processes = Processes()
     if processes.world > 1:
         raise ValueError("expected one process: shrink the model before it is spread over several")

@@ -255,6 +255,19 @@ def test_a_target_is_kept(data, target):
         shrink(digits_network(), data, **{f"target_{target}": 0.01})
 
 
+def test_one_option_says_what_is_left(data, tmp_path):
+    path = export(digits_network(), data[0][0][:1], tmp_path / "model.onnx", "script, kept")
+    for call, both in (
+        (shrink, {"ratio": 0.25, "target_params": 0.9}),
+        (shrink, {"target_params": 0.9, "target_flops": 0.9}),
+        (shrink_file, {"ratio": {"0": 0.25}, "target_flops": 0.9}),
+        (shrink_file, {"ratio": 0.25, "target_latency": 0.9}),
+    ):
+        model = path if call is shrink_file else digits_network()
+        with pytest.raises(ValueError, match=f"expected one of .*, got {' and '.join(both)}$"):
+            call(model, data, **both)
+
+
 def by_products(monkeypatch, slow=None):
     """Let multiply-adds stand for the time of a run; a model without some of ``slow`` fails."""
 
