@@ -80,10 +80,17 @@ def _smaller(tensor: torch.Tensor, kept: Mapping[int, np.ndarray]) -> torch.Tens
     values = tensor.detach()
     for axis, positions in kept.items():
         values = values.index_select(axis, torch.as_tensor(positions, device=values.device))
-    values = values.contiguous()
+    values = _laid_out_as(tensor, values)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values
+
+
+def _laid_out_as(like: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values whose axes lie in memory in the order of those of another tensor (channels last)."""
+    order = sorted(range(like.ndim), key=lambda axis: -like.stride(axis))
+    places = sorted(range(like.ndim), key=order.__getitem__)
+    return values.permute(order).contiguous().permute(places)
 
 
 def _groups(removal: Removal) -> dict[str, int]:

@@ -334,6 +334,20 @@ def test_what_fails_leaves_the_module_as_it_was():
     assert model.a[0].out_channels == 8
 
 
+@pytest.mark.parametrize("extent", [1, 3])
+def test_memory_is_laid_out_as_it_was(data, extent):
+    """Channels last in a convolution, as in a linear layer that was transposed."""
+    model = digits_network().to(memory_format=torch.channels_last)
+    model[3] = nn.Conv2d(8, 8, extent, padding=extent // 2).to(memory_format=torch.channels_last)
+    linear = model[-1][-1]
+    linear.weight = nn.Parameter(linear.weight.detach().T.contiguous().T)
+    shrink(model, data, ratio=0.5)
+    assert model[3].weight.shape == (4, 4, extent, extent)
+    assert model[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert linear.weight.shape[1] == 4
+    assert linear.weight.T.is_contiguous()
+
+
 def test_single_layers_of_a_stage_lose_nothing():
     with pytest.raises(ValueError, match="expected scope 'group'"):
         shrink(digits_network(), recipe=Recipe.shrinking(scope="layer"), example_inputs=IMAGE)
