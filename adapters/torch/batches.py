@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ...graph import batches as calibration
 from ...graph.batches import LOOKED_AT, SameBatches, Unpack, paired
+from .nested import apart
 from .sample_order import in_canonical_order
 from .tensors import to_numpy
 
@@ -148,6 +149,7 @@ class Batches(calibration.Batches):
 
     def prepared(self, inputs: Any) -> Inputs:
         """Inputs in one form, on the device."""
+        inputs = apart(inputs)
         parameter = next(self._model.parameters(), None)
         dtype = torch.float32 if parameter is None else parameter.dtype
         if isinstance(inputs, Mapping):

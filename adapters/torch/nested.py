@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 # They hold no tensor.
 PLAIN = (
@@ -33,6 +34,27 @@ def tensors_within(value: Any) -> list[torch.Tensor]:
     [2, 1]
     """
     return list(_walk(value, set()))
+
+
+def apart(inputs: Any) -> Any:
+    """Inputs in which no tensor stands twice, so that each says which input it is.
+
+    >>> x = torch.zeros(2)
+    >>> a, b = apart((x, x))
+    >>> a is x, b is x, b.data_ptr() == x.data_ptr()
+    (True, False, True)
+    """
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    if len({id(tensor) for tensor in tensors}) == len(tensors):
+        return inputs
+    seen: set[int] = set()
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        found = tensor.view_as(tensor) if id(tensor) in seen else tensor
+        seen.add(id(tensor))
+        return found
+
+    return tree_map_only(torch.Tensor, own, inputs)
 
 
 def _walk(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:

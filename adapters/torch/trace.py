@@ -26,7 +26,7 @@ from .caches import Caches, made_since, restore
 from .calls import UNKNOWN, Call, Calls
 from .interrupts import Interruptible
 from .model_state import ModelState
-from .nested import tensors_within
+from .nested import apart, tensors_within
 from .recorder import GraphRecorder, ValuesRead
 from .tensors import named_tensors, storage_of, to_numpy
 
@@ -313,6 +313,7 @@ def evaluation(
 
 
 def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    inputs = apart(inputs)
     if (
         isinstance(inputs, tuple)
         and len(inputs) == 2

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import arrays, collect, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch import arrays, collect, reorganize, shrink, trace  # noqa: E402
 from rejuvenet.adapters.torch.batches import Batches, preserved_randomness  # noqa: E402
 from rejuvenet.adapters.torch.distributed import Processes  # noqa: E402
 from rejuvenet.adapters.torch.gradients import loss_gradients  # noqa: E402
@@ -330,3 +330,26 @@ def test_gradients_of_the_loss(traced, torch_batches):
     nn.functional.cross_entropy(model(x), y).backward()
     for name, expected in (("4.weight", model[4]), ("8.weight", model[8])):
         np.testing.assert_allclose(found[name], expected.weight.grad, rtol=1e-4, atol=1e-7)
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x, y):
+        return self.o(self.b(self.a(x).relu() + self.a(y).relu() / 2).relu())
+
+
+def test_one_tensor_may_be_several_inputs():
+    """In all batches, in some or in the example: the figures are those of equal tensors."""
+    torch.manual_seed(0)
+    model, (x, y, z) = Siamese(), torch.randn(3, 40, 6)
+    labels = torch.arange(40) % 3
+    found = []
+    for again, example in ((x, None), (x.clone(), None), (x, (z, z)), (x.clone(), (z, y))):
+        batches = [((x, again), labels), ((y, z), labels)]
+        changed = copy.deepcopy(model)
+        report = shrink(changed, batches, ratio=0.5, example_inputs=example)
+        found.append((report.output_change, changed.b.weight.tolist()))
+    assert all(other == found[0] for other in found)
