@@ -82,7 +82,7 @@ class ClassMeans:
             )
         x = x.reshape(*x.shape[:2], *two_axes(x.shape[2:]))
         names = list(classes or ())
-        counts = class_counts(labels, len(x), len(names), more=classes is None)
+        counts = class_counts(labels, len(x), len(names), math.inf if classes is None else 0)
         C, arrays = len(counts), NumpyArrays()
         sums = arrays.sums_by_class(None, x, labels, C).reshape(C, *x.shape[1:])
         return cls(sums, counts, names or list(range(C)), arrays.magnitudes(x), len(x))
@@ -185,7 +185,7 @@ def extent_within(
     return h, w
 
 
-def class_counts(labels: np.ndarray, n: int, classes: int, more: bool) -> np.ndarray:
+def class_counts(labels: np.ndarray, n: int, classes: int, more: float) -> np.ndarray:
     """Samples of every class, or the sums of their weights, float64.
 
     Parameters
@@ -195,8 +195,8 @@ def class_counts(labels: np.ndarray, n: int, classes: int, more: bool) -> np.nda
         Samples.
     classes : int
         How many are known; 0 where none is.
-    more : bool
-        Whether higher labels stand for further classes.
+    more : int or infinity
+        How many further classes there is room for, which higher labels stand for.
 
     Raises
     ------
@@ -219,9 +219,11 @@ def class_counts(labels: np.ndarray, n: int, classes: int, more: bool) -> np.nda
             f"{labels.dtype} of shape {labels.shape}: number the classes from 0 on"
         )
     low, high = (int(labels.min()), int(labels.max())) if n else (0, -1)
-    if low < 0 or (high >= classes and not more):
+    if low < 0 or high >= classes + more:
+        last = "the number of classes" if more else classes - 1
+        room = f", and max_bytes has room for {classes + more:,} classes: number them from 0 on"
         raise ValueError(
-            f"expected labels from 0 to {'the number of classes' if more else classes - 1}, got "
-            f"{low if low < 0 else high}"
+            f"expected labels from 0 to {last}, got "
+            f"{low if low < 0 else f'{high}{room * (more > 0)}'}"
         )
     return np.bincount(labels, minlength=max(classes, high + 1)).astype(np.float64)

@@ -58,11 +58,7 @@ class ClassSums:
         size: int | tuple[int, int] | None,
         max_bytes: int,
     ) -> None:
-        if isinstance(classes, int):
-            classes = list(range(classes))
-        if classes is not None and len(classes) == 0:
-            raise ValueError("expected at least one class, got none")
-        self.names = None if classes is None else list(classes)
+        self.names: list[str | int] | None = None
         self.max_bytes = max_bytes
         self.refused: dict[str, str] = {}
         self.counts = np.zeros(0)
@@ -78,8 +74,12 @@ class ClassSums:
                 self.refused[group.name] = str(error)
         self._sums: dict[str, Any] = {}
         self._magnitudes = {n: np.zeros(g.channels) for n, (g, _) in self._views.items()}
-        if self.names is not None:
-            self._resize(len(self.names))
+        if classes is not None:
+            number = classes if isinstance(classes, int) else len(classes)
+            if number < 1:
+                raise ValueError("expected at least one class, got none")
+            self._resize(number)
+            self.names = list(range(number) if isinstance(classes, int) else classes)
 
     def watch(
         self, labels: np.ndarray | None, n: int
@@ -90,7 +90,7 @@ class ClassSums:
             raise ValueError("some batches have labels and some have none: give all of them labels")
         self._labelled = labelled
         labels = np.asarray(labels) if labelled else np.zeros(n, np.int64)
-        counts = class_counts(labels, n, len(self.counts), more=self.names is None)
+        counts = class_counts(labels, n, len(self.counts), self._more)
         if len(self.counts) < len(counts):
             self._resize(len(counts))
         self.counts += counts
@@ -158,6 +158,14 @@ class ClassSums:
         return {name: joined(several) for name, several in parts.items()}
 
     @property
+    def _more(self) -> int:
+        """How many further classes there is room for, at one position of every channel."""
+        if self.names is not None:
+            return 0
+        channels = sum(self._views[name][0].channels for name in self._present)
+        return self.max_bytes // (8 * max(1, channels)) - len(self.counts)
+
+    @property
     def _present(self) -> list[str]:
         return [n for n, (group, _) in self._views.items() if group.name not in self.refused]
 
@@ -175,19 +183,20 @@ class ClassSums:
 
     def _resize(self, C: int) -> None:
         """Make room for ``C`` classes; before the first batch, pool until the sums fit."""
-        self.counts = np.pad(self.counts, (0, C - len(self.counts)))
         channels = {name: self._views[name][0].channels for name in self._present}
         if not self._sums:
             budget = self.max_bytes / max(1, len(channels))
             for name, o in channels.items():
                 group = self._views[name][0].name
                 self._extents[name] = extent_within(*self._extents[name], 8 * C * o, budget, group)
-        size = 8 * C * sum(o * math.prod(self._extents[name]) for name, o in channels.items())
+        values = sum(o * math.prod(self._extents[name]) for name, o in channels.items())
+        size = 8 * C * max(1, values)
         if size > self.max_bytes:
             raise ValueError(
                 f"the class means of {C} classes need {size:,} bytes and {self.max_bytes:,} are "
                 "allowed; pass classes=number of classes, so that the taps are pooled to fit"
             )
+        self.counts = np.pad(self.counts, (0, C - len(self.counts)))
 
 
 def _views(groups: Sequence[ChannelGroup]) -> dict[str, tuple[ChannelGroup, Tap]]:

@@ -244,6 +244,19 @@ def test_pseudo_classes_take_the_place_of_labels(data):
     assert report.passes == 6
 
 
+@pytest.mark.parametrize("classes", [None, 3_000_000_000])
+def test_labels_that_are_large_numbers_take_no_memory(data, classes):
+    network = NumpyNetwork()
+    first = 0 if classes else 3_000_000_000
+    numbered = Lists([(x, labels + first) for x, labels in data.batches])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"has room for|are allowed"):
+        reorganize(network, numbered, "last", classes=classes)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
 def test_auto_chooses_the_groups_that_use_the_least(data):
     network = with_copies(NumpyNetwork((3, 12, 12, 12, 4)), 1, share=0.25)
     report = reorganize(network, data, "auto").report
