@@ -162,6 +162,8 @@ class Batches(calibration.Batches):
             value = torch.as_tensor(value)
         if not isinstance(value, torch.Tensor):
             return value
+        if value.is_inference():  # the model may write into it
+            value = value.clone()
         if value.is_floating_point() and dtype.is_floating_point:
             return value.to(self.device, dtype, non_blocking=True)
         return value.to(self.device, non_blocking=True)

@@ -142,8 +142,18 @@ class Edit:
                 tensor.data = self._homes[key]
 
 
-def refuse_sharded(model: nn.Module) -> None:
-    """Raise ValueError for parameters that are spread over processes (FSDP2, tensor parallel)."""
+def refuse_unwritable(model: nn.Module) -> None:
+    """Raise ValueError for tensors that no change can be written into.
+
+    Those that are spread over processes (FSDP2, tensor parallel), or were made in inference mode.
+    """
+    for name, tensor in named_tensors(model).items():
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name!r} was made in inference mode, so that nothing can be written into it: "
+                "make the model outside of torch.inference_mode(), or give copy.deepcopy(model) "
+                "made outside of it"
+            )
     for name, parameter in model.named_parameters():
         if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
             raise ValueError(

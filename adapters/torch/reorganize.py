@@ -29,7 +29,7 @@ from ...graph.ratios import Budget, refuse_several
 from ...graph.report import Report
 from .batches import Batches, at_most
 from .distributed import Processes
-from .edit import Edit, refuse_sharded
+from .edit import Edit, refuse_unwritable
 from .interrupts import Interruptible
 from .network import TorchNetwork
 from .passes import trace, trace_first
@@ -100,7 +100,7 @@ def arrange(
     traced, read = _traced(model, batches, example_inputs)
     network = TorchNetwork(traced, Processes())
     follow = _follower(optimizer, ema, Recipe(optimizer="merge"))
-    with Interruptible():
+    with torch.inference_mode(False), Interruptible():
         unread = warn_of_unread(traced, stacklevel=3)
         report = arranging.arrange(network, read, groups, order, seed, follow=follow)
     report.unread = unread
@@ -287,6 +287,7 @@ def shrink(
     ).report  # fmt: skip
 
 
+@torch.inference_mode(False)
 def _traced(
     model: nn.Module | TracedModel,
     batches: Iterable[Any] | None,
@@ -298,7 +299,7 @@ def _traced(
 ) -> tuple[TracedModel, Batches | None]:
     """The model traced, and its calibration data."""
     module = model.model if isinstance(model, TracedModel) else unwrap(model)
-    refuse_sharded(module)
+    refuse_unwritable(module)
     read = batches if isinstance(batches, Batches) else None
     if read is None and batches is not None:
         max_batches = at_most(batches, max_batches)
@@ -323,7 +324,8 @@ def _carried_out(
     """The procedure, on batches that are read from their source once."""
     network = TorchNetwork(traced, processes)
     unread = warn_of_unread(traced, aloud=processes.first)
-    with Interruptible(), contextlib.nullcontext() if read is None else read.remembered():
+    reading = contextlib.nullcontext() if read is None else read.remembered()
+    with torch.inference_mode(False), Interruptible(), reading:
         outcome = reorganizing.reorganize(
             network, read, layers, recipe, team=processes, **options
         )

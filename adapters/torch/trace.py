@@ -305,7 +305,7 @@ def evaluation(
             module.training = False
         # The fused attention hides the layout of its heads.
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # operators are not split up there
             yield state
     finally:
         state.restore()

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize, trace  # noqa: E402
+from rejuvenet.adapters.torch import Reorganizer, arrange, reorganize, shrink, trace  # noqa: E402
 from rejuvenet.adapters.torch import edit as edit_module  # noqa: E402
 from rejuvenet.adapters.torch.training import reorganizer as reorganizer_module  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
@@ -233,3 +233,29 @@ def test_an_interrupt_between_a_block_and_its_end_leaves_nothing_open(stride):
     points = -counted.left
     tried = [*range(1, points - 60, 29 * stride), *range(points - 60, points, stride)]
     assert {interrupted(n)[0] for n in tried} == {True, False}
+
+
+def test_within_inference_mode_all_is_as_outside():
+    model, batches = small()
+    model = nn.Sequential(nn.ReLU(inplace=True), *model)
+    twin = copy.deepcopy(model)
+    expected = reorganize(twin, batches).output_change, shrink(twin, batches).output_change
+    with torch.inference_mode():
+        given = [(x + 0, y) for x, y in batches]
+        found = reorganize(model, given).output_change, shrink(model, given).output_change
+        assert arrange(model, batches[0][0], order="random").verdict.within
+        assert torch.is_inference_mode_enabled()
+    assert found == expected
+    assert not any(p.is_inference() for p in model.parameters())
+
+
+def test_a_model_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        model, batches = small()
+    for change in (reorganize, shrink, Reorganizer):
+        arguments = (model, None, batches) if change is Reorganizer else (model, batches)
+        with pytest.raises(ValueError, match=r"'0.weight' was made in inference mode"):
+            change(*arguments)
+    with pytest.raises(ValueError, match="inference mode"):
+        arrange(model, batches[0][0], order="random")
+    reorganize(copy.deepcopy(model), batches)

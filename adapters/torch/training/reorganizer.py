@@ -38,7 +38,7 @@ from ....graph.plan.selection import Layers, ratio_of, refuse_unknown, select_gr
 from ....graph.report import Report
 from ..batches import Batches, at_most
 from ..distributed import Processes
-from ..edit import refuse_sharded
+from ..edit import refuse_unwritable
 from ..passes import trace, trace_first
 from ..reorganize import refuse_averages, reorganize
 from ..trace import TracedModel, unwrap
@@ -201,7 +201,7 @@ class Reorganizer:
         refuse_averages(first, ema)
         self._schedule = Schedule(every, stop, epochs, first)
         self.model = unwrap(model)
-        refuse_sharded(self.model)
+        refuse_unwritable(self.model)
         self.optimizer, self.ema, self.layers = optimizer, ema, layers
         max_batches = at_most(loader, max_batches)
         self._read = partial(
