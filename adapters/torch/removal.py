@@ -88,7 +88,7 @@ def _smaller(tensor: torch.Tensor, kept: Mapping[int, np.ndarray]) -> torch.Tens
 
 def _laid_out_as(like: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Values whose axes lie in memory in the order of those of another tensor (channels last)."""
-    order = sorted(range(like.ndim), key=lambda axis: -like.stride(axis))
+    order = sorted(range(like.ndim), key=lambda axis: -like.stride()[axis])
     places = sorted(range(like.ndim), key=order.__getitem__)
     return values.permute(order).contiguous().permute(places)
 
