@@ -12,9 +12,12 @@ import copy
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .arguments import check_kind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,6 +54,12 @@ class Batches:
                 "batches must be an iterable that yields (inputs, labels), such as a DataLoader "
                 f"or a list; got {type(source).__name__}"
             )
+        if _is_pair(source):
+            raise ValueError(
+                "batches must be an iterable that yields (inputs, labels), got one such pair: give "
+                "[(inputs, labels)]"
+            )
+        check_kind(Integral, max_batches=max_batches)
         if max_batches is not None and max_batches < 1:
             raise ValueError(f"max_batches must be at least 1, got {max_batches}")
         if isinstance(source, Iterator):
@@ -97,6 +106,14 @@ class Batches:
         if kept is None and self.max_batches is not None:
             total = self.max_batches if total is None else min(total, self.max_batches)
         return iter(tqdm(batches, desc=purpose, total=total, leave=False, unit="batch"))
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether it is inputs and labels, which no two batches of inputs can be: the axes differ."""
+    if not (isinstance(source, (list, tuple)) and len(source) == 2):
+        return False
+    axes = [getattr(part, "ndim", None) for part in source]
+    return axes[1] is not None and axes[0] != axes[1]
 
 
 def paired(number: int, samples: int, labels: np.ndarray | None) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from .measure.class_means import ClassMeans
 from .measure.class_sums import MAX_BYTES, ClassSums
 from .network import ALONE, Data, Network, Team
 from .plan.clustering import k_means
-from .plan.selection import Layers, find_group, unmovable, untapped
+from .plan.selection import Layers, find_group, listed, unmovable, untapped
 
 
 def collect(
@@ -61,11 +61,9 @@ def described(
 
 def _groups_with_taps(network: Network, groups: Layers) -> list[ChannelGroup]:
     """The groups, each of which has a tap."""
-    if isinstance(groups, str):
-        if groups == "all":
-            return [g for g in network.groups if g.frozen is None and g.tap is not None]
-        groups = [groups]
-    found = [find_group(network.groups, g) if isinstance(g, str) else g for g in groups]
+    if isinstance(groups, str) and groups == "all":
+        return [g for g in network.groups if g.frozen is None and g.tap is not None]
+    found = [find_group(network.groups, g) if isinstance(g, str) else g for g in listed(groups)]
     for group in found:
         if reason := untapped(group):
             reason = unmovable(group) or reason

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from .arguments import check_kind
 from .change.removable import removable
 from .change.removal import Layout, Removal
 from .find.channels import ChannelGroup
@@ -72,6 +74,7 @@ class Budget(NamedTuple):
         """
         given = {"parameters": parameters, "multiply_adds": multiply_adds}
         found = [cls(k, v) for k, v in given.items() if v is not None]  # type: ignore[arg-type]
+        check_kind(Real, target_params=parameters, target_flops=multiply_adds)
         for quantity, share in found:
             if not 0 < share <= 1:
                 raise ValueError(

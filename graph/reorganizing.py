@@ -24,10 +24,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from .arguments import check_kind
 from .cautions import warn_about_classes
 from .change.balance import balance_plan
 from .change.least_squares import held_out
@@ -47,7 +49,7 @@ from .plan.automatic_layers import least_used
 from .plan.capacity import Capacity, capacity
 from .plan.plan import GroupPlan, Plan
 from .plan.planning import reorganize_plan
-from .plan.recipe import Recipe
+from .plan.recipe import Recipe, given
 from .plan.selection import (
     Layers,
     protected_channels,
@@ -135,7 +137,10 @@ def reorganize(
         For bad data, an unknown layer or one that cannot move; the network is then as it was.
     """
     start = time.perf_counter()
-    recipe = (recipe or Recipe.preserving()).fitting("groups" if protected else "products")
+    check_kind(Real, max_change=max_change, max_bytes=max_bytes)
+    check_kind(Integral, pseudo_classes=pseudo_classes)
+    check_kind(Mapping, protected=protected)
+    recipe = given(recipe, Recipe.preserving).fitting("groups" if protected else "products")
     with team.together():
         if data is None:
             if layers == "auto":

@@ -9,7 +9,7 @@ from ...graph import collecting
 from ...graph.find.channels import ChannelGroup
 from ...graph.measure.class_means import ClassMeans
 from ...graph.measure.class_sums import MAX_BYTES
-from ...graph.plan.selection import Layers
+from ...graph.plan.selection import Layers, listed
 from .batches import OnnxBatches
 from .model import OnnxModel
 from .network import OnnxNetwork
@@ -78,8 +78,7 @@ def collect(
     """
     found: Layers = groups
     if groups != "all":
-        names = [groups] if isinstance(groups, str) else groups
-        found = [model.group(g) if isinstance(g, str) else g for g in names]
+        found = [model.group(g) if isinstance(g, str) else g for g in listed(groups)]
     if classes is None and pseudo_classes is None:
         classes = getattr(batches, "classes", None)
     return collecting.collect(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from ...graph.find.channels import ChannelGroup
-from ...graph.plan.selection import no_group
+from ...graph.plan.selection import listed, no_group
 from .operator_names import operator
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch's exporter notes the modules around a node
@@ -110,7 +110,7 @@ def resolve(
     own = weights | {name.rpartition(".")[0] for name in weights if "." in name}
     layer = {name: weight for name, weight in known.items() if weight in weights}
     resolved: list[Request] = []
-    for request in [layers] if isinstance(layers, (str, ChannelGroup)) else layers:
+    for request in listed(layers):
         if not isinstance(request, str) or request in own or request in ("last", "all"):
             resolved.append(request)
         elif request in layer:

@@ -373,5 +373,9 @@ def load(
     if isinstance(source, ir.Model):
         stored = Stored.of(source) if is_outside(source) else None
         return OnnxModel(source, stored=stored, **how)
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"expected a path, an OnnxModel or an onnx_ir.Model, got {type(source).__name__}"
+        )
     model, stored = read(source)
     return OnnxModel(model, stored=stored, **how)

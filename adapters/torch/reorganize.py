@@ -23,7 +23,7 @@ from ...graph.change.normalizations import Correction
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.network import Follow
 from ...graph.plan.plan import GroupPlan
-from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.plan.recipe import Recipe, given, shrinking
 from ...graph.plan.selection import Layers
 from ...graph.ratios import Budget, refuse_several
 from ...graph.report import Report
@@ -198,7 +198,7 @@ def reorganize(
     ('0.weight', 4, 4)
     """
     processes = Processes(process_group)
-    recipe = recipe or Recipe.preserving()
+    recipe = given(recipe, Recipe.preserving)
     recipe = recipe if ema is None else recipe.fitting("groups")
     with processes.together():
         traced, read = _traced(

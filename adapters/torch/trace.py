@@ -160,8 +160,6 @@ def trace(model: torch.nn.Module, example_inputs: Any) -> TracedModel:
     0.weight 8 None
     3.weight 4 reaches an output of the model
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     model = unwrap(model)
     _check(model)
     args, kwargs = _as_arguments(example_inputs)
@@ -276,7 +274,15 @@ def observe(
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside ``torch.compile`` and data-parallel wrappers."""
+    """The module inside ``torch.compile`` and data-parallel wrappers.
+
+    Raises
+    ------
+    TypeError
+        It is no module.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     while True:
         if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
             model = model._orig_mod  # type: ignore[assignment]

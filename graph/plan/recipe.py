@@ -21,9 +21,12 @@ as they are numbered there.  References beside it:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, get_args, get_type_hints
+
+from ..arguments import check_kind
 
 Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation", "subset"]
 Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
@@ -175,6 +178,9 @@ class Recipe:
                 names = ", ".join(repr(a) for a in allowed)
                 raise ValueError(f"expected {option.name} to be one of {names}, got {value!r}")
         self._check_ratio()
+        check_kind(
+            Real, tolerance=self.tolerance, dormant=self.dormant, sigma=self.sigma, stop=self.stop
+        )
         if self.refit == "products" and not self._fits_products:
             raise ValueError(
                 "refit 'products' needs outgoing='least_squares' and new_outgoing='zero', got "
@@ -354,6 +360,16 @@ class Recipe:
         return asdict(self)
 
 
+def given(recipe: Recipe | None, default: Callable[[], Recipe]) -> Recipe:
+    """A recipe of a user, or the default; raises TypeError for what is none."""
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise TypeError(
+            "expected a recipe such as Recipe.preserving(method='kmeans', ratio=0.5), got "
+            f"{recipe!r}"
+        )
+    return recipe or default()
+
+
 def shrinking(
     recipe: Recipe | None = None, ratio: Ratio | Mapping[str, Ratio] | None = None
 ) -> Recipe:
@@ -364,7 +380,7 @@ def shrinking(
     ValueError
         The recipe changes single layers of a residual stage.
     """
-    recipe = recipe or Recipe.shrinking()
+    recipe = given(recipe, Recipe.shrinking)
     if recipe.scope != "group":
         raise ValueError(
             "expected scope 'group' to remove channels: all layers of a residual stage lose them, "

@@ -10,7 +10,7 @@ import fnmatch
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,6 +121,18 @@ class Choice(NamedTuple):
     named: bool
 
 
+def listed(layers: Layers | ChannelGroup) -> list[str | ChannelGroup]:
+    """What is asked for, one by one; raises TypeError for other things than names and groups."""
+    several = isinstance(layers, Iterable) and not isinstance(layers, str)
+    requests: list[Any] = list(layers) if several else [layers]  # type: ignore[arg-type]
+    for request in requests:
+        if not isinstance(request, (str, ChannelGroup)):
+            raise TypeError(
+                f"expected layers as names, patterns, 'last' or 'all', got {request!r}"
+            )
+    return requests
+
+
 def select_groups(
     groups: Sequence[ChannelGroup],
     layers: Layers,
@@ -154,7 +166,7 @@ def select_groups(
         For an unknown name (near matches are named), a named group that cannot be changed (with
         the reason), or nothing that can.
     """
-    requests = [layers] if isinstance(layers, (str, ChannelGroup)) else list(layers)
+    requests = listed(layers)
     if not requests:
         raise ValueError("expected at least one layer, got none")
 

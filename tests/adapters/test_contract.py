@@ -206,18 +206,57 @@ def test_a_failure_leaves_all_as_it_was(made, batches, layers, said):
     refused(made(), said, batches, layers, HALF())
 
 
-def refused(network, said, *arguments, **options):
+def refused(network, said, *arguments, error=ValueError, **options):
     """One sentence, and nothing has changed."""
     before = network.weights()
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(error, match=said) as raised:
         network.reorganize(*arguments, **options)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(raised.value)
     after = network.weights()
     assert all((values == after[name]).all() for name, values in before.items())
 
 
 def test_a_ratio_of_no_layer_is_refused(made):
     refused(made(), "no channel group .*zz", BATCHES, "all", HALF(ratio={"zz*": 0.2, "*": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"recipe": "kmeans"}, "expected a recipe such as Recipe.preserving.*, got 'kmeans'"),
+        ({"recipe": {"ratio": 0.5}}, "expected a recipe such as .*, got {'ratio': 0.5}"),
+        ({"layers": 3}, "expected layers as names, .*, got 3"),
+        ({"layers": ["0", 3]}, "expected layers as names, .*, got 3"),
+        ({"max_change": "a"}, "expected max_change to be a number, got 'a'"),
+        ({"max_bytes": "1 GB"}, "expected max_bytes to be a number, got '1 GB'"),
+        ({"pseudo_classes": 2.5}, "expected pseudo_classes to be a whole number, got 2.5"),
+    ],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused(made, options, said):
+    refused(made(), said, BATCHES, error=TypeError, **options)
+
+
+@pytest.mark.parametrize("form", [OfModule, OfFile])
+def test_one_pair_is_no_batches(form, tmp_path):
+    network = form(NumpyNetwork((3, 8, 12, 8, 4)), tmp_path)
+    pair = tuple(map(torch.from_numpy, BATCHES[0])) if form is OfModule else BATCHES[0]
+    adapter = torch_adapter if form is OfModule else onnx_adapter
+    model = network.module if form is OfModule else network.model
+    for given in (pair, [*pair], ({"x": pair[0]}, pair[1])):
+        with pytest.raises(ValueError, match=r"got one such pair: give \[\(inputs, labels\)\]"):
+            adapter.reorganize(model, given)
+    with pytest.raises(TypeError, match=r"max_batches to be a whole number, got 2.5"):
+        adapter.reorganize(model, [pair], max_batches=2.5)
+    with pytest.raises(TypeError, match=r"expected target_params to be a number, got '50%'"):
+        adapter.shrink(model, [pair], target_params="50%")
+
+
+@pytest.mark.parametrize("adapter", [torch_adapter, onnx_adapter])
+def test_what_is_no_model_is_refused(adapter):
+    for change in (adapter.arrange, adapter.reorganize, adapter.shrink):
+        with pytest.raises(TypeError, match=r"Module, got int|onnx_ir.Model, got int"):
+            change(3, BATCHES)
 
 
 def test_what_makes_an_output_stays(made):

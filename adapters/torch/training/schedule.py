@@ -12,11 +12,13 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 from torch.optim.lr_scheduler import SequentialLR
 
-from ....graph.plan.recipe import Recipe
+from ....graph.arguments import check_kind
+from ....graph.plan.recipe import Recipe, given
 
 Every = int | Collection[int] | Callable[[int], bool] | Any
 
@@ -42,6 +44,7 @@ class Schedule:
         if stop is None:
             stop = recipe.stop if isinstance(self.every, int) else 1.0
         self.stop = replace(recipe, stop=stop).stop  # Recipe checks the value
+        check_kind(Integral, epochs=epochs)
         if epochs is not None and epochs < 1:
             raise ValueError(f"expected epochs to be at least 1, got {epochs!r}")
         self.epochs = epochs
@@ -66,7 +69,7 @@ def recipe_at(epoch: int, recipe: Recipe | Callable[[int], Recipe], ratio: Any) 
     def at(value: Any) -> Any:
         return value(epoch) if callable(value) else value
 
-    found = at(recipe).fitting("groups")
+    found = given(at(recipe), Recipe.preserving).fitting("groups")
     if isinstance(ratio, Mapping):
         return replace(found, ratio={name: at(value) for name, value in ratio.items()})
     return found if ratio is None else replace(found, ratio=at(ratio))
