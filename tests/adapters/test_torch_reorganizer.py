@@ -36,6 +36,29 @@ def test_events_come_every_r_epochs_until_stop(trained_network, torch_batches):
     assert reorganizer.step(5) is None
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": None, "epochs": 4}, "every=20 and stop=0.75 .* within 4 epochs"),
+        ({"every": 2, "epochs": 4, "stop": 0.2}, "every=2 and stop=0.2 "),
+        ({"every": {7}, "epochs": 8}, "every=.7. "),
+    ],
+)
+def test_a_schedule_without_events_is_told_of(trained_network, torch_batches, options, said):
+    with pytest.warns(UserWarning, match=f"nothing will be reorganized: {said}") as told:
+        make(trained_network, torch_batches, **options)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_schedule_with_events_says_nothing(trained_network, torch_batches, recwarn):
+    asked = []
+    for options in ({"every": 3}, {"every": asked.append}, {"every": None, "epochs": None}):
+        make(trained_network, torch_batches, **{"stop": None, **options})
+    Reorganizer(trained_network, None, every_steps=400, example_inputs=torch_batches[0][0][:2])
+    assert not recwarn
+    assert asked == [0]
+
+
 def test_the_history_holds_plans(duplicated_network, torch_batches):
     _, reorganizer = make(duplicated_network, torch_batches[:2], ratio="redundant")
     plan = reorganizer.step(1).plan.groups[0]

@@ -127,6 +127,11 @@ class Reorganizer:
         plan, ``["sources"][group][place]`` lists the channels that came to a place; new channels
         have none.  These are kept for the last ten events.
 
+    Warns
+    -----
+    UserWarning
+        Where no event falls within ``epochs``.
+
     Raises
     ------
     ValueError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from numbers import Integral
@@ -48,6 +49,20 @@ class Schedule:
         if epochs is not None and epochs < 1:
             raise ValueError(f"expected epochs to be at least 1, got {epochs!r}")
         self.epochs = epochs
+        self._warn_of_none()
+
+    def _warn_of_none(self) -> None:
+        """Say that nothing will be done; a function of the epoch is called at its epochs only."""
+        if self.epochs is None or callable(self.every) or any(map(self.due, range(self.epochs))):
+            return
+        own = isinstance(self.every, (int, Collection))
+        every = repr(self.every) if own else type(self.every).__name__
+        warnings.warn(
+            f"nothing will be reorganized: every={every} and stop={self.stop:g} let no event fall "
+            f"within {self.epochs} epochs; set every, the number of epochs between two events, or "
+            "stop, the share of the training in which they fall",
+            stacklevel=4,
+        )
 
     def due(self, epoch: int) -> bool:
         """Whether something is due after ``epoch``; nothing is after the last one."""
