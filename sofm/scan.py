@@ -1,6 +1,6 @@
 """One pass over samples before training: their range, and whether they are finite.
 
-The policy for values that are no numbers: NaN and infinity are refused, naming the row; with
+The policy for values that are no numbers: NaN and infinity are refused, naming the place; with
 ``missing="ignore"`` NaN means "not observed", infinity is refused all the same, and so is a row
 without any value.
 """
@@ -151,20 +151,13 @@ class Range:
         step = chunk_rows(X)
         for first in range(0, len(X), step):
             chunk = X[first : first + step]
-            if missing:
-                bad = np.isinf(chunk).any(axis=1) | np.isnan(chunk).all(axis=1)
-            else:
-                bad = ~np.isfinite(chunk).all(axis=1)
+            bad = np.isinf(chunk) if missing else ~np.isfinite(chunk)
             if bad.any():
-                row = self.n_rows + first + int(np.argmax(bad))
-                raise ValueError(
-                    f"expected a finite value in every row, got infinity (inf) or only NaN in "
-                    f"row {row} of X: remove the row"
-                    if missing else
-                    f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove "
-                    "the row, fill the value, or pass missing='ignore' where NaN means 'not "
-                    "observed'"
-                )  # fmt: skip
+                row, column = np.argwhere(bad)[0]
+                raise ValueError(not_finite(chunk[row, column], self.n_rows + first + row, column))
+            unseen = np.isnan(chunk).all(axis=1)
+            if unseen.any():
+                raise ValueError(nothing_seen(self.n_rows + first + int(np.argmax(unseen))))
 
     def merge(self, other: Range) -> None:
         """Include what was seen of other rows of the same samples (``n_rows``: up to there)."""
@@ -172,6 +165,23 @@ class Range:
         self.high = np.maximum(self.high, other.high)
         self.least = np.minimum(self.least, other.least)
         self.n_rows = max(self.n_rows, other.n_rows)
+
+
+def not_finite(value: float, row: int, column: int) -> str:
+    """What is said of a value that is no number."""
+    if np.isnan(value):
+        what, rest = "NaN", ", or pass missing='ignore' where it means 'not observed'"
+    else:
+        what, rest = f"infinity ({value})", ""
+    return (
+        f"expected finite values, got {what} in row {row}, column {column} of X: remove the row or "
+        f"fill the value{rest}"
+    )
+
+
+def nothing_seen(row: int) -> str:
+    """What is said of a row without any value."""
+    return f"expected a finite value in every row, got only NaN in row {row} of X: remove the row"
 
 
 def no_empty_column(seen: Range, empty: NDArray[np.bool_], refuse: bool) -> None:

@@ -23,7 +23,7 @@ from .compiled import compiled
 from .distances import LOST, PIECE_BYTES, power_of_two
 from .rounding import add_term, add_to_error
 from .samples import no_direction
-from .scan import Range, no_empty_column
+from .scan import Range, no_empty_column, not_finite, nothing_seen
 
 
 @compiled
@@ -178,9 +178,7 @@ class SparseRows(ByFeature):
         bad = np.flatnonzero(np.isinf(X.data) if missing else ~np.isfinite(X.data))
         if len(bad):
             row = int(np.searchsorted(X.indptr, bad[0], side="right")) - 1
-            raise ValueError(
-                f"expected finite values, got NaN or infinity (inf) in row {row} of X: remove it"
-            )
+            raise ValueError(not_finite(X.data[bad[0]], row, X.indices[bad[0]]))
         if missing:
             self.counts_width = 1 + self.n_features
             unseen = np.isnan(X.data)
@@ -188,10 +186,7 @@ class SparseRows(ByFeature):
             self.unseen = np.bincount(rows[unseen], minlength=X.shape[0])
             if (self.unseen == self.n_features).any():
                 row = int(np.argmax(self.unseen == self.n_features))
-                raise ValueError(
-                    f"expected a finite value in every row, got only NaN in row {row} of X: remove "
-                    "the row"
-                )
+                raise ValueError(nothing_seen(row))
             empty = np.bincount(X.indices[unseen], minlength=self.n_features) == X.shape[0]
             X = X.copy()
             X.data[unseen] = 0

@@ -127,13 +127,15 @@ def test_the_row_that_is_not_finite_is_named(value, dtype):
     X = np.ones((5000, 3), dtype)
     X[:, 0] = np.arange(5000)
     X[4321, 1] = value
-    with pytest.raises(ValueError, match="row 4321"):
+    what = "NaN" if np.isnan(value) else rf"infinity \({value}\)"
+    said = f"got {what} in row 4321, column 1 of X"
+    with pytest.raises(ValueError, match=said):
         SOFM().fit(X)
-    with pytest.raises(ValueError, match="row 4321"):
+    with pytest.raises(ValueError, match=said):
         SOFM().fit(X[:4000]).predict(X)
-    with pytest.raises(ValueError, match="row 4321"):
+    with pytest.raises(ValueError, match=said):
         SOFM().fit(sparse.csr_matrix(X))
-    with pytest.raises(ValueError, match="row 4321"):
+    with pytest.raises(ValueError, match=said):
         SOFM().fit([X[:1000], X[1000:]])
 
 
