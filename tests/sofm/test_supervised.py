@@ -110,9 +110,11 @@ WRONG = [
     (dict(sigma=0), None, "sigma: expected a number > 0"),
     (dict(target_weight=1), None, "target_weight: expected a number from 0 to less than 1"),
     ({}, [0, 1], "y: expected targets of 20 samples, got those of 2"),
+    ({}, [np.nan] + [0.0, 1.0] * 9 + [0.0], "Input y contains NaN"),
 ]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("options", "y", "message"), WRONG)
 def test_wrong_arguments(options, y, message):
     X = np.random.default_rng(0).random((20, 3))
