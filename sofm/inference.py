@@ -176,7 +176,8 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
         Returns
         -------
         X : array, CSR matrix, dask array or iterator over blocks
-            As what was passed, with all other values as they were.
+            As what was passed, with all other values as they were; an array for a data frame,
+            whatever ``set_output`` says, which is about :meth:`transform`.
 
         Raises
         ------
@@ -216,7 +217,8 @@ class Inference(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin,
     def save(self, path) -> None:
         """Write parameters and learned attributes to an ``.npz`` file, without pickle.
 
-        See :mod:`.storage` for the format.
+        See :mod:`.storage` for the format.  A ``callback`` is not written, nor a ``random_state``
+        that is an object: a map that is loaded has None in their places.
 
         Parameters
         ----------
