@@ -1,4 +1,7 @@
-"""Options that are of another kind than expected: one sentence each, before anything is done."""
+"""Options that do not fit: of another kind, or beside one another.
+
+One sentence each, before anything is done.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,13 @@ def check_kind(kind: type, **options: object) -> None:
     for name, value in options.items():
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"expected {name} to be {KINDS[kind]}, got {value!r}")
+
+
+def refuse_several(**options: object) -> None:
+    """Raise ValueError where more than one of some options is given that say the same thing.
+
+    >>> refuse_several(ratio=None, target_params=0.5)
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"expected one of {', '.join(options)}, got {' and '.join(given)}")

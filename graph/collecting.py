@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import refuse_several
 from .find.channels import ChannelGroup, Unfit
 from .measure.batch_statistics import by_tensor
 from .measure.class_means import ClassMeans
@@ -47,6 +48,7 @@ def described(
     Options are those of :func:`rejuvenet.adapters.torch.collect`; each process of the team reads a
     share of the data.
     """
+    refuse_several(classes=classes, pseudo_classes=pseudo_classes)
     if pseudo_classes is not None:
         classes = pseudo_classes
         data = with_pseudo_classes(network, data, pseudo_classes, team)

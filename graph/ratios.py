@@ -41,16 +41,6 @@ PACK = 8
 Quantity = Literal["parameters", "multiply_adds"]
 
 
-def refuse_several(**sizes: object) -> None:
-    """Raise ValueError where more than one option says what is to be left of a network.
-
-    >>> refuse_several(ratio=None, target_params=0.5)
-    """
-    given = [name for name, value in sizes.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"expected one of {', '.join(sizes)}, got {' and '.join(given)}")
-
-
 class Budget(NamedTuple):
     """What may be left of a network.
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import check_kind
+from .arguments import check_kind, refuse_several
 from .cautions import warn_about_classes
 from .change.balance import balance_plan
 from .change.least_squares import held_out
@@ -140,6 +140,7 @@ def reorganize(
     check_kind(Real, max_change=max_change, max_bytes=max_bytes)
     check_kind(Integral, pseudo_classes=pseudo_classes)
     check_kind(Mapping, protected=protected)
+    refuse_several(classes=classes, pseudo_classes=pseudo_classes)
     recipe = given(recipe, Recipe.preserving).fitting("groups" if protected else "products")
     with team.together():
         if data is None:

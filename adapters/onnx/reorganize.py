@@ -14,12 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
+from ...graph.arguments import refuse_several
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.measure.class_sums import MAX_BYTES
 from ...graph.plan.recipe import Recipe, shrinking
 from ...graph.plan.selection import Layers
-from ...graph.ratios import Budget, TimeBudget, refuse_several
+from ...graph.ratios import Budget, TimeBudget
 from ...graph.report import Report
 from .batches import OnnxBatches
 from .latency_target import LatencyTarget

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ...graph import arranging, reorganizing
+from ...graph.arguments import refuse_several
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
@@ -25,7 +26,7 @@ from ...graph.network import Follow
 from ...graph.plan.plan import GroupPlan
 from ...graph.plan.recipe import Recipe, given, shrinking
 from ...graph.plan.selection import Layers
-from ...graph.ratios import Budget, refuse_several
+from ...graph.ratios import Budget
 from ...graph.report import Report
 from .batches import Batches, at_most
 from .distributed import Processes

@@ -220,6 +220,11 @@ def test_a_ratio_of_no_layer_is_refused(made):
     refused(made(), "no channel group .*zz", BATCHES, "all", HALF(ratio={"zz*": 0.2, "*": 1.0}))
 
 
+def test_classes_beside_pseudo_classes_are_refused(made):
+    said = "expected one of classes, pseudo_classes, got classes and pseudo_classes"
+    refused(made(), said, BATCHES, classes=3, pseudo_classes=2)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

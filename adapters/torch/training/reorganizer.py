@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ....graph.arguments import refuse_several
 from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.measure.class_sums import MAX_BYTES
@@ -202,6 +203,7 @@ class Reorganizer:
                 "expected a loader, or every_steps and example_inputs (of one batch, to trace the "
                 "model with)"
             )
+        refuse_several(classes=classes, pseudo_classes=pseudo_classes)
         first = recipe_at(0, self.recipe, ratio)
         refuse_averages(first, ema)
         self._schedule = Schedule(every, stop, epochs, first)
