@@ -152,6 +152,7 @@ def reorganize(
             recipe = recipe.without_data()
         if max_change is not None and not max_change > 0:
             raise ValueError(f"expected a positive max_change, got {max_change!r}")
+        refuse_unknown(network.groups, recipe.ratio)
     with network.transaction() as edit:
         runs = Runs(network, edit, data, team)
         if data is not None and pseudo_classes is not None:
@@ -163,7 +164,6 @@ def reorganize(
                 "all" if layers == "auto" else layers,
                 activations=recipe.needs_means or layers == "auto",
             )
-            refuse_unknown(network.groups, recipe.ratio)
             stay = protected_channels(network.groups, protected or {})
             chosen, spared = without_channels(chosen, stay)
             skipped |= spared

@@ -144,6 +144,9 @@ def test_shrink_writes_a_smaller_file(place):
     assert [group["channels"] for group in again] == [12, 24, 24, 16, 10]
     said = call("compare", "original.onnx", "small.onnx", "--data", "digits_test.npz", "--json")
     assert json.loads(said.stdout)["accuracy"][1] > 0.8
+    other = [*words[:-1], "other.onnx", "--ratio", "node_conv2d_3=0.5", "--json"]
+    kept = json.loads(call(*other).stdout)["groups"]
+    assert {group["group"] for group in kept if group["removed"]} == {"conv4.weight"}
     assert "expected --ratio" in fails(2, *words[:-1], "other.onnx", "--ratio", "conv4=2")
 
 
@@ -405,6 +408,11 @@ def bad_files(place):
         (
             "reorganize original.onnx --data digits_train.npz -l classifier -o new.onnx",
             "reaches an output",
+        ),
+        ("shrink original.onnx --data digits_train.npz -o n.onnx --ratio cov4=0.5", "'conv4'"),
+        (
+            "shrink original.onnx --data digits_train.npz -o n.onnx --ratio conv4=1 --ratio a*=0.5",
+            "made by a layer 'a*'",
         ),
         ("reorganize original.onnx --data digits_train.npz -o no/new.onnx", "no folder"),
         ("reorganize original.onnx --data digits_train.npz -o .", "it is a folder"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ...graph.arguments import refuse_several
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.measure.class_sums import MAX_BYTES
-from ...graph.plan.recipe import Recipe, shrinking
+from ...graph.plan.recipe import Ratio, Recipe, shrinking
 from ...graph.plan.selection import Layers
 from ...graph.ratios import Budget, TimeBudget
 from ...graph.report import Report
@@ -315,6 +316,17 @@ def reorganized(
         if classes is None and options.get("pseudo_classes") is None:
             classes = getattr(batches, "classes", None)
     requests = layers if isinstance(layers, str) and layers == "auto" else model.requests(layers)
+    if recipe is not None and isinstance(recipe.ratio, Mapping):
+        recipe = replace(recipe, ratio=_by_weight(model, recipe.ratio))
     outcome = reorganizing.reorganize(network, data, requests, recipe, classes=classes, **options)
     warn_where_nothing_changed(outcome.report)
     return network.model, outcome
+
+
+def _by_weight(model: OnnxModel, ratio: Mapping[str, Ratio]) -> dict[str, Ratio]:
+    """Ratios with the names of modules and nodes replaced by those of their weights."""
+    found: dict[str, Ratio] = {}
+    for name, share in ratio.items():
+        for request in model.requests(name):
+            found.setdefault(str(request), share)  # the first entry that fits counts
+    return found

@@ -234,6 +234,12 @@ def test_nothing_freed_costs_one_look(data):
     assert report.passes == 1
 
 
+def test_a_ratio_for_a_layer_that_is_not_there_is_refused(data):
+    recipe = Recipe.preserving(ratio={"conv9": 0.5, "*": 1.0})
+    with pytest.raises(ValueError, match="'conv9'"):
+        reorganize(NumpyNetwork(), data, "all", recipe)
+
+
 def test_pseudo_classes_take_the_place_of_labels(data):
     network = NumpyNetwork()
     unlabelled = Lists([(x, None) for x, _ in data.batches])
