@@ -1,4 +1,4 @@
-"""What a user should be told of a reorganization: too few samples, no classes, nothing freed."""
+"""What a user should be told of a reorganization: poor samples, no classes, nothing freed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 
 from .change.least_squares import Sums
 from .measure.class_means import ClassMeans
+from .measure.output_change import OutputChange
 from .plan.plan import GroupPlan
 from .report import Report
 
 FEW = 2.0  # values for each channel of a refit below which a warning is due
+ENOUGH = 250  # samples: 2,000 could not be told apart from as many (tutorials/how_many_images.py)
 
 
 def warn_of_few_samples(plan: GroupPlan, sums: Sums, means: ClassMeans | None) -> None:
@@ -19,11 +21,21 @@ def warn_of_few_samples(plan: GroupPlan, sums: Sums, means: ClassMeans | None) -
     samples, unknown = sums.fitted.samples + sums.held.samples, len(plan.survivors)
     values = sums.fitted.samples * (1 if means is None else means.positions)
     if values < FEW * unknown:
-        enough = math.ceil(FEW * unknown / (values / samples))
+        enough = max(ENOUGH, math.ceil(FEW * unknown / (values / samples)))
         warnings.warn(
-            f"{samples:.0f} samples give {values:.0f} values for the refit of {unknown} channels "
-            f"of {plan.group!r}: give at least {enough} samples",
+            f"{samples:.0f} sample{'s give' if samples > 1 else ' gives'} {values:.0f} values for "
+            f"the refit of {unknown} channels of {plan.group!r}: give {enough} samples or more",
             stacklevel=7,
+        )
+
+
+def warn_of_equal_samples(outputs: OutputChange) -> None:
+    """Say that the samples cannot show what the network does with others."""
+    if outputs.alike:
+        warnings.warn(
+            "the outputs are the same for every sample, so that no figure tells what becomes of "
+            "others: are the samples all the same? Give some that differ",
+            stacklevel=5,
         )
 
 

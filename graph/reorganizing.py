@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_kind, refuse_several
-from .cautions import warn_about_classes
+from .cautions import warn_about_classes, warn_of_equal_samples
 from .change.balance import balance_plan
 from .change.least_squares import held_out
 from .change.new_filters import filters_of
@@ -194,6 +194,8 @@ def reorganize(
                 reason = f"left as it was: its change is beyond the budget of {max_change:g}"
                 skipped |= dict.fromkeys(run.spend_less(), reason)
                 run.measure(classes, max_bytes)
+            if team.first:
+                warn_of_equal_samples(run.outputs)
         with team.together():
             if follow is not None and run.active:
                 follow(edit, run.active, run.statistics.corrections, None)

@@ -192,14 +192,14 @@ class Report:
             return f"outputs were not compared: {self.unverified}"
         if self.output_change is None:
             return ""
-        line = f"outputs changed by {self.output_change:.2e}"
+        line = f"outputs changed by {100 * self.output_change:.3g}% of their size (root mean square)"
         if self.largest_change is not None:
-            line += f", at most by {self.largest_change:.2e}"
+            line += f", a single value by at most {self.largest_change:.3g}"
         if self.agreement is not None:
             line += f"; {self.agreement:.1%} of the decisions stayed"
-        if self.held_out:
-            line += f" ({self.held_out} samples that no refit used)"
-        return line
+        if not self.held_out:
+            return f"{line} (on the samples that the refit used: none was held out)"
+        return f"{line} (on {self.held_out} sample{'s' * (self.held_out > 1)} that no refit used)"
 
     def saved(self) -> str:
         """What the removal of channels saved, in one line; empty where none was removed."""

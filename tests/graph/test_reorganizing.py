@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rejuvenet.graph import reorganizing, side_by_side
+from rejuvenet.graph.change.least_squares import held_out
 from rejuvenet.graph.plan.recipe import Recipe
 from rejuvenet.graph.reorganizing import reorganize
 
@@ -139,10 +140,22 @@ def test_the_change_is_measured_on_samples_that_no_refit_used():
     many = Lists([(rng.normal(size=(500, 3, 1, 1)), np.arange(500) % 2)])
     network = NumpyNetwork((3, 60, 60, 4), extent=1)
     before = outputs(network, many)
-    with pytest.warns(UserWarning, match="give at least"):
+    with pytest.warns(UserWarning, match="give 250 samples or more"):
         report = reorganize(network, few, "last", Recipe.preserving(ratio=0.5)).report
     change = np.sqrt(np.mean((outputs(network, many) - before) ** 2) / np.mean(before**2))
     assert 0.5 < report.output_change / change < 2.0
+    assert report.held_out == 8
+    assert "8 samples that no refit used" in report.outputs()
+
+
+def test_the_largest_change_is_of_the_same_samples(data):
+    network = NumpyNetwork()
+    before = [network.run(x, {}, outputs=True)[0] for x, _ in data.batches]
+    report = reorganize(network, data, "last", Recipe.preserving(ratio=0.5)).report
+    after = [network.run(x, {}, outputs=True)[0] for x, _ in data.batches]
+    apart = held_out(0, N)
+    change = [np.abs(a - b)[apart].max() for a, b in zip(after, before, strict=True)]
+    assert report.largest_change == pytest.approx(max(change))
 
 
 class Score(NumpyNetwork):
