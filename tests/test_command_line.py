@@ -150,6 +150,22 @@ def test_shrink_writes_a_smaller_file(place):
     assert "expected --ratio" in fails(2, *words[:-1], "other.onnx", "--ratio", "conv4=2")
 
 
+@pytest.mark.parametrize(
+    ("command", "n", "warned", "printed"),
+    [
+        ("reorganize", 300, "samples all the same?", "on 61 samples that no refit used"),
+        ("shrink", 1, "1 sample gives 16 values", "on the samples that the refit used"),
+    ],
+)
+def test_images_that_tell_nothing_are_said(place, command, n, warned, printed):
+    np.savez("gray.npz", x=np.full((n, 1, 8, 8), 0.5, "f4"), y=np.arange(n) % 10)
+    done = call(command, "original.onnx", "--data", "gray.npz", "-o", "new.onnx")
+    assert done.exit_code == 0, done.output
+    assert warned in done.stderr
+    assert printed in done.stdout
+    assert re.search(r"Outputs changed by \S+% of their size", done.stdout)
+
+
 def test_shrink_to_a_share_of_the_latency(place):
     words = ["shrink", "original.onnx", "--data", "digits_train.npz", "-o", "small.onnx", "--json"]
     report = json.loads(call(*words, "--target-latency", 0.9).stdout)

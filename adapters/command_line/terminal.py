@@ -218,6 +218,5 @@ def print_report(report: Any) -> None:
         say_plainly(f"Not used by the pass that was traced, and not changed along: {name}")
     if saved := report.saved():
         say_plainly(saved)
-    outputs = report.outputs()
-    if outputs and (arranged or len(report.groups) > 1):
+    if outputs := report.outputs():
         say_plainly(outputs[0].upper() + outputs[1:])
