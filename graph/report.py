@@ -192,7 +192,8 @@ class Report:
             return f"outputs were not compared: {self.unverified}"
         if self.output_change is None:
             return ""
-        line = f"outputs changed by {100 * self.output_change:.3g}% of their size (root mean square)"
+        share = f"{100 * self.output_change:.3g}%"
+        line = f"outputs changed by {share} of their size (root mean square)"
         if self.largest_change is not None:
             line += f", a single value by at most {self.largest_change:.3g}"
         if self.agreement is not None:

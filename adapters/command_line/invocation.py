@@ -14,7 +14,8 @@ from .options import READING
 if TYPE_CHECKING:
     from ..images.image_data import LabelledImages
 
-IMAGES = ("data", "input_shape", *READING)  # what another command on the same images needs
+# What another command on the same images needs, as far as it has such an option.
+IMAGES = ("data", "input_shape", *READING, "test")
 ONCE = ("model", "output", "html", "changes", "as_json", "overwrite", "restart")  # of one run
 
 
@@ -63,8 +64,13 @@ class Invocation:
             files.append(options.pop(0))
         again = name == self._context.info_name == "finetune"
         own = [n for n in self._parameters if n not in ONCE and self._option(n) not in options]
-        read = self.words(own if again else IMAGES)
+        read = self.words(own if again else [n for n in IMAGES if n in self._taken_by(name)])
         return shlex.join(["rejuvenet", name, *files, *read, *options])
+
+    def _taken_by(self, command: str) -> set[str]:
+        """Names of the parameters of another command."""
+        group: Any = self._context.find_root().command
+        return {str(parameter.name) for parameter in group.commands[command].params}
 
     def _option(self, name: str) -> str:
         return "-o" if name == "output" else max(self._parameters[name].opts, key=len)

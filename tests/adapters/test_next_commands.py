@@ -63,3 +63,17 @@ def test_a_training_is_repeated_with_its_options(tmp_path, monkeypatch):
     assert "--teacher in.onnx --freeze last.bias" in again
     assert "--lr 0.0002 --epochs 2" in again
     run(again)
+
+
+def test_the_next_command_is_judged_on_the_same_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model(Path("in.onnx"))
+    given = data(36).data
+    np.savez("seen.npz", x=given.x, y=given.labels)
+    np.savez("apart.npz", x=given.x, y=given.labels)
+    first = "shrink in.onnx --data seen.npz --test apart.npz --ratio 0.75 -l first"
+    said, (train, *_) = run(f"rejuvenet {first} -o new.onnx --html new.html")
+    assert "On 36 test" in said
+    assert "--test apart.npz" in train
+    said, (again,) = run(f"{train} --epochs 1 --lr 1e-9 --augment none")
+    assert "--test apart.npz" in again
