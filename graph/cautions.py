@@ -55,8 +55,17 @@ def warn_about_classes(unlabelled: bool, means: Mapping[str, ClassMeans]) -> Non
             )
 
 
-def warn_where_nothing_changed(report: Report) -> None:
-    """A warning for every group in which no channel became free."""
+def warn_where_nothing_changed(report: Report, target: bool = False) -> None:
+    """A warning for every group in which no channel became free.
+
+    A ``target`` chose how many: then it is worth one only where all channels stay.
+    """
+    if target:
+        if not any(group.new for group in report.groups):
+            warnings.warn(
+                "nothing was removed: the model keeps within the target as it is", stacklevel=3
+            )
+        return
     if not report.groups:
         warnings.warn(
             "nothing was reorganized: every group uses its capacity; name layers to reorganize "

@@ -109,6 +109,8 @@ class TimeBudget(NamedTuple):
         ValueError
             The network cannot become as fast.
         """
+        if self.fits(prices.removal({})):
+            return dict.fromkeys(prices.groups, 1.0)
         prices = prices.where(self._runs)
         low, high = 0.0, 1.0
         found = None
@@ -167,6 +169,11 @@ class Prices:
         self._able = [group for group in described if group.name in self._freed]
         self._curves = {g.name: _curve(g, grams[g.name], weights) for g in self._able}
 
+    @property
+    def groups(self) -> list[str]:
+        """Names of all groups."""
+        return [group.name for group in self._groups]
+
     def where(self, works: Callable[[Removal], bool]) -> Prices:
         """The same without groups that cannot lose channels, as far as trials show."""
         halves = dict.fromkeys(self._freed, 0.5)
@@ -224,7 +231,7 @@ class Prices:
             price = float(np.sqrt(least * most))
             least, most = (least, price) if amount(at(price)) <= allowed else (price, most)
         chosen = at(most if amount(at(least)) > allowed else least)
-        return {group.name: chosen.get(group.name, 1.0) for group in self._groups}
+        return {name: chosen.get(name, 1.0) for name in self.groups}
 
 
 def _curve(

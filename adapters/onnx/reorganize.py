@@ -319,7 +319,7 @@ def reorganized(
     if recipe is not None and isinstance(recipe.ratio, Mapping):
         recipe = replace(recipe, ratio=_by_weight(model, recipe.ratio))
     outcome = reorganizing.reorganize(network, data, requests, recipe, classes=classes, **options)
-    warn_where_nothing_changed(outcome.report)
+    warn_where_nothing_changed(outcome.report, options.get("budget") is not None)
     return network.model, outcome
 
 

@@ -295,6 +295,10 @@ def test_a_target_of_time_is_kept(data, tmp_path, monkeypatch, target):
     assert report.latency_before == pytest.approx(today)
     assert 0.3 < report.latency / today <= 0.6
     assert "ms (" in str(report)
+    for met in (f"{1.1 * today}ms", 1.0):
+        with pytest.warns(UserWarning, match="keeps within the target as it is"):
+            _, kept = shrink_file(path, arrays, target_latency=met)
+        assert not any(group.removed for group in kept.groups)
     with pytest.raises(ValueError, match="cannot be shrunk to 1% of its latency"):
         shrink_file(path, arrays, target_latency=0.01)
     with pytest.raises(ValueError, match="share of today's in"):
