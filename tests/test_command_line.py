@@ -252,6 +252,21 @@ def test_compare_as_table(place):
     assert "Accuracy of each class" in done.stdout
 
 
+def test_compare_says_what_it_cannot(place):
+    """Labels that are no outputs; weights of another shape."""
+    given = np.load("digits_test.npz")
+    np.savez("shifted.npz", x=given["x"], y=given["y"] + 5)
+    words = ["shrink", "original.onnx", "--data", "digits_test.npz", "-l", "conv4"]
+    assert call(*words, "-o", "small.onnx").exit_code == 0
+    files = "compare", "original.onnx", "small.onnx"
+    done = call(*files, "--data", "shifted.npz", "--html", "both.html")
+    said = "o accuracy: the labels 10, 11, 12, 13, 14 are none of the model's outputs 0 to 9"
+    assert said in done.stdout
+    assert "There is no accuracy: the labels 10, 11" in (place / "both.html").read_text()
+    assert re.search(r"of another shape\s+│\s+7 │", done.stdout)
+    assert re.search(r"of one file only\s+│\s+0 │", done.stdout)
+
+
 @pytest.mark.parametrize(
     "source", [[], ["--module", "rejuvenet.adapters.command_line.demo:DigitsNet"]], ids=len
 )
@@ -405,6 +420,7 @@ def bad_files(place):
     data = np.load(place / "digits_train.npz")
     x, y = data["x"], data["y"]
     np.savez(place / "unpaired.npz", x=x[:10], y=y[:9])
+    np.savez(place / "shifted.npz", x=x, y=np.where(y == 3, -1, y))
     spoiled = x[:100].copy()
     spoiled[7, 0, 0, 0] = np.nan
     np.savez(place / "nan.npz", x=spoiled, y=y[:100])
@@ -433,6 +449,10 @@ def bad_files(place):
         ("reorganize original.onnx --data digits_train.npz -o no/new.onnx", "no folder"),
         ("reorganize original.onnx --data digits_train.npz -o .", "it is a folder"),
         ("reorganize original.onnx --data digits_train.npz -o /dev/null", "not a regular file"),
+        (
+            "finetune original.onnx --data shifted.npz -o n.onnx",
+            "The label -1 is none of the model's outputs 0 to 9; name folders or labels",
+        ),
         (
             "finetune original.onnx --data digits_train.npz -o n.onnx --module a:b",
             "Cannot import a",

@@ -11,7 +11,7 @@ import numpy as np
 from ...graph.measure.cost import Cost, cost
 from ..images.accuracy import Gain, wilson
 from ..images.batch_inputs import count
-from ..images.image_data import Batches, output_indices
+from ..images.image_data import Batches, output_indices, unlike_outputs
 from ..images.image_model import ImageModel
 from ..images.model_input import ImageInput
 from ..onnx.batches import samples
@@ -115,6 +115,8 @@ class Comparison:
         Weights of one file only, or of another shape in the other.
     equal : int
         Number of weights that are the same in both.
+    note : str
+        Why labels give no accuracy, or empty.
     """
 
     images: int
@@ -133,6 +135,17 @@ class Comparison:
     only_first: list[str] = field(default_factory=list)
     only_second: list[str] = field(default_factory=list)
     equal: int = 0
+    note: str = ""
+
+    @property
+    def reshaped(self) -> int:
+        """Number of weights that have another shape in the other file."""
+        return len(set(self.only_first) & set(self.only_second))
+
+    @property
+    def alone(self) -> int:
+        """Number of weights that one file does not have."""
+        return len(set(self.only_first) ^ set(self.only_second))
 
     def to_dict(self) -> dict:
         """All figures as plain Python."""
@@ -242,6 +255,7 @@ def compare(
         together.max_difference,
         together.mean_difference,
         together.relative_difference,
+        note=ranks.note,
     )
     _compare_weights(first, second, result)
     return result
@@ -271,7 +285,7 @@ class _Ranks:
         self.top5 = 0.0
         # Of every class: images, those that each model names right, and each of them alone.
         self.right: np.ndarray | None = np.zeros((len(self.known), 5), np.int64)
-        self.compared = True
+        self.compared, self.note = True, ""
 
     def add(
         self, n: int, labels: np.ndarray | None, a: np.ndarray | None, b: np.ndarray | None
@@ -279,6 +293,8 @@ class _Ranks:
         self.images += n
         if a is None or b is None or a.shape != b.shape:
             self.compared, self.right = False, None
+            if labels is not None:
+                self.note = "No output that both models have holds one score for each class"
             return
         indices = output_indices(self.known, a.shape[1])
         if self.right is not None and indices is not None and labels is not None:
@@ -287,6 +303,8 @@ class _Ranks:
             np.add.at(self.right, labels, np.stack(counted, axis=1))
         else:
             self.right = None
+            if labels is not None:
+                self.note = unlike_outputs(self.known, a.shape[1])
         five = min(5, a.shape[1])
         first, second = (np.argsort(-x, axis=1, kind="stable")[:, :five] for x in (a, b))
         self.top1 += int((first[:, 0] == second[:, 0]).sum())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..images.batch_inputs import Inputs
-from ..images.image_data import Batches, output_labels
+from ..images.image_data import Batches, output_labels, unlike_outputs
 from ..images.image_model import ImageModel, score
 from ..onnx.model import OnnxModel, load
 from .agreement import Disagreement, check_agreement, settle_batches
@@ -238,9 +238,6 @@ def _without_labels(train: Batches, runner: ImageModel, outputs: int) -> str:
     elif runner.classes is None:
         why = "No output of the model has one score for each class"
     else:
-        why = (
-            f"The {len(train.data.classes)} classes of the images are not the model's "
-            f"{outputs} outputs; name the folders after the outputs (0, 1, ...)"
-        )
+        why = unlike_outputs(train.data.classes, outputs)
         return f"{why}, or give --teacher, a file to imitate."
     return f"{why}; give --teacher, a file to imitate, such as the original of a changed one."

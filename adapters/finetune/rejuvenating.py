@@ -19,7 +19,7 @@ from ...graph.measure.class_means import ClassMeans
 from ...graph.plan.recipe import Recipe
 from ...graph.report import Report
 from ..images.accuracy import Gain
-from ..images.image_data import Batches, output_labels
+from ..images.image_data import Batches, output_labels, unlike_outputs
 from ..images.image_model import ImageModel, hits
 from ..onnx.collect import described
 from ..onnx.example_inputs import Shapes
@@ -209,10 +209,7 @@ def _check_labels(model: str | Path, data: Batches) -> None:
         raise ValueError("Rejuvenation is judged by accuracy: give images with labels.")
     outputs = ImageModel(str(model)).scores(next(iter(data))[0]).shape[1]
     if output_labels(data.data, outputs) is None:
-        raise ValueError(
-            f"The {len(data.data.classes)} classes of the images are not the model's {outputs} "
-            "outputs; name the folders after the outputs (0, 1, ...)."
-        )
+        raise ValueError(f"{unlike_outputs(data.data.classes, outputs)}.")
 
 
 def _hits(model: str | Path, test: Batches) -> np.ndarray:

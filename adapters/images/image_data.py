@@ -245,6 +245,9 @@ def normalize(
     return np.ascontiguousarray(images, np.float32)
 
 
+NAMED = 5  # labels in a message
+
+
 def output_indices(classes: Sequence, outputs: int) -> np.ndarray | None:
     """The output of a model that stands for each class, or None where that is not known.
 
@@ -262,6 +265,28 @@ def output_indices(classes: Sequence, outputs: int) -> np.ndarray | None:
     if indices.min() < 0 or indices.max() >= outputs:
         return None
     return indices
+
+
+def unlike_outputs(classes: Sequence, outputs: int) -> str:
+    """Why :func:`output_indices` knows no outputs for some classes, and what to do.
+
+    >>> unlike_outputs([3, 15, 24], 10).partition(";")[0]
+    "The labels 15, 24 are none of the model's outputs 0 to 9"
+    >>> unlike_outputs(["cat", "dog"], 10).partition(";")[0]
+    "The 2 classes of the images are not the model's 10 outputs"
+    """
+    what_to_do = "name folders or labels after the outputs (0, 1, ...)"
+    try:
+        beyond = [str(name) for name in classes if not 0 <= int(name) < outputs]
+    except ValueError:
+        many = f"{len(classes)} classes"
+        return f"The {many} of the images are not the model's {outputs} outputs; {what_to_do}"
+    said = ", ".join(beyond[:NAMED]) + ", ..." * (len(beyond) > NAMED)
+    one = len(beyond) == 1
+    return (
+        f"The label{'s' * (not one)} {said} {'is' if one else 'are'} none of the model's outputs "
+        f"0 to {outputs - 1}; {what_to_do}"
+    )
 
 
 def output_labels(data: LabelledImages, outputs: int) -> np.ndarray | None:

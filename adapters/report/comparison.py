@@ -40,13 +40,15 @@ def comparison_page(
     images = f"{figures['images']:,} {call.noun} of {call.settings['data']}"
     said, tone = gain(figures, images, names)
     cards = [*accuracy_card(figures, f"of {names[0]}"), *cost_cards(figures["files"], "first")]
+    if figures["note"]:
+        said += f" There is no accuracy: {figures['note'][0].lower()}{figures['note'][1:]}."
     page.lead(said, tone, cards, _steps(call, figures, tone, names))
     add_comparison(page, names, figures, images)
     changed = sorted(figures["changed"].items(), key=lambda item: -item[1])
-    alone = len(figures["only_first"]) + len(figures["only_second"])
+    first, second = set(figures["only_first"]), set(figures["only_second"])
     note = (
-        f"{figures['equal']} weights are equal, {len(changed)} differ, {alone} are of one file "
-        "only or of another shape."
+        f"{figures['equal']} weights are equal, {len(changed)} differ, {len(first & second)} are "
+        f"of another shape, {len(first ^ second)} of one file only."
     )
     header = ["weight", "differs by at most"]
     listed = page.rows(header, changed[:MOST_WEIGHTS]) if changed else ""

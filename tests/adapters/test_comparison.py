@@ -85,6 +85,7 @@ def test_weights_of_one_file_only(tmp_path, data):
     b = linear(tmp_path / "b.onnx", np.eye(4), name="v")
     result = compare(a, b, Batches(data))
     assert (result.only_first, result.only_second, result.equal) == (["w"], ["v"], 0)
+    assert (result.reshaped, result.alone) == (0, 2)
 
 
 def test_different_outputs_are_refused(tmp_path, data):
@@ -104,7 +105,9 @@ def test_fixed_batch_size_is_filled_up(tmp_path, data):
 def test_labels_that_are_no_outputs_give_no_accuracy(tmp_path, data):
     data.classes = ["a", "b", "c", "d"]
     a = linear(tmp_path / "a.onnx", np.eye(4, 7))
-    assert compare(a, a, Batches(data)).accuracy is None
+    result = compare(a, a, Batches(data))
+    assert result.accuracy is None
+    assert result.note.startswith("The 4 classes of the images are not the model's 7 outputs")
 
 
 def test_size_must_fit_the_model():

@@ -65,6 +65,8 @@ def compare(
         pairs.insert(0, ("accuracy (95 % interval)", *shares))
     terminal.out.print(Listing(f"{first} and {second}", ["", "first", "second"], pairs))
     terminal.say_plainly(f"Milliseconds are of {a.latency.how}.")
+    if result.note:
+        terminal.say_plainly(f"No accuracy: {result.note[0].lower()}{result.note[1:]}.")
     rows = [
         (batches.data.noun, result.images),
         ("same first class", percent(result.top1)),
@@ -75,7 +77,8 @@ def compare(
         ("relative difference of the outputs", result.relative_difference),
         ("weights that are equal", result.equal),
         ("weights that differ", len(result.changed)),
-        ("weights of one file only", len(result.only_first) + len(result.only_second)),
+        ("weights of another shape", result.reshaped),
+        ("weights of one file only", result.alone),
     ]
     terminal.out.print(Listing("Agreement", ["figure", "value"], rows))
     if len(result.outputs) > 1:
