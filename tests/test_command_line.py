@@ -289,6 +289,22 @@ def test_finetune_writes_a_trained_file(place, source):
     assert (place / "again.onnx").read_bytes() == (place / "tuned.onnx").read_bytes()
 
 
+def test_an_interrupt_says_how_to_go_on(place, monkeypatch):
+    pytest.importorskip("onnx2fx")
+    said = []
+
+    def say(text):
+        said.append(text)
+        if text.startswith("epoch 1 of 2"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal, "say_aside", say)
+    words = "original.onnx", "--data", "digits_test.npz", "--epochs", 2, "-o", "tuned.onnx"
+    assert call("finetune", *words).exit_code == 130
+    state = "its state is in tuned.onnx.checkpoint."
+    assert said[-1] == f"Interrupted after epoch 1; repeat the command to go on; {state}"
+
+
 def test_rejuvenate_is_judged_beside_plain_training(place):
     pytest.importorskip("onnx2fx")
     done = call(

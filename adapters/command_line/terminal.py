@@ -39,6 +39,9 @@ EXTRAS = {
 }
 
 
+INTERRUPTED = 130  # exit status, as of shells
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command so that every failure is one sentence and exit status 1.
 
@@ -54,6 +57,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except KeyboardInterrupt as stop:
+            say_aside(str(stop) or "Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if os.environ.get("REJUVENET_TRACEBACK"):
                 traceback.print_exc()

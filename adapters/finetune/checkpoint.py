@@ -29,11 +29,24 @@ class Checkpoint:
         The model that the run will write.
     run : str
         What tells it from other runs, see :func:`fingerprint`.
+    asked : str
+        The same of what is known before the model to train is made, where that takes long.
     """
 
-    def __init__(self, output: Path, run: str) -> None:
+    def __init__(self, output: Path, run: str = "", asked: str = "") -> None:
         self.path = output.with_name(output.name + ".checkpoint")
-        self.run = run
+        self.run, self.asked = run, asked
+
+    def refuse_other(self) -> None:
+        """Say at once that what is kept there is of a run that something else was asked of.
+
+        Raises
+        ------
+        ValueError
+            So it is, or it is no checkpoint.
+        """
+        if self.path.exists():
+            self._check("asked", self._read(tensors=False)[0])
 
     def load(self) -> dict[str, Any] | None:
         """The state that was kept, or None where there is none.
@@ -45,21 +58,30 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
+        held, state = self._read()
+        self._check("run", held)
+        return state
+
+    def _read(self, tensors: bool = True) -> tuple[dict[str, str], dict[str, Any]]:
+        """What tells it from others, and the state, perhaps without its tensors."""
         try:
             with safe_open(self.path, "pt") as file:
                 held = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            run, state = held["run"], _joined(json.loads(held["state"]), tensors)
+                names = file.keys() if tensors else ()
+                found = {name: file.get_tensor(name) for name in names}
+            told = {name: held[name] for name in ("run", "asked")}
+            return told, _joined(json.loads(held["state"]), found) if tensors else {}
         except Exception as error:  # a damaged file can end in any error of its parts
             raise ValueError(
                 f"{self.path} is no checkpoint that can be read; remove it, or give --restart"
             ) from error
-        if run != self.run:
+
+    def _check(self, name: str, held: Mapping[str, str]) -> None:
+        if held[name] != getattr(self, name):
             raise ValueError(
                 f"{self.path} belongs to a run with another model, other data or other options: "
                 "repeat these to continue it, or give --restart to begin anew"
             )
-        return state
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state of tensors and plain values."""
@@ -71,7 +93,7 @@ class Checkpoint:
         }
         # One at a time: together they are several times the model.
         contents = (x.cpu().contiguous().reshape(-1).view(torch.uint8) for x in tensors.values())
-        metadata = {"run": self.run, "state": plain}
+        metadata = {"run": self.run, "asked": self.asked, "state": plain}
         write_safetensors(self.path, described, (x.numpy() for x in contents), metadata)
 
     def remove(self) -> None:

@@ -85,6 +85,7 @@ def finetune_file(
     renormalize: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     restart: bool = False,
+    asked: str = "",
     seconds: float = 60.0,
     on_epoch: Callable[[Epoch], Any] = lambda epoch: None,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -115,6 +116,8 @@ def finetune_file(
         Of the file's inputs, as :func:`rejuvenet.adapters.onnx.load` takes them.
     restart : bool
         Begin anew although there is a checkpoint.
+    asked : str
+        As for :class:`.checkpoint.Checkpoint`.
     seconds : float
         Least time between two checkpoints within an epoch.
     on_epoch, progress : callable
@@ -153,7 +156,7 @@ def finetune_file(
         module.arrays(), asdict(settings), source, str(teacher), held_out, list(freeze),
         renormalize, train.described(), training.rows.tolist(),
     )  # fmt: skip
-    checkpoint = Checkpoint(Path(output), run)
+    checkpoint = Checkpoint(Path(output), run, asked)
     if restart:
         checkpoint.remove()
     kept = checkpoint.load()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..onnx.collect import described
 from ..onnx.example_inputs import Shapes
 from ..onnx.model import load
 from ..onnx.reorganize import reorganized
+from .checkpoint import Checkpoint, fingerprint
 from .finetuning import Result, finetune_file, split
 from .training import Epoch, Settings
 
@@ -158,6 +159,13 @@ def rejuvenate_file(
     if test is None:
         raise ValueError("Too few images to hold some out: give images to evaluate on.")
     _check_labels(model, data)
+    asked = fingerprint(
+        loaded.weights, asdict(settings), layers, recipe.to_dict(), data.described(),
+        data.rows.tolist(),
+    )  # fmt: skip
+    for target in (control, output):
+        if target is not None and not restart:
+            Checkpoint(Path(target), asked=asked).refuse_other()
     changed, outcome, note = loaded, None, ""
     if layers == "auto":
         with warnings.catch_warnings():  # what it would warn of is seen to here
@@ -170,7 +178,7 @@ def rejuvenate_file(
         changed, outcome = reorganized(loaded, data, layers, recipe)
     how: dict[str, Any] = {
         "settings": settings, "input_shapes": input_shapes, "restart": restart,
-        "progress": progress,
+        "progress": progress, "asked": asked,
     }  # fmt: skip
     results, right = {}, {"original": _hits(model, test)}
     with tempfile.TemporaryDirectory() as folder:

@@ -197,6 +197,7 @@ class Training:
         self.labelled, self.teacher = labelled, teacher
         self.checkpoint, self.seconds = checkpoint, seconds
         self.device = _device(self.settings.device)
+        self.done = Trained([Epoch(0)], 0)
         wide = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.narrow = torch.autocast(self.device.type, torch.bfloat16, enabled=wide)
 
@@ -218,7 +219,22 @@ class Training:
         ------
         ValueError
             The loss becomes NaN or infinite, or the checkpoint is of another run.
+        KeyboardInterrupt
+            With what to do, where there is a checkpoint to go on from.
         """
+        try:
+            return self._run(on_epoch, progress)
+        except KeyboardInterrupt:
+            if self.checkpoint is None or not self.checkpoint.path.exists():
+                raise
+            raise KeyboardInterrupt(
+                f"Interrupted after epoch {len(self.done.epochs) - 1}; repeat the command to go "
+                f"on; its state is in {self.checkpoint.path}."
+            ) from None
+
+    def _run(
+        self, on_epoch: Callable[[Epoch], Any], progress: Callable[[Iterable], Iterable]
+    ) -> Trained:
         home = next(self.module.parameters()).device
         self.module.to(self.device)
         self.optimizer = self._optimizer()

@@ -53,6 +53,23 @@ def test_nothing_is_trained_on_what_is_evaluated(tmp_path, monkeypatch):
         rejuvenate_file(given, tmp_path / "no.onnx", images)
 
 
+def test_another_run_is_told_before_long_work(tmp_path, monkeypatch):
+    def interrupted(what, epoch):
+        if what == "rejuvenated" and epoch.number == 1:
+            raise KeyboardInterrupt
+
+    given, output, images = model(tmp_path / "in.onnx"), tmp_path / "out.onnx", data(120)
+    how = {"settings": Settings(2, augment="none"), "layers": "last"}
+    with pytest.raises(KeyboardInterrupt, match=r"Interrupted after epoch 1; .*out.onnx.check"):
+        rejuvenate_file(given, output, images, on_epoch=interrupted, **how)
+    monkeypatch.setattr(rejuvenating, "reorganized", None)
+    for other in ({**how, "settings": Settings(2)}, {**how, "layers": "first"}):
+        with pytest.raises(ValueError, match="belongs to a run with another model"):
+            rejuvenate_file(given, output, images, **other)
+    monkeypatch.undo()
+    assert rejuvenate_file(given, output, images, **how).trained["rejuvenated"].continued == 2
+
+
 @pytest.mark.parametrize(
     ("gain", "plain", "said"),
     [
