@@ -122,3 +122,22 @@ def test_every_package_is_listed():
     }
     assert listed == there
     assert project["project"]["version"] == rejuvenet.__version__
+
+
+def test_every_script_says_what_it_does_where_help_is_asked_for():
+    """And does nothing else: scripts of tutorials and benchmarks write tracked files."""
+    scripts = [
+        path
+        for folder in ("tutorials", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if '\nif __name__ == "__main__":' in path.read_text()
+    ]
+    assert len(scripts) > 20
+    for path in scripts:
+        text = path.read_text()
+        assert "ArgumentParser(description=" in text or ".py\", __doc__, sweep" in text, path
+    page = ROOT / "tutorials" / "sofm_gallery.md"
+    before = page.stat().st_mtime_ns
+    gallery = [sys.executable, page.with_suffix(".py"), "--help"]
+    assert "Writes" in subprocess.run(gallery, capture_output=True, text=True, check=True).stdout
+    assert page.stat().st_mtime_ns == before

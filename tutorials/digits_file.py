@@ -11,6 +11,7 @@ on one core.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import tempfile
@@ -73,4 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

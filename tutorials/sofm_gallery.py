@@ -5,6 +5,7 @@ python tutorials/sofm_gallery.py
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -163,5 +164,6 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     draw()
     PAGE.write_text(page())

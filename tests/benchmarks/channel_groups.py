@@ -9,6 +9,7 @@ measured where it is installed (``pip install torch-pruning``).  Writes
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import platform
@@ -85,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

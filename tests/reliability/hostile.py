@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -477,5 +477,7 @@ def _locations(place: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, path in files(Path(sys.argv[1])):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="to write them into")
+    for name, path in files(parser.parse_args().folder):
         print(f"{path}  {name}")

@@ -9,6 +9,7 @@ file that keeps its weights in another one.  By hand, 50 kills and more::
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -173,4 +174,7 @@ def main(command: str, n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["finetune", "shrink"])
+    parser.add_argument("n", type=int, help="kills")
+    main(**vars(parser.parse_args()))

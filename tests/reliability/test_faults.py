@@ -7,6 +7,7 @@ By hand, 150 faults and more::
 
 from __future__ import annotations
 
+import argparse
 import errno
 import itertools
 import json
@@ -112,4 +113,6 @@ def main(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("n", type=int, help="faults")
+    main(**vars(parser.parse_args()))

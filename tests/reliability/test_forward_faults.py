@@ -8,9 +8,9 @@ Every call of every module within ``arrange``, ``reorganize``, ``collect`` and a
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    main()

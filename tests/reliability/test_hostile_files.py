@@ -7,6 +7,7 @@ By hand, all of them, with seconds and memory::
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

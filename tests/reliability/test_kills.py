@@ -7,6 +7,7 @@ What it leaves beside is gone after the next save.  By hand, 200 kills and more:
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -127,4 +128,6 @@ def main(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("n", type=int, help="kills")
+    main(**vars(parser.parse_args()))

@@ -7,6 +7,7 @@ By hand, for longer, in seconds of processor time::
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import sys
@@ -224,5 +225,7 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seconds", type=float, help="of processor time")
     assert onnx
-    main(float(sys.argv[1]))
+    main(**vars(parser.parse_args()))

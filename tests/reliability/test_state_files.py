@@ -7,6 +7,7 @@ By hand, with figures::
 
 from __future__ import annotations
 
+import argparse
 import copy
 import io
 import json
@@ -258,4 +259,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

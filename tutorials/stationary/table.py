@@ -7,6 +7,7 @@ minus that of another one for the same seed ``s``, the interval is
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -237,4 +238,7 @@ def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
 
 
 if __name__ == "__main__":
-    write(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=HERE / "runs", help="of the runs")
+    parser.add_argument("page", type=Path, nargs="?", default=HERE, help="folder to write to")
+    write(**vars(parser.parse_args()))
