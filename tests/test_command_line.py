@@ -284,8 +284,9 @@ def test_finetune_writes_a_trained_file(place, source):
     assert result["after"]["held-out"] > 0.9
     assert "epoch 1 of 1: loss" in done.stderr
     assert (place / "tuned.onnx").read_bytes() != (place / "original.onnx").read_bytes()
-    done = call("apply", "original.onnx", "tuned.safetensors", "-o", "again.onnx")
+    done = call("apply", "original.onnx", "tuned.safetensors", "-o", "again.onnx", "--json")
     assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["output"] == "again.onnx"
     assert (place / "again.onnx").read_bytes() == (place / "tuned.onnx").read_bytes()
 
 
@@ -327,6 +328,24 @@ def test_rejuvenate_is_judged_beside_plain_training(place):
     for setting, value in (("epochs", 1), ("epochs of the map", 20)):
         assert re.search(f">{setting}</t[hd]><td[^>]*>{value}</td>", page), setting
     assert (place / "better.plain.onnx").exists()
+
+
+def test_rejuvenate_says_what_it_cannot_tell(place):
+    """One image to judge by, and a learning rate with which no epoch is better."""
+    pytest.importorskip("onnx2fx")
+    given = np.load("digits_test.npz")
+    np.savez("one.npz", x=given["x"][:1], y=given["y"][:1])
+    done = call(
+        "rejuvenate", "original.onnx", "--data", "digits_test.npz", "--test", "one.npz",
+        "--lr", 3, "--epochs", 1, "-o", "better.onnx", "--html", "better.html",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (place / "better.html").read_text()
+    for text in (done.stdout, page):
+        assert "told them apart, too few for a standard error" in text
+        assert "standard error of 0.00" not in text
+    assert "for as many epochs" not in page
+    assert "reorganized; no epoch was kept" in page
 
 
 @pytest.mark.parametrize(

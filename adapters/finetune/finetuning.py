@@ -40,6 +40,8 @@ class Result:
         How many were trained on and held out.
     continued : int or None
         The epoch at which a checkpoint was taken up.
+    planned : int or None
+        Epochs that were asked for.
     """
 
     before: dict[str, float | None]
@@ -47,6 +49,7 @@ class Result:
     trained: Trained
     images: dict[str, int]
     continued: int | None = None
+    planned: int | None = None
 
     @property
     def unchanged(self) -> bool:
@@ -59,12 +62,15 @@ class Result:
         best, last = self.trained.best, len(self.trained.epochs) - 1
         if not self.images["held-out"]:
             return f"Kept the last epoch, {last}: nothing was held out to choose by."
+        stopped = ""
+        if self.planned is not None and last < self.planned:
+            stopped = f" It stopped there, before epoch {self.planned}, as --patience says."
         if self.unchanged:
             return (
                 f"No epoch of {last} was better on what was held out than the model as it was, "
-                "whose weights are kept."
+                f"whose weights are kept.{stopped}"
             )
-        return f"Kept epoch {best} of {last}, the best on what was held out."
+        return f"Kept epoch {best} of {last}, the best on what was held out.{stopped}"
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain Python."""
@@ -178,7 +184,7 @@ def finetune_file(
     after = {name: score(str(output), part) for name, part in measured.items()}
     counts = {"training": len(training.rows), "held-out": len(held.rows) if held else 0}
     begun = None if kept is None else len(kept["epochs"])
-    return Result(before, after, trained, counts, begun)
+    return Result(before, after, trained, counts, begun, settings.epochs)
 
 
 def split(

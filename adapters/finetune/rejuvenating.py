@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ class Rejuvenation:
     means: list[Mapping[str, ClassMeans]] = field(default_factory=list)
 
     @property
+    def unchanged(self) -> list[str]:
+        """Names of the trainings of which no epoch was kept."""
+        return [name for name, result in self.trained.items() if result.unchanged]
+
+    @property
     def verdict(self) -> str:
         """What was gained, in a sentence or two."""
         over = "better" if self.gain.difference > 0 else "worse"
@@ -84,12 +89,12 @@ class Rejuvenation:
         elif plain.difference > 0:
             said += f" It is better than plain fine-tuning ({plain})."
         else:
-            ahead = Gain(-plain.difference, plain.error)
+            ahead = replace(plain, difference=-plain.difference)
             said += f" Plain fine-tuning is better ({ahead}): use its file."
-        untrained = [f"'{name}'" for name, result in self.trained.items() if result.unchanged]
-        if untrained:
+        if self.unchanged:
+            names = " and ".join(f"'{name}'" for name in self.unchanged)
             said += (
-                f" Of the training of {' and '.join(untrained)} no epoch was kept: none was better "
+                f" Of the training of {names} no epoch was kept: none was better "
                 "on what was held out."
             )
         return said
@@ -104,6 +109,7 @@ class Rejuvenation:
             "verdict": self.verdict,
             "note": self.note,
             "report": self.report.to_dict(),
+            "unchanged": self.unchanged,
             "trained": {name: result.to_dict() for name, result in self.trained.items()},
         }
 

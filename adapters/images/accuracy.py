@@ -8,6 +8,11 @@ from math import sqrt
 import numpy as np
 
 
+# Images named right by one of two files alone, of which none are enough for a sign test at 5 %:
+# five that say the same do so by chance once in 16 times.
+FEW = 5
+
+
 @dataclass
 class Gain:
     """Accuracy of one file over that of another, on the same images.
@@ -18,10 +23,13 @@ class Gain:
         Accuracy of the file less that of the other.
     error : float
         Standard error of the difference, from the images that only one of them names right.
+    apart : int or None
+        How many these are, where it is known.
     """
 
     difference: float
     error: float
+    apart: int | None = None
 
     @classmethod
     def of(cls, right: np.ndarray, other: np.ndarray) -> Gain:
@@ -35,17 +43,24 @@ class Gain:
     @classmethod
     def counted(cls, images: int, alone: int, other: int) -> Gain:
         """From how many images each of the two names right alone."""
-        difference = (alone - other) / images
-        return cls(difference, sqrt(((alone + other) / images - difference**2) / images))
+        difference, apart = (alone - other) / images, alone + other
+        return cls(difference, sqrt((apart / images - difference**2) / images), apart)
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is more than two standard errors."""
-        return abs(self.difference) > 2 * self.error
+        """Whether the difference is more than two standard errors, of enough images."""
+        return self._enough and abs(self.difference) > 2 * self.error
+
+    @property
+    def _enough(self) -> bool:
+        return self.apart is None or self.apart > FEW
 
     def __str__(self) -> str:
-        points, error = 100 * self.difference, 100 * self.error
-        return f"{points:+.2f} points, with a standard error of {error:.2f}"
+        points = f"{100 * self.difference:+.2f} points"
+        if self._enough:
+            return f"{points}, with a standard error of {100 * self.error:.2f}"
+        said = f"{self.apart or 'no'} image{'s' * (self.apart != 1)}"
+        return f"{points}; {said} told them apart, too few for a standard error"
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .page import Page, Tone, percent, points
+from ..images.accuracy import Gain
+from .page import Page, Tone, percent
 from .shares import Share, add_classes, add_shares
 
 Figures = Mapping[str, Any]
@@ -116,16 +117,15 @@ def gain(figures: Figures, images: str, names: tuple[str, str] | None = None) ->
             return f"On {images} the outputs differ by {change:.2g} of their size.", ""
         return f"On {images} both files name the same class first for {percent(same)}.", ""
     a, b = (percent(share) for share in figures["accuracy"])
-    difference, error = (figures["gain"][key] for key in ("difference", "error"))
-    said = f"({points(difference, error)})"
-    clear, rose = abs(difference) > 2 * error, difference > 0
+    found = Gain(**figures["gain"])
+    said, clear, rose = f"({found})", found.clear, found.difference > 0
     tone: Tone = "same" if not clear else "better" if rose else "worse"
     if names is not None:
-        found = f"On {images} {names[1]} is right for {b}, {names[0]} for {a} {said}"
-        return f"{found}." if clear else f"{found}: too few to tell them apart.", tone
+        line = f"On {images} {names[1]} is right for {b}, {names[0]} for {a} {said}"
+        return f"{line}." if clear else f"{line}: too few to tell them apart.", tone
     if not clear:
-        found = f"On {images} the accuracy is {b}, {a} before {said}"
-        return f"{found}: no difference that so few can tell.", tone
+        line = f"On {images} the accuracy is {b}, {a} before {said}"
+        return f"{line}: no difference that so few can tell.", tone
     return f"On {images} the accuracy {'rose' if rose else 'fell'} from {a} to {b} {said}.", tone
 
 

@@ -157,16 +157,6 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def points(difference: float, error: float) -> str:
-    """A difference of two shares, with its standard error.
-
-    >>> points(-0.037, 0.0085)
-    '−3.70 points, standard error 0.85'
-    """
-    said = f"{100 * difference:+.2f} points, standard error {100 * error:.2f}"
-    return said.replace("-", "\N{MINUS SIGN}")
-
-
 def _versions() -> str:
     """What this ran on, in a sentence."""
     from ... import __version__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..images.accuracy import wilson
+from ..images.accuracy import Gain, wilson
 from .before_after import add_outputs
 from .page import Page, Step, Tone, percent
 from .reorganization import CHANGED, Pictures, add_groups, finished
@@ -21,6 +21,10 @@ STATES = {
     "reorganized": "no training yet",
     "plain fine-tuning": "for as many epochs",
     "rejuvenated": "reorganized, then trained",
+}
+UNCHANGED = {  # where no epoch was better than none
+    "plain fine-tuning": "no epoch was kept",
+    "rejuvenated": "reorganized; no epoch was kept",
 }
 
 
@@ -50,10 +54,11 @@ def rejuvenation_page(
     model, output = str(call.settings["model"]), str(call.settings["output"])
     page = Page(f"Rejuvenated: {output}", f"from {model}")
     shares, n = result["accuracy"], result["evaluated"]
+    states = {**STATES, **{name: UNCHANGED[name] for name in result["unchanged"]}}
     images = f"{n:,} {call.noun} set apart"
     cards = [("accuracy", percent(shares["rejuvenated"]), f"rejuvenated, on {images}")]
     cards += [
-        (name, percent(shares[name]), STATES[name])
+        (name, percent(shares[name]), states[name])
         for name in ("original", "plain fine-tuning")
         if name in shares
     ]
@@ -62,7 +67,7 @@ def rejuvenation_page(
     page.lead(result["verdict"], _tone(result), cards, _steps(call, result))
     rows = [
         (name, Share(shares[name], wilson(round(shares[name] * n), n)), said)
-        for name, said in STATES.items()
+        for name, said in states.items()
         if name in shares
     ]
     add_shares(page, rows, f"On {images}, which nothing was trained on or chosen by.")
@@ -76,8 +81,8 @@ def rejuvenation_page(
     return finished(page, call, made, pictures, network, CHANGED, groups, recipe)
 
 
-def _clear(gain: Mapping[str, float] | None) -> bool:
-    return gain is not None and abs(gain["difference"]) > 2 * gain["error"]
+def _clear(gain: Mapping[str, Any] | None) -> bool:
+    return gain is not None and Gain(**gain).clear
 
 
 def _tone(result: Mapping[str, Any]) -> Tone:

@@ -146,6 +146,7 @@ def test_the_best_epoch_is_kept_and_the_rest_left_out(tmp_path):
     assert result.trained.best == 0
     assert len(result.trained.epochs) == 3
     assert "the model as it was, whose weights are kept" in result.verdict
+    assert result.verdict.endswith("stopped there, before epoch 30, as --patience says.")
     old, new = arrays(given), arrays(output)
     assert all(np.array_equal(old[name], new[name]) for name in old)
 

@@ -102,3 +102,18 @@ def test_the_error_is_of_images_that_only_one_gets_right():
     assert found.difference == pytest.approx(0.04)
     assert found.error == pytest.approx(np.sqrt(0.04 * 0.96 / 100))
     assert not Gain.of(second, second).clear
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([True], [False], "+100.00 points; 1 image told them apart, too few"),
+        ([True], [True], "+0.00 points; no images told them apart, too few"),
+        ([True] * 5, [False] * 5, "+100.00 points; 5 images told them apart, too few"),
+    ],
+)
+def test_few_images_have_no_standard_error(first, second, said):
+    found = Gain.of(np.array(first), np.array(second))
+    assert not found.clear
+    assert str(found).startswith(said)
+    assert Gain.of(np.ones(6, bool), np.zeros(6, bool)).clear
