@@ -8,7 +8,7 @@ import numpy as np
 
 from .batch_inputs import Inputs, count
 from .image_data import Batches, output_indices
-from .model_input import input_types
+from .model_input import fits, input_sizes, input_types
 
 if TYPE_CHECKING:
     from ..onnx.model import OnnxModel
@@ -42,6 +42,7 @@ class ImageModel:
         from ..onnx import load
         from ..onnx.runner import Runner
 
+        self._path, self._sizes = model, input_sizes(model)
         self.inputs = input_types(model)
         loaded = loaded or load(model)
         try:
@@ -65,6 +66,7 @@ class ImageModel:
         """
         from ..onnx.runner import filled
 
+        self._check(inputs)
         feeds, n = self._runner.feeds(inputs), count(inputs)
         step = self.batch or n
         parts: list[list[np.ndarray]] = []
@@ -81,6 +83,16 @@ class ImageModel:
             if self.classes is None and whole and scores and joined.shape[1] > 1:
                 self.classes = name
         return found
+
+    def _check(self, inputs: Inputs) -> None:
+        """Refuse arrays of other sizes than the file takes, before onnxruntime does."""
+        for name, sizes in self._sizes.items():
+            x = inputs if isinstance(inputs, np.ndarray) else inputs.get(name)
+            if x is None or fits(x.shape[1:], sizes):
+                continue
+            takes, given = ("x".join(str(n or "any") for n in s) for s in (sizes, x.shape[1:]))
+            which = f" as {name}" if len(self.inputs) > 1 else ""
+            raise ValueError(f"{self._path} takes {takes}{which}, the images are {given}.")
 
     def smallest(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """What the file reads of the first sample, or of as many as it takes at a time."""

@@ -104,6 +104,32 @@ def input_types(path: str | Path) -> dict[str, np.dtype]:
     return {value.name: _dtype(value, path) for value in _inputs(path)[1]}
 
 
+def input_sizes(path: str | Path) -> dict[str, tuple[int | None, ...]]:
+    """Sizes behind the first axis of every input that declares its axes; None where it takes any.
+
+    Raises
+    ------
+    ValueError
+        It is no ONNX file.
+    """
+    found = {}
+    for value in _inputs(path)[1]:
+        axes = value.type.tensor_type.shape.dim
+        if axes:
+            found[value.name] = tuple(axis.dim_value or None for axis in axes[1:])
+    return found
+
+
+def fits(sizes: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    """Whether sizes are those that a model takes; None is any.
+
+    >>> fits((3, 8, 8), (3, None, None)), fits((1, 8, 8), (3, None, None))
+    (True, False)
+    """
+    pairs = zip(sizes, wanted, strict=False)
+    return len(sizes) == len(wanted) and all(None in pair or len({*pair}) == 1 for pair in pairs)
+
+
 def sample_shapes(path: str | Path, batches: Iterable[Batch]) -> dict[str, tuple[int, ...]]:
     """Shape of every input for one sample of some data, or for as many as the file takes at a time.
 
@@ -168,9 +194,7 @@ def image_shape(
         return tuple(wanted)
     if wanted is None:
         return tuple(model)
-    if len(model) != len(wanted) or any(
-        None not in (m, w) and m != w for m, w in zip(model, wanted, strict=True)
-    ):
+    if not fits(wanted, model):
         raise ValueError(
             f"The model takes images of {'x'.join(str(n or 'any') for n in model)}, "
             f"got {'x'.join(str(n) for n in wanted if n)}."

@@ -95,6 +95,16 @@ def test_different_outputs_are_refused(tmp_path, data):
         compare(a, b, Batches(data))
 
 
+def test_images_of_another_size_than_the_second_takes(tmp_path, data):
+    a = linear(tmp_path / "a.onnx", np.eye(4))
+    model = onnx.load(a)
+    for axis, size in (2, 4), (3, 1):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    onnx.save(model, tmp_path / "b.onnx")
+    with pytest.raises(ValueError, match=r"b.onnx takes 1x4x1, the images are 1x2x2"):
+        compare(a, str(tmp_path / "b.onnx"), Batches(data))
+
+
 def test_fixed_batch_size_is_filled_up(tmp_path, data):
     weight = np.random.default_rng(0).normal(size=(4, 3))
     runner = ImageModel(linear(tmp_path / "a.onnx", weight, batch=3))
