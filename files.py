@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -166,11 +167,13 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path} is not a regular file")
     with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no .npz file, or not all of one")
         try:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except Exception as error:  # a flipped bit can end in any error of zipfile, zlib or numpy
-            raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())) from None
+            raise ValueError("an array in it is damaged or holds Python objects") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:

@@ -104,7 +104,8 @@ def load(cls, path):
 
 
 def _unreadable(path, error: Exception) -> ValueError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    reason = " ".join(f"{kind}{error}".split())
     return ValueError(f"expected a map of SOFM.save, cannot read {path}: {reason}")
 
 

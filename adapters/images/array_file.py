@@ -29,6 +29,8 @@ class ArrayFile:
     @classmethod
     def open(cls, path: Path) -> ArrayFile:
         """Read both arrays and check that they pair; without ``y`` there are no labels."""
+        if not zipfile.is_zipfile(path) and path.suffix.lower() == ".npz":
+            raise ValueError(f"{path} is damaged: it is no .npz file, or not all of one.")
         if not zipfile.is_zipfile(path):
             raise ValueError(
                 f"Expected a folder with one sub-folder per class or an .npz file, got {path}."

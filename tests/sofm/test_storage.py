@@ -101,7 +101,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError):
         SOFM.load(tmp_path / "nowhere")
     np.save(tmp_path / "array.npy", np.zeros(3))
-    refused(tmp_path / "array.npy")
+    assert refused(tmp_path / "array.npy").endswith("it is no .npz file, or not all of one")
     (tmp_path / "pickle").write_bytes(pickle.dumps({"a": 1}))
     refused(tmp_path / "pickle")
 
