@@ -315,7 +315,7 @@ def one_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space left on the disk; make room or choose another place"
         else:
-            reason = (error.strerror or str(error)).lower()
+            reason = f"{(error.strerror or str(error)).lower()}; choose another place"
         written = "Nothing" if _stamp(path) == before else "The file itself, but not all beside it,"
         said = type(error)(f"Cannot write {path}: {reason}. {written} was written.")
         said.errno = error.errno

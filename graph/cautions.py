@@ -12,6 +12,7 @@ from .measure.output_change import OutputChange
 from .plan.plan import GroupPlan
 from .report import Report
 
+BEYOND = "its change is beyond the budget"  # why a group was put back
 FEW = 2.0  # values for each channel of a refit below which a warning is due
 ENOUGH = 250  # samples: 2,000 could not be told apart from as many (tutorials/how_many_images.py)
 
@@ -60,6 +61,12 @@ def warn_where_nothing_changed(report: Report, target: bool = False) -> None:
 
     A ``target`` chose how many: then it is worth one only where all channels stay.
     """
+    if not report.groups and any(BEYOND in reason for reason in report.skipped.values()):
+        warnings.warn(
+            "nothing was changed: the outputs would have changed by more than the budget allows",
+            stacklevel=3,
+        )
+        return
     if target:
         if not any(group.new for group in report.groups):
             warnings.warn(

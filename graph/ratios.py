@@ -224,7 +224,7 @@ class Prices:
         least, most = 1e-12, 1e12
         if not self._able or amount(at(most)) > allowed:
             raise ValueError(
-                f"the model cannot be shrunk to {share:.0%} of its "
+                f"the model cannot be shrunk to {100 * share:g}% of its "
                 f"{quantity.replace('_', '-')}: too few of its channels can be removed"
             )
         for _ in range(STEPS if amount(at(least)) > allowed else 0):

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import check_kind, refuse_several
-from .cautions import warn_about_classes, warn_of_equal_samples
+from .cautions import BEYOND, warn_about_classes, warn_of_equal_samples
 from .change.balance import balance_plan
 from .change.least_squares import held_out
 from .change.new_filters import filters_of
@@ -191,7 +191,7 @@ def reorganize(
         if data is not None and run.active:
             run.measure(classes, max_bytes)
             while max_change is not None and run.active and run.outputs.relative > max_change:
-                reason = f"left as it was: its change is beyond the budget of {max_change:g}"
+                reason = f"{BEYOND} of {max_change:g}"
                 skipped |= dict.fromkeys(run.spend_less(), reason)
                 run.measure(classes, max_bytes)
             if team.first:

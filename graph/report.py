@@ -227,5 +227,6 @@ class Report:
             names = ", ".join(map(repr, self.unread))
             lines.append(f"not used by the pass that was traced, and not changed along: {names}")
         lines += filter(None, [self.saved(), self.outputs()])
-        lines.append(f"{len(self.groups)} groups, {self.seconds:.2f} s")
+        n = len(self.groups)
+        lines.append(f"{n} group{'s' * (n != 1)}, {self.seconds:.2f} s")
         return "\n".join(lines)

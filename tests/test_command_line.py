@@ -185,7 +185,9 @@ def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     bound = json.loads(call(*words, "--layers", "all", "--max-change", share).stdout)
     assert len(bound["groups"]) < len(free["groups"])
     assert bound["output_change"] is None or bound["output_change"] <= share
-    assert any("budget" in reason for reason in bound["skipped"].values())
+    assert any(reason.startswith("its change") for reason in bound["skipped"].values())
+    none = call(*words, "--layers", "all", "--max-change", 1e-6)
+    assert "nothing was changed: the outputs would have" in none.stderr
     few = json.loads(call(*words, "--layers", "auto", "--max-images", 128).stdout)
     assert len(few["groups"]) <= 2
     fails(2, *words, "--arrange", "--max-change", 0.1)
@@ -219,7 +221,7 @@ def test_reorganize_writes_model_page_and_plan(place):
     assert len(plan.groups[0].new) == group["new"]
     page = says_what_to_do_next(place / "page.html")
     assert "<b>Reorganized</b>" in page
-    assert "257 images that were not looked at" in page
+    assert "257 images not looked at" in page
     assert (report["looked_at"], report["images"]) == (1000, 1257)
     result = json.loads(
         call("compare", "original.onnx", "new.onnx", "--data", "digits_test.npz", "--json").stdout
@@ -484,6 +486,11 @@ def bad_files(place):
         ("reorganize original.onnx --data digits_train.npz -o no/new.onnx", "no folder"),
         ("reorganize original.onnx --data digits_train.npz -o .", "it is a folder"),
         ("reorganize original.onnx --data digits_train.npz -o /dev/null", "not a regular file"),
+        ("demo --output original.onnx/demo", "Cannot write original.onnx/demo: not a directory;"),
+        (
+            "shrink original.onnx --data digits_test.npz -o n.onnx --target-params 0.0001",
+            "cannot be shrunk to 0.01% of its parameters",
+        ),
         (
             "finetune original.onnx --data shifted.npz -o n.onnx",
             "The label -1 is none of the model's outputs 0 to 9; name folders or labels",
@@ -530,6 +537,8 @@ def test_files_of_weights_are_named_beside_their_model(tmp_path):
 
 def test_pictures_that_cannot_be_read_are_not_counted():
     data = SimpleNamespace(noun="images", unreadable={1, 3})
+    one = Look(SimpleNamespace(rows=np.arange(1), data=SimpleNamespace(noun="images")), None, 1)
+    assert str(one) == "Looked at 1 image."
     look = Look(SimpleNamespace(rows=np.arange(5), data=data), None, 5)
     assert str(look) == "Looked at 3 of 5 images, all that can be read."
     assert look.to_dict() == {"looked_at": 3, "images": 5}

@@ -7,7 +7,6 @@ from math import sqrt
 
 import numpy as np
 
-
 # Images named right by one of two files alone, of which none are enough for a sign test at 5 %:
 # five that say the same do so by chance once in 16 times.
 FEW = 5

@@ -55,7 +55,8 @@ class LatencyTarget:
                 "expected the target of latency as a share of today's in (0, 1] or as "
                 f"milliseconds such as 5ms, got {target!r}"
             )
-        self.text = f"{self._limit:g} ms" if self._absolute else f"{self._limit:.0%} of its latency"
+        share = f"{100 * self._limit:g}% of its latency"
+        self.text = f"{self._limit:g} ms" if self._absolute else share
         self._model, self._inputs, self._threads = model, inputs, threads
 
     def budget(self) -> TimeBudget:

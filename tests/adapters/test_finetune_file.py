@@ -96,7 +96,7 @@ def test_a_teacher_stands_for_labels(tmp_path, end):
     other = onnx.load(teacher)
     other.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="other.onnx takes 1x7x6, the images are 1x6x6"):
+    with pytest.raises(ValueError, match=r"other\.onnx takes 1x7x6, the images are 1x6x6"):
         finetune_file(given, tmp_path / "no.onnx", data(), teacher=tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="no labels; give --teacher"):
         finetune_file(given, tmp_path / "no.onnx", data(labels=False), settings=SETTINGS)

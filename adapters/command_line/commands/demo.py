@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ....files import check_writable, one_sentence
 from .. import terminal
 from ..options import Json, Seed
 from ..terminal import guarded, print_json
@@ -30,6 +31,9 @@ def demo(
             raise ValueError(
                 f"the demo needs {package}, which is not installed: pip install 'rejuvenet[all]'"
             )
+    with one_sentence(output):
+        output.mkdir(parents=True, exist_ok=True)
+    check_writable(output / "report.html")
     from ..demo import run_demo
 
     result = run_demo(output, epochs=epochs, seed=seed, say=None if as_json else terminal.say)
