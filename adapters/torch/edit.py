@@ -148,7 +148,7 @@ def refuse_unwritable(model: nn.Module) -> None:
     Those that are spread over processes (FSDP2, tensor parallel), or were made in inference mode.
     """
     for name, tensor in named_tensors(model).items():
-        if tensor.is_inference():
+        if not torch.nn.parameter.is_lazy(tensor) and tensor.is_inference():
             raise ValueError(
                 f"{name!r} was made in inference mode, so that nothing can be written into it: "
                 "make the model outside of torch.inference_mode(), or give copy.deepcopy(model) "
