@@ -125,5 +125,5 @@ def _repeats(first: np.ndarray, values: np.ndarray) -> bool:
     """Whether all samples have the outputs of the first one, up to rounding."""
     if values.shape[1:] != first.shape[1:] or not first.size:
         return False
-    scale = float(np.abs(first).max())
+    scale = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
     return bool(np.allclose(values, first, rtol=0.0, atol=1e-6 * scale, equal_nan=True))
