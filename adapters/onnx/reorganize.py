@@ -316,7 +316,7 @@ def reorganized(
         if classes is None and options.get("pseudo_classes") is None:
             classes = getattr(batches, "classes", None)
     requests = layers if isinstance(layers, str) and layers == "auto" else model.requests(layers)
-    if recipe is not None and isinstance(recipe.ratio, Mapping):
+    if isinstance(recipe, Recipe) and isinstance(recipe.ratio, Mapping):
         recipe = replace(recipe, ratio=_by_weight(model, recipe.ratio))
     outcome = reorganizing.reorganize(network, data, requests, recipe, classes=classes, **options)
     warn_where_nothing_changed(outcome.report, options.get("budget") is not None)
