@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...graph.change.least_squares import held_out
-from ..images.batch_inputs import count, counted, rows_of
+from ..images.batch_inputs import count, rows_of
 from ..images.image_data import Batch, Batches
+from ..visible import number_of
 from .comparison import compare
 from .reading import Look
 
@@ -60,9 +61,9 @@ def evaluated(
     found = compare(str(model), str(output), images, progress).to_dict()
     n, noun = found["images"], images.data.noun
     if test is not None:
-        return found, counted(n, f"test {noun}")
+        return found, number_of(n, f"test {noun}")
     if look.others is not None:
-        return found, f"{counted(n, noun)} not looked at"
+        return found, f"{number_of(n, noun)} not looked at"
     if held:
-        return found, f"{counted(n, noun)} that no refit used"
-    return found, f"the {counted(n, noun)} that it was fitted to"
+        return found, f"{number_of(n, noun)} that no refit used"
+    return found, f"the {number_of(n, noun)} that it was fitted to"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import typer
 
-from ..images.batch_inputs import counted
 from ..images.image_data import ArrayFile, Batches, read_data
 from ..images.sampling import sampled
+from ..visible import number_of
 from .options import BatchSize, InputShape, Mean, Preprocess, Size, Std
 from .terminal import say_aside
 
@@ -207,7 +207,7 @@ class Look:
     def __str__(self) -> str:
         n, noun = self.seen, self.batches.data.noun
         if self.others is None and n == self.of:
-            return f"Looked at {'all ' * (n > 1)}{counted(n, noun)}."
+            return f"Looked at {'all ' * (n > 1)}{number_of(n, noun)}."
         if self.others is None:
             return f"Looked at {n:,} of {self.of:,} {noun}, all that can be read."
         return (

@@ -23,15 +23,6 @@ def count(inputs: Inputs) -> int:
     return next((len(x) for x in arrays_of(inputs) if x.ndim), 1)
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things by the name of several.
-
-    >>> counted(1257, "images"), counted(1, "images")
-    ('1,257 images', '1 image')
-    """
-    return f"{n:,} {noun.removesuffix('s') if n == 1 else noun}"
-
-
 def mapped(inputs: Inputs, function: Callable[[np.ndarray], np.ndarray]) -> Inputs:
     """The same with a function of every array in its place."""
     if isinstance(inputs, np.ndarray):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..images.batch_inputs import counted
+from ..visible import number_of
 from .before_after import FASTER, accuracy_card, add_comparison, cost_cards, gain
 from .page import Page, Step, Tone, percent
 from .reorganization import Pictures, finished
@@ -38,7 +38,7 @@ def comparison_page(
     """
     names = str(call.settings["first"]), str(call.settings["second"])
     page = Page(" and ".join(names), "Two files on the same data")
-    images = f"{counted(figures['images'], call.noun)} of {call.settings['data']}"
+    images = f"{number_of(figures['images'], call.noun)} of {call.settings['data']}"
     said, tone = gain(figures, images, names)
     cards = [*accuracy_card(figures, f"of {names[0]}"), *cost_cards(figures["files"], "first")]
     if figures["note"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..images.accuracy import Gain, wilson
-from ..images.batch_inputs import counted
+from ..visible import number_of
 from .before_after import add_outputs
 from .page import Page, Step, Tone, percent
 from .reorganization import CHANGED, Pictures, add_groups, finished
@@ -56,7 +56,7 @@ def rejuvenation_page(
     page = Page(f"Rejuvenated: {output}", f"from {model}")
     shares, n = result["accuracy"], result["evaluated"]
     states = {**STATES, **{name: UNCHANGED[name] for name in result["unchanged"]}}
-    images = f"{counted(n, call.noun)} set apart"
+    images = f"{number_of(n, call.noun)} set apart"
     cards = [("accuracy", percent(shares["rejuvenated"]), f"rejuvenated, on {images}")]
     cards += [
         (name, percent(shares[name]), states[name])

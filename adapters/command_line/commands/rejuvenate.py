@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...images.batch_inputs import counted
+from ...visible import number_of
 from .. import terminal
 from ..invocation import Invocation
 from ..options import (
@@ -121,7 +121,7 @@ def rejuvenate(
         terminal.say_plainly(result.note)
     print_report(result.report)
     rows = [(name, percent(share)) for name, share in result.accuracy.items()]
-    title = f"Accuracy on {counted(result.evaluated, batches.data.noun)} set apart"
+    title = f"Accuracy on {number_of(result.evaluated, batches.data.noun)} set apart"
     terminal.out.print(Listing(title, ["file", "accuracy"], rows))
     for line in (result.verdict, *terminal.written(output, plain, html)):
         terminal.say_plainly(line)
