@@ -72,6 +72,20 @@ def test_streams_whose_tasks_do_not_alternate(study, name):
         assert again[figure] == result[figure]
 
 
+@pytest.mark.filterwarnings("ignore:.*samples give")
+def test_units_at_random_are_as_many_as_ours(study):
+    stream, data = tiny(study, "incremental")
+    stream = dataclasses.replace(stream, n_tasks=5)
+    ours, control = (
+        study.run("incremental", stream, arm, 0, data)
+        for arm in ("ours-redundant", "random-redundant")
+    )
+    freed = [event["freed"] for event in ours["events"]]
+    assert sum(freed[1:]) > 0
+    assert [event["freed"] for event in control["events"]] == freed
+    assert control["online"] != ours["online"]
+
+
 def test_tasks_are_what_their_streams_say(study):
     streams = study.tasks
     _, data = tiny(study, "5+1")

@@ -24,6 +24,7 @@ import torch
 from rejuvenet.adapters.torch import Reorganizer, reorganize
 from rejuvenet.graph import Recipe
 from torch import nn
+from torch.nn import functional as F
 
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "5+1 CIFAR": {
@@ -55,10 +56,11 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass
 class Arm:
-    """Plain training: the hooks do nothing."""
+    """Plain training, or with ``strength * ||theta||^2`` in the loss; there are no events."""
 
     rate: float = 1e-3
     occasion: str | None = None
+    strength: float = 0.0
     layer_norm = False
 
     def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
@@ -66,7 +68,11 @@ class Arm:
         self.parameters = list(model.parameters())
         self.generator = torch.Generator().manual_seed(seed)
 
-    def before_step(self) -> None: ...
+    @torch.no_grad()
+    def before_step(self) -> None:
+        if self.strength:
+            gradients = [p.grad for p in self.parameters]
+            torch._foreach_add_(gradients, self.parameters, alpha=2 * self.strength)
 
     def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None: ...
 
@@ -83,19 +89,7 @@ class LayerNorm(Arm):
 
 
 @dataclass
-class L2(Arm):
-    """Adds ``strength * ||theta||^2`` to the loss."""
-
-    strength: float = 1e-3
-
-    @torch.no_grad()
-    def before_step(self) -> None:
-        gradients = [p.grad for p in self.parameters]
-        torch._foreach_add_(gradients, self.parameters, alpha=2 * self.strength)
-
-
-@dataclass
-class L2Init(L2):
+class L2Init(Arm):
     """Adds ``strength * ||theta - theta_0||^2`` to the loss (Kumar et al. 2023)."""
 
     def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
@@ -288,13 +282,12 @@ class Reorganized(Arm):
     recipe: Recipe = field(default_factory=Recipe.preserving)
 
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
-        return sum(self.reorganized(batches, self.model, self.recipe, self.optimizer).values())
+        return sum(self.reorganized(batches, self.recipe).values())
 
     def reorganized(
-        self, batches: list[tuple[torch.Tensor, torch.Tensor]], model: nn.Module, recipe: Recipe,
-        optimizer: torch.optim.Optimizer | None = None,
-    ) -> dict[str, int]:  # fmt: skip
-        """Reorganize a model; how many units became free in every group, by its weight's name."""
+        self, batches: list[tuple[torch.Tensor, torch.Tensor]], recipe: Recipe
+    ) -> dict[str, int]:
+        """Reorganize; how many units became free in every group, by its weight's name."""
         seed = int(torch.randint(2**31 - 1, (), generator=self.generator))
         # Class means need samples of every class, so those at hand are numbered anew.
         seen = torch.cat([y for _, y in batches]).unique()
@@ -302,26 +295,40 @@ class Reorganized(Arm):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "nothing was freed")
             report = reorganize(
-                model, batches, layers="all", recipe=replace(recipe, seed=seed),
-                optimizer=optimizer,
+                self.model, batches, layers="all", recipe=replace(recipe, seed=seed),
+                optimizer=self.optimizer,
             )  # fmt: skip
         return {group["group"]: group["new"] for group in report.to_dict()["groups"]}
 
 
 @dataclass
 class AtRandom(Reorganized):
-    """As many units of every layer as the recipe would free at the time, chosen at random.
+    """As many units of every layer as the recipe frees, chosen at random, with the same refit.
 
-    A control of which units go.  Dead ones mostly stay, so that more are freed over a stream than
-    by the recipe itself.
+    A control of which units go.  A twin learns the same batches and is reorganized by the recipe:
+    it says how many.
     """
 
+    def start(self, model: nn.Sequential, optimizer: torch.optim.Adam, seed: int) -> None:
+        super().start(model, optimizer, seed)
+        twin = copy.deepcopy(model)
+        self.twin = Reorganized(self.rate, self.occasion, self.strength, self.recipe)
+        self.twin.start(twin, torch.optim.Adam(twin.parameters(), self.rate), seed)
+
+    def after_step(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        twin = self.twin
+        twin.optimizer.zero_grad()
+        F.cross_entropy(twin.model(x), y).backward()
+        twin.before_step()
+        twin.optimizer.step()
+
     def event(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
-        freed = self.reorganized(batches, copy.deepcopy(self.model), self.recipe)
+        freed = self.twin.reorganized(batches, self.recipe)
         widths = {name: len(value) for name, value in self.model.named_parameters()}
         ratio: dict[str, Any] = {name: 1 - n / widths[name] for name, n in freed.items()}
-        recipe = replace(self.recipe, method="random", ratio=ratio)
-        return sum(self.reorganized(batches, self.model, recipe, self.optimizer).values())
+        return sum(
+            self.reorganized(batches, replace(self.recipe, method="random", ratio=ratio)).values()
+        )
 
 
 @dataclass
@@ -430,7 +437,7 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     # name: (title, kind, what differs from its defaults beside the published optimum)
     "plain": ("plain, rate 1e-3", Arm, {}),
     "plain-slow": ("plain, rate 1e-4", Arm, {"rate": 1e-4}),
-    "l2": ("L2", L2, {}),
+    "l2": ("L2", Arm, {}),
     "l2-init": ("L2-Init", L2Init, {}),
     "shrink-perturb": ("shrink and perturb", ShrinkPerturb, {}),
     "redo": ("ReDo", ReDo, {}),
@@ -476,7 +483,7 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     ),
     "later-layers": ("later-layer forgetting", LaterLayers, {}),
     "random-redundant": (
-        "random channels, as many of every layer as are redundant", AtRandom,
+        'random channels, as many of every layer as with `ratio="redundant"`', AtRandom,
         {"recipe": replace(HALF, ratio="redundant")},
     ),
     "ours-0.8-steps": ("ours, 0.8, every 500 steps, not told of tasks", Stepwise, {}),
@@ -485,7 +492,7 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
 # Beside the published optimum, which is for a stream twice as long as the smaller one.
 TRIED: dict[str, list[dict[str, Any]]] = {
     "plain": [{"rate": 3e-4}, {"rate": 3e-3}],
-    "l2": [{"strength": 3e-4}, {"strength": 3e-3}],
+    "l2": [{"strength": 1e-4}, {"strength": 3e-4}, {"strength": 3e-3}],
     "l2-init": [{"strength": 3e-3}, {"strength": 3e-2}],
     "shrink-perturb": [{"shrink": 1e-3}, {"noise": 1e-3}, {"shrink": 1e-3, "noise": 1e-3}],
     "redo": [{"threshold": 0.03}, {"threshold": 0.1}, {"occasion": "hard"}],
@@ -493,6 +500,7 @@ TRIED: dict[str, list[dict[str, Any]]] = {
     "snr": [{"rejection": 0.05}, {"rejection": 0.005}],
     "layer-norm": [{"rate": 3e-4}, {"rate": 1e-3}],
     "ours-0.8-reset": [{"ratio": 0.7}, {"ratio": 0.9}],
+    "ours-redundant": [{"strength": 1e-4}, {"strength": 3e-4}],
 }
 
 
@@ -516,12 +524,15 @@ def title(name: str) -> str:
 
     >>> title("redo,threshold=0.1"), title("plain,rate=0.003")
     ('ReDo, threshold 0.1', 'plain, rate 0.003')
+    >>> title("l2,strength=0.0003"), title("ours-redundant,strength=0.0003")
+    ('L2, strength 0.0003', 'ours, `ratio="redundant"`, with L2 of strength 0.0003')
     """
     base, changes = VARIANTS.get(name, (name, {}))
     text = ARMS[base][0]
     for key, value in changes.items():
         said = {"rate": ", rate 1e-3", "ratio": ", 0.8"}.get(key, "")
-        new = f", {value}" if key == "ratio" else f", {key} {value}"
+        added = "with L2 of " if key == "strength" and base.startswith("ours") else ""
+        new = f", {value}" if key == "ratio" else f", {added}{key} {value}"
         text = text.replace(said, new) if said and said in text else text + new
     return text
 

@@ -25,6 +25,8 @@ from paired import by_seed, interval, with_interval  # noqa: E402
 from study import TUNING, best, candidates  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
+OURS = {"incremental": "ours-redundant"}  # which arm of ours a stream's choice is compared with
+
 Run = dict[str, Any]
 Runs = dict[tuple[str, str], dict[int, Run]]
 
@@ -169,8 +171,7 @@ def conclusions(runs: Runs) -> list[str]:
             f"forgetting, {apart('incremental', 'ours-redundant', 'shrink-perturb')} ahead of "
             f"shrink and perturb, {apart('incremental', 'ours-redundant', 'l2')} ahead of L2, and "
             f"{apart('incremental', 'ours-redundant', 'random-redundant')} ahead of units at "
-            "random, as many of every layer as are redundant at the time, with the same refit and "
-            "state. These leave dead units where they are, so that more are freed in the end."
+            "random, as many of every layer at every event, with the same refit and state."
         )
     if runs["5+1", "ours-0.8-steps"]:
         found.append(
@@ -224,7 +225,7 @@ def every_run(runs: Runs, stream: str) -> list[str]:
 def tuned(runs: Runs, tuning: Runs, stream: str, folder: Path) -> list[str]:
     """What was tried on the seeds that choose, and the chosen beside ours; no lines without."""
     rows, ahead = [], {}
-    ours = "ours-0.8-reset"
+    ours = OURS.get(stream, "ours-0.8-reset")
     if len(tuning[stream, ours]) == len(TUNING):
         ours = best(folder, stream, ours)
     for arm in TRIED:
