@@ -169,7 +169,8 @@ def conclusions(runs: Runs) -> list[str]:
             "**Beside the controls of data that stay**, on the same stream, what is redundant ends "
             f"{apart('incremental', 'ours-redundant', 'later-layers')} ahead of later-layer "
             f"forgetting, {apart('incremental', 'ours-redundant', 'shrink-perturb')} ahead of "
-            f"shrink and perturb, {apart('incremental', 'ours-redundant', 'l2')} ahead of L2, and "
+            f"shrink and perturb, {apart('incremental', 'ours-redundant', 'l2')} ahead of L2 "
+            f"({apart('incremental', 'ours-redundant', 'l2,strength=0.0001')} once tuned), and "
             f"{apart('incremental', 'ours-redundant', 'random-redundant')} ahead of units at "
             "random, as many of every layer at every event, with the same refit and state."
         )
