@@ -75,7 +75,7 @@ def test_streams_whose_tasks_do_not_alternate(study, name):
 @pytest.mark.filterwarnings("ignore:.*samples give")
 def test_units_at_random_are_as_many_as_ours(study):
     stream, data = tiny(study, "incremental")
-    stream = dataclasses.replace(stream, n_tasks=5)
+    stream = dataclasses.replace(stream, n_tasks=4, steps=30)
     ours, control = (
         study.run("incremental", stream, arm, 0, data)
         for arm in ("ours-redundant", "random-redundant")
