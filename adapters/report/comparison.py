@@ -73,8 +73,10 @@ def _steps(
         "finetune", names[1], "--teacher", names[0], "-o", f"{stem}.finetuned.onnx",
         "--html", f"{stem}.finetuned.html",
     )  # fmt: skip
+    others = "better with other images than these, which would tell nothing any more"
     if tone == "worse":
-        return [(f"Use {names[0]}; or train {names[1]}, with the other as its teacher:", train)]
+        said = f"Use {names[0]}; or train {names[1]}, with the other as its teacher ({others}):"
+        return [(said, train)]
     if figures["accuracy"]:
         if second < FASTER * first:
             saved = percent(1 - second / first, 0)
@@ -82,6 +84,6 @@ def _steps(
         return [("Use either; they do equally well, as far as so few can tell.", "")]
     same = figures["top1"]
     if same is not None and same < 1:
-        said = f"Bring {names[1]} nearer to {names[0]} by training it to give the same outputs:"
-        return [(said, train)]
+        said = f"Bring {names[1]} nearer to {names[0]} by training it to give the same outputs"
+        return [(f"{said} ({others}):", train)]
     return []
