@@ -33,3 +33,17 @@ def refuse_several(**options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"expected one of {', '.join(options)}, got {' and '.join(given)}")
+
+
+def refuse_idle(where: str, **options: object) -> None:
+    """Raise ValueError for an option that is given and would do nothing there.
+
+    >>> refuse_idle("without every_steps", recent=None)
+    >>> refuse_idle("without every_steps", recent=64)
+    Traceback (most recent call last):
+    ...
+    ValueError: recent does nothing without every_steps: leave it out
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} does nothing {where}: leave it out")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .arguments import refuse_idle
 from .change.surgery import restricted, transform
 from .collecting import described
 from .measure.verdict import Noise
@@ -34,7 +35,7 @@ def arrange(
     network : Network
         Changed in place, or as it was where ValueError is raised.
     data : Data or None
-        Needed for ``order="sofm"``.
+        For ``order="sofm"``, which needs it.
     groups, order, seed
         As in :func:`rejuvenet.adapters.torch.arrange`.
     classes : int or sequence, optional
@@ -43,7 +44,9 @@ def arrange(
         Changes what goes along with the network.
     """
     start = time.perf_counter()
-    by_map = isinstance(order, str) and order == "sofm"
+    by_map = is_by_map(order)
+    if not by_map:
+        refuse_idle("unless order is 'sofm'", batches=data)
     chosen, skipped = select_groups(network.groups, groups, activations=by_map, permute=True)
     found = [choice.group for choice in chosen]
     if isinstance(order, np.ndarray):
@@ -73,6 +76,11 @@ def arrange(
     report.skipped.update(skipped)
     report.seconds = time.perf_counter() - start
     return report
+
+
+def is_by_map(order: object) -> bool:
+    """Whether an order is that of a map, which looks at activations."""
+    return isinstance(order, str) and order == "sofm"
 
 
 def _verify(noise: Noise, after: list[np.ndarray], report: Report) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import check_kind, refuse_several
+from .arguments import check_kind, refuse_idle, refuse_several
 from .cautions import BEYOND, warn_about_classes, warn_of_equal_samples
 from .change.balance import balance_plan
 from .change.least_squares import held_out
@@ -141,7 +141,7 @@ def reorganize(
     check_kind(Integral, pseudo_classes=pseudo_classes)
     check_kind(Mapping, protected=protected)
     refuse_several(classes=classes, pseudo_classes=pseudo_classes)
-    recipe = given(recipe, Recipe.preserving).fitting("groups" if protected else "products")
+    recipe = given(recipe, Recipe.preserving)
     with team.together():
         if data is None:
             if layers == "auto":
@@ -150,6 +150,11 @@ def reorganize(
                     "the layers"
                 )
             recipe = recipe.without_data()
+            refuse_idle(
+                "without batches", classes=classes, pseudo_classes=pseudo_classes,
+                max_change=max_change,
+            )  # fmt: skip
+        recipe = recipe.fitting("groups" if protected else "products")
         if max_change is not None and not max_change > 0:
             raise ValueError(f"expected a positive max_change, got {max_change!r}")
         refuse_unknown(network.groups, recipe.ratio)

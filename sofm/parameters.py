@@ -138,6 +138,14 @@ def schedule_of(estimator, grid: Grid) -> Schedule:
         raise ValueError(
             f"metric: {estimator.metric!r} has no online rule (eq. 6): pass algorithm='batch'"
         )
+    if estimator.algorithm == "batch" and estimator.learning_rate is not None:
+        raise wrong("learning_rate", "None with algorithm='batch' (eq. 8), which has none",
+                    estimator.learning_rate)  # fmt: skip
+    if half_life is not None and not (
+        estimator.algorithm == "batch" and has_means(estimator.metric)
+    ):
+        raise wrong("half_life", "None where there is no partial_fit (the online rule, metrics "
+                    "without means)", half_life)  # fmt: skip
     widest = max(max(grid.rows, grid.columns) / 2, 0.5)
     return Schedule(
         _ends("sigma", estimator.sigma, (widest, 0.5), np.inf),

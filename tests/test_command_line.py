@@ -112,12 +112,12 @@ def says_what_to_do_next(path):
     return page
 
 
-@pytest.mark.parametrize("method", ["sofm", "redo"])
-def test_reorganize_leaves_what_is_not_redundant(place, method):
+@pytest.mark.parametrize(("method", "options"), [("sofm", ["tolerance=0.001"]), ("redo", [])])
+def test_reorganize_leaves_what_is_not_redundant(place, method, options):
+    options = [word for option in (*options, "dormant=0") for word in ("--option", option)]
     done = call(
         "reorganize", "original.onnx", "--data", "digits_train.npz", "-o", "same.onnx",
-        "--ratio", "redundant", "--option", "tolerance=0.001", "--option", "dormant=0",
-        "--method", method, "--json",
+        "--ratio", "redundant", *options, "--method", method, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     (group,) = json.loads(done.stdout[done.stdout.index("{") :])["groups"]
@@ -433,11 +433,20 @@ def test_overwrite_allows_the_model_itself(place):
         ("reorganize --data digits_train.npz --arrange --option a=1", "--option does nothing"),
         ("reorganize --data digits_train.npz --arrange --order random", "--data does nothing"),
         ("reorganize --data digits_train.npz --method l1 --recipe paper", "--recipe does nothing"),
+        ("reorganize --data digits_train.npz --layers auto --ratio 0.5", "--ratio does nothing"),
+        ("reorganize --data digits_train.npz --option every=5", "--option every does nothing"),
+        ("reorganize --data digits_train.npz --option tolerance=1", "without --ratio redundant"),
+        ("reorganize --data digits_train.npz --method l2 --option sigma=2", "sigma does nothing"),
+        ("shrink --data digits_train.npz --option init=kaiming", "init does nothing"),
+        ("rejuvenate --data digits_train.npz --ratio 0.5", "--ratio does nothing with --layers"),
+        ("finetune --data digits_train.npz --held-out 0 --patience 3", "--patience does nothing"),
+        ("finetune --data alone.npz --smoothing 0.2", "--smoothing does nothing without labels"),
         ("reorganize --data digits_train.npz --option seed=1", "give --seed"),
         ("reorganize --data digits_train.npz --option epochs=1 --option epochs=2", "given twice"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(place, words, said):
+    np.savez("alone.npz", x=np.load("digits_train.npz")["x"][:8])
     command, *rest = words.split()
     output = ["-o", "new.onnx"] if command != "inspect" else []
     assert said in fails(2, command, "original.onnx", *output, *rest)

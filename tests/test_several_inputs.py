@@ -73,6 +73,10 @@ def test_training(place):
     how = ("two.onnx", "--epochs", 8, "--lr", 0.02, "--batch-size", 16)
     found, _ = call("finetune", *how, "--data", "labelled.npz", "-o", "tuned.onnx")
     assert found["trained"]["epochs"][-1]["loss"] < found["trained"]["epochs"][1]["loss"]
+    words = ("finetune", *how, "--data", "data.npz", "--augment", "flip", "-o", "n.onnx")
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == 2
+    assert "--augment does nothing" in done.stderr
     taught = ("--teacher", "tuned.onnx", "--data", "data.npz", "-o", "taught.onnx")
     found, _ = call("finetune", *how, *taught)
     assert found["trained"]["epochs"][-1]["loss"] < found["trained"]["epochs"][1]["loss"]

@@ -139,6 +139,9 @@ Test = Annotated[
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
+BESIDE_AUTO = "with --layers auto, which chooses the ratios"
+IN_TRAINING = ("optimizer", "every", "stop")  # options of a recipe that a file has no use for
+
 # More take minutes; 250 to 2,000 could not be told apart (tutorials/how_many_images.py).
 MAX_IMAGES = 2000
 READING = ("size", "mean", "std", "preprocess", "batch_size")  # what is said about --data
@@ -315,6 +318,14 @@ def parse_recipe(
             raise typer.BadParameter(f"--option {name} has an option of its own; give --{name}")
         if name in changes:
             raise typer.BadParameter(f"--option {name} is given twice; give it once")
+        if name in IN_TRAINING:
+            raise typer.BadParameter(
+                f"--option {name} does nothing to a file, only in training; leave it out"
+            )
+        if name == "tolerance" and share != "redundant":
+            raise typer.BadParameter(
+                "--option tolerance does nothing without --ratio redundant; leave it out"
+            )
         changes[name] = _value(value)
     make: Any = getattr(Recipe, preset)
     # These merge nothing: survivors keep their weights.

@@ -13,9 +13,10 @@ import numpy as np
 import typer
 
 from ..images.image_data import ArrayFile, Batches, read_data
+from ..images.named_arrays import NamedArrays, NamedBatches
 from ..images.sampling import sampled
 from ..visible import number_of
-from .options import BatchSize, InputShape, Mean, Preprocess, Size, Std
+from .options import BatchSize, InputShape, Mean, Preprocess, Size, Std, refuse_options
 from .terminal import say_aside
 
 
@@ -58,7 +59,6 @@ def reads(command: Callable[..., None]) -> Callable[..., None]:
 def open_batches(model: Path, data: Path, reading: Reading) -> Batches:
     """Batches of the images under ``data`` as the model takes them; says what is not usual."""
     from ..images.model_input import ImageInput, image_shape, input_types
-    from ..images.named_arrays import NamedArrays, NamedBatches
     from ..images.own_preprocessing import OwnPreprocessing
     from ..images.preprocessing import Preprocessing
 
@@ -222,6 +222,8 @@ class Look:
 
 def set_augmentation(context: typer.Context, batches: Batches) -> Any:
     """What ``--augment`` says, or what fits the data; a page lists it among the settings."""
+    if isinstance(batches, NamedBatches) and context.params["augment"] != "none":
+        refuse_options(context, ["augment"], "to the arrays of several inputs")
     fitting = "shift+flip" if batches.data.noun == "images" else "none"
     context.params["augment"] = context.params["augment"] or fitting
     return context.params["augment"]

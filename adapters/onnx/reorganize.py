@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...graph import arranging, reorganizing
-from ...graph.arguments import refuse_several
+from ...graph.arguments import refuse_idle, refuse_several
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.measure.class_sums import MAX_BYTES
@@ -50,7 +50,7 @@ def arrange(
     order : {"sofm", "random"}, ndarray of int, or mapping of group name to ndarray
         By place on the map (needs ``batches``), at random, or given.
     batches : iterable, optional
-        Yields ``(inputs, labels)``.
+        Yields ``(inputs, labels)``; for order ``"sofm"``.
     seed : int
     progress : bool
         Show a progress bar.
@@ -178,7 +178,7 @@ def shrink(
     target_params: float | None = None,
     target_flops: float | None = None,
     target_latency: float | str | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     classes: int | Sequence[str | int] | None = None,
     pseudo_classes: int | None = None,
     unpack: Unpack | None = None,
@@ -208,8 +208,9 @@ def shrink(
         Share of today's latency that stays at most, or milliseconds such as ``"5ms"``, for one
         sample in onnxruntime: the multiply-adds that are left are found by timing models that are
         really smaller.
-    threads : int
-        That an operator may use when the latency is measured.
+    threads : int, optional
+        That an operator may use when the latency is measured, for ``target_latency``; 1 by
+        default.
     classes, pseudo_classes, unpack, max_batches, max_bytes, max_change
         As in :func:`reorganize`.
 
@@ -262,7 +263,7 @@ def shrunk(
     target_params: float | None,
     target_flops: float | None,
     target_latency: float | str | None,
-    threads: int,
+    threads: int | None,
     unpack: Unpack | None = None,
     **options: Any,
 ) -> tuple[OnnxModel, reorganizing.Outcome]:
@@ -271,11 +272,14 @@ def shrunk(
         ratio=ratio, target_params=target_params, target_flops=target_flops,
         target_latency=target_latency,
     )  # fmt: skip
+    if target_latency is None:
+        refuse_idle("without target_latency", threads=threads)
     model = model if isinstance(model, OnnxModel) else load(model)
     budget: Budget | TimeBudget | None = Budget.of(target_params, target_flops)
     target = None
     if target_latency is not None:
-        target = LatencyTarget(target_latency, model, _one_run(model, batches, unpack), threads)
+        run = _one_run(model, batches, unpack)
+        target = LatencyTarget(target_latency, model, run, 1 if threads is None else threads)
         budget = target.budget()
     changed, outcome = reorganized(
         model, batches, layers, shrinking(recipe, ratio), progress, unpack=unpack, remove=True,
@@ -311,7 +315,9 @@ def reorganized(
     """As :func:`reorganize`, with the class means before and after."""
     model = model if isinstance(model, OnnxModel) else load(model)
     network, data = OnnxNetwork(model), None
-    if batches is not None:
+    if batches is None:
+        refuse_idle("without batches", unpack=unpack, max_batches=max_batches)
+    else:
         data = OnnxBatches(batches, model, unpack, max_batches, progress)
         if classes is None and options.get("pseudo_classes") is None:
             classes = getattr(batches, "classes", None)

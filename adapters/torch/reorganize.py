@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ...graph import arranging, reorganizing
-from ...graph.arguments import refuse_several
+from ...graph.arguments import refuse_idle, refuse_several
 from ...graph.batches import Unpack
 from ...graph.cautions import warn_where_nothing_changed
 from ...graph.change.normalizations import Correction
@@ -59,13 +59,14 @@ def arrange(
     ----------
     model : torch.nn.Module or TracedModel
     example_inputs : tensor, tuple or dict, optional
-        Inputs to trace the model with; the first of ``batches`` by default.
+        Inputs to trace the model with; the first of ``batches`` by default, and not for a
+        ``TracedModel``, which has its own.
     groups : str or sequence of str
         Layers, patterns, ``"last"`` or ``"all"``.
     order : {"sofm", "random"}, ndarray of int, or mapping of group name to ndarray
         By place on the map (needs ``batches``), at random, or given for one group or several.
     batches : iterable, optional
-        Yields ``(inputs, labels)``.
+        Yields ``(inputs, labels)``; for order ``"sofm"``, or to trace the model with.
     seed : int
     optimizer, ema : optional
         Permuted along.
@@ -99,6 +100,8 @@ def arrange(
     ('0.weight', True)
     """
     traced, read = _traced(model, batches, example_inputs)
+    if example_inputs is None and traced is not model and not arranging.is_by_map(order):
+        read = None  # it has served to trace the model
     network = TorchNetwork(traced, Processes())
     follow = _follower(optimizer, ema, Recipe(optimizer="merge"))
     with torch.inference_mode(False), Interruptible():
@@ -152,7 +155,7 @@ def reorganize(
     ema : torch.nn.Module or object with ``.module``, or a sequence of these, optional
         Averaged copies of the model, changed by the same plan; not with ``refit="products"``.
     example_inputs : tensor, tuple or dict, optional
-        Inputs to trace the model with; the first of ``batches`` by default.
+        As in :func:`arrange`.
     classes, pseudo_classes, unpack, max_batches, max_bytes, device, process_group, progress
         As in :func:`collect`; of a loader of more than 100 batches an event reads the first 100
         where ``max_batches`` is not given.  All processes of the group call this function, each
@@ -299,6 +302,10 @@ def _traced(
     device: torch.device | str | None = None,
 ) -> tuple[TracedModel, Batches | None]:
     """The model traced, and its calibration data."""
+    if isinstance(model, TracedModel):
+        refuse_idle("beside a TracedModel, which has its own", example_inputs=example_inputs)
+    if batches is None:
+        refuse_idle("without batches", unpack=unpack, max_batches=max_batches, device=device)
     module = model.model if isinstance(model, TracedModel) else unwrap(model)
     refuse_unwritable(module)
     read = batches if isinstance(batches, Batches) else None

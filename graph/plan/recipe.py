@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal, get_args, get_type_hints
 
-from ..arguments import check_kind
+from ..arguments import check_kind, refuse_idle
 
 Method = Literal["sofm", "kmeans", "l1", "l2", "random", "activity", "correlation", "subset"]
 Comparison = Literal["l1", "l2", "random", "redo", "repr", "dsd", "rigl"]
@@ -52,6 +52,14 @@ DORMANT_TAU = 0.025
 # CIFAR-100 lie nearer than 0.28 (dead ones aside); merging copies with noise on their filters at
 # this tolerance changed the outputs by up to 0.6 %, and no accuracy.
 TOLERANCE = 0.1
+
+# Options that only some methods read, and these methods.
+MAPS: tuple[Method, ...] = ("sofm", "kmeans")
+READ_BY: dict[str, tuple[Method, ...]] = {
+    **dict.fromkeys(("neighborhood", "sigma", "decay", "map_init", "epochs"), MAPS[:1]),
+    **dict.fromkeys(("assign", "merge", "placement", "tolerance"), MAPS),
+    "dormant": (*MAPS, "activity"),
+}
 
 COMPARISONS: dict[str, dict[str, Any]] = {
     "l1": {"method": "l1"},
@@ -238,13 +246,17 @@ class Recipe:
         Raises
         ------
         ValueError
-            The method looks at activations.
+            The method looks at activations, or products are to be refitted.
         """
         if self.needs_means:
             raise ValueError(
                 f"method {self.method!r} needs batches of (inputs, labels), got none: give some, "
                 "or choose a method that looks at weights alone ('l1', 'l2', 'random', "
                 "'correlation')"
+            )
+        if self.refit == "products":
+            raise ValueError(
+                "refit 'products' needs batches, got none: give some, or leave it at 'auto'"
             )
         outgoing = "sum" if self.outgoing == "least_squares" else self.outgoing
         return replace(self, outgoing=outgoing, refit="groups", batchnorm="merge")
@@ -285,7 +297,7 @@ class Recipe:
         >>> Recipe.preserving(ratio=0.25).outgoing
         'least_squares'
         """
-        return cls(**_known(changes))
+        return cls(**_changed({}, changes))
 
     @classmethod
     def shrinking(cls, **changes: Any) -> Recipe:
@@ -295,7 +307,9 @@ class Recipe:
         'subset'
         """
         best: dict[str, Any] = {"method": "subset", "merge": "medoid", "ratio": 0.75}
-        return cls(**{**best, **_known(changes)})
+        idle = {name: changes.get(name) for name in ("init", "new_outgoing")}
+        refuse_idle("where free places are removed", **idle)
+        return cls(**_changed(best, changes))
 
     @classmethod
     def paper(cls, **changes: Any) -> Recipe:
@@ -314,7 +328,7 @@ class Recipe:
             "new_outgoing": "random",
             "stop": 1.0,
         }
-        return cls(**{**printed, **_known(changes)})
+        return cls(**_changed(printed, changes))
 
     @classmethod
     def comparison(cls, method: Comparison, **changes: Any) -> Recipe:
@@ -353,7 +367,7 @@ class Recipe:
                 f"expected a method to compare with ({', '.join(map(repr, COMPARISONS))}), "
                 f"got {method!r}"
             )
-        return cls(**{"outgoing": "sum", **COMPARISONS[method], **_known(changes)})
+        return cls(**_changed({"outgoing": "sum", **COMPARISONS[method]}, changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Options by name, ready for JSON."""
@@ -390,9 +404,14 @@ def shrinking(
     return replace(recipe, ratio=ratio, new_outgoing="zero", init="keep")
 
 
-def _known(changes: dict[str, Any]) -> dict[str, Any]:
-    known = [option.name for option in fields(Recipe)]
-    for name in changes:
-        if name not in known:
-            raise ValueError(f"expected an option of the recipe ({', '.join(known)}), got {name!r}")
-    return changes
+def _changed(preset: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The options of a preset with those that a user names, each of which is to do something."""
+    usual = {option.name: option.default for option in fields(Recipe)} | preset
+    options = {**preset, **changes}
+    method = options.get("method", usual["method"])
+    for name, value in changes.items():
+        if name not in usual:
+            raise ValueError(f"expected an option of the recipe ({', '.join(usual)}), got {name!r}")
+        if value != usual[name] and method not in READ_BY.get(name, (method,)):
+            raise ValueError(f"{name} does nothing with method {method!r}: leave it out")
+    return options

@@ -97,9 +97,20 @@ def test_methods_to_compare_with():
         ({"seed": -1}, "seed"),
         ({"refit": "products", "outgoing": "sum"}, "needs outgoing='least_squares'.*got 'sum'"),
         ({"refit": "products", "new_outgoing": "random"}, "needs .*got .* and 'random'"),
+        ({"method": "l2", "sigma": 2.0}, "sigma does nothing with method 'l2'"),
+        ({"method": "kmeans", "map_init": "random"}, "map_init does nothing with method 'kmeans'"),
+        ({"method": "random", "merge": "medoid"}, "merge does nothing with method 'random'"),
         ({"rate": 0.5}, "an option of the recipe .*got 'rate'"),
     ],
 )
 def test_refusals_name_the_option(changes, message):
     with pytest.raises(ValueError, match=message):
         Recipe.preserving(**changes)
+
+
+def test_what_a_preset_has_no_use_for_is_refused():
+    with pytest.raises(ValueError, match="init does nothing where free places are removed"):
+        Recipe.shrinking(init="kaiming")
+    with pytest.raises(ValueError, match="assign does nothing with method 'subset'"):
+        Recipe.shrinking(assign="vote")
+    assert Recipe.paper(method="kmeans", epochs=20).epochs == 20  # as it is anyhow

@@ -107,6 +107,8 @@ def finetune(
     """
     if module is not None:
         refuse_options(context, ["freeze", "renormalize"], "with --module")
+    if not held_out:
+        refuse_options(context, ["patience"], "with --held-out 0, which lets no epoch be better")
     source = module.rpartition(":")[0] if module else ""
     code = Path(source) if source.endswith(".py") else None
     outputs = {"-o": output, "--changes": changes, "--html": html}
@@ -117,6 +119,8 @@ def finetune(
     from ...finetune.training import Settings
 
     batches = open_batches(model, data, reading)
+    if not batches.labelled:
+        refuse_options(context, ["smoothing"], "without labels")
     settings = Settings(
         epochs=epochs,
         lr=lr,

@@ -11,6 +11,7 @@ from ...visible import number_of
 from .. import terminal
 from ..invocation import Invocation
 from ..options import (
+    BESIDE_AUTO,
     Augment,
     Changes,
     DataPath,
@@ -27,6 +28,7 @@ from ..options import (
     check_outputs,
     check_page,
     named,
+    refuse_options,
     write_changes,
 )
 from ..reading import Reading, open_batches, reads, set_augmentation
@@ -50,7 +52,7 @@ def rejuvenate(
     ] = None,
     layers: Layers = None,
     ratio: Annotated[
-        float | None, typer.Option(help="Share of the channels that survive at most.")
+        float | None, typer.Option(help="Share of the channels of --layers that survive at most.")
     ] = None,
     control: Annotated[
         bool,
@@ -74,6 +76,8 @@ def rejuvenate(
     The original, the rejuvenated file and a plainly fine-tuned one are compared on images that
     nothing was trained on or chosen by.
     """
+    if named(layers, "auto") == "auto":
+        refuse_options(context, ["ratio"], BESIDE_AUTO)
     plain = output.with_name(output.stem + ".plain.onnx") if control else None
     outputs = {"-o": output, "--html": html, "--control": plain, "--changes": changes}
     check_outputs(outputs, model, data, test, overwrite=overwrite)

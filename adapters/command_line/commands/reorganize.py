@@ -11,6 +11,7 @@ from .. import terminal
 from ..change_page import write_change_page
 from ..invocation import Invocation
 from ..options import (
+    BESIDE_AUTO,
     MAX_IMAGES,
     READING,
     Changes,
@@ -103,8 +104,9 @@ def reorganize(
     shown = shows_progress(as_json)
     if arrange:
         changed, report = onnx_adapter.arrange(
-            loaded, groups=wanted, order=order, batches=batches, seed=seed, progress=shown
-        )
+            loaded, groups=wanted, order=order, batches=batches if order == "sofm" else None,
+            seed=seed, progress=shown,
+        )  # fmt: skip
         outcome = Outcome(report)
         if html is not None and batches is not None:
             groups = [loaded.group(line.group) for line in report.groups]
@@ -151,6 +153,8 @@ def _check_reorganize(context: typer.Context, method: str) -> None:
         refuse_options(context, [*READING, "max_images"], "without --data")
     if not given["arrange"]:
         refuse_options(context, ["order"], "without --arrange")
+        if given["layers"] == ["auto"] and given["ratio"] != "redundant":
+            refuse_options(context, ["ratio"], BESIDE_AUTO)
         if method in COMPARISONS:
             refuse_options(context, ["recipe"], f"with --method {method}, which merges nothing")
         return

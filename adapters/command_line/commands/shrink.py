@@ -108,7 +108,7 @@ def shrink(
         loaded, look.batches, named(layers, "all"), recipe, shows_progress(as_json),
         pseudo_classes=pseudo_classes, max_change=max_change,
         target_params=target_params, target_flops=target_flops, target_latency=target_latency,
-        threads=threads,
+        threads=None if target_latency is None else threads,
     )  # fmt: skip
     changed.save(output)
     report = outcome.report

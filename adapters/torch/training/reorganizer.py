@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ....graph.arguments import refuse_several
+from ....graph.arguments import refuse_idle, refuse_several
 from ....graph.batches import Unpack
 from ....graph.change.surgery import NotFinite
 from ....graph.measure.class_sums import MAX_BYTES
@@ -108,12 +108,12 @@ class Reorganizer:
     every_steps : int, optional
         Optimizer steps between two reorganizations, in place of ``every``: :meth:`step` is then
         called after every step, with its batch.
-    recent : int
+    recent : int, optional
         With ``every_steps``: judged by so many of the samples seen since the last event, as many
-        of every class as there are.  Four times as many are kept for that, in at most 256 MiB,
-        where they came from (on the GPU, if they were there).
-    maturity : int
-        With ``every_steps``: steps for which new channels are left alone.
+        of every class as there are; 512 by default.  Four times as many are kept for that, in at
+        most 256 MiB, where they came from (on the GPU, if they were there).
+    maturity : int, optional
+        With ``every_steps``: steps for which new channels are left alone; 100 by default.
     warmup : WarmUp, optional
         How fast new channels learn at first.
     classes, pseudo_classes, unpack, max_batches, max_bytes, process_group, writer, progress
@@ -175,8 +175,8 @@ class Reorganizer:
         epochs: int | None = None,
         ratio: Ratio | Mapping[str, Ratio] | None = None,
         every_steps: int | None = None,
-        recent: int = 512,
-        maturity: int = 100,
+        recent: int | None = None,
+        maturity: int | None = None,
         warmup: WarmUp | None = None,
         classes: int | Sequence[str | int] | None = None,
         pseudo_classes: int | None = None,
@@ -203,6 +203,8 @@ class Reorganizer:
                 "expected a loader, or every_steps and example_inputs (of one batch, to trace the "
                 "model with)"
             )
+        if every_steps is None:
+            refuse_idle("without every_steps", recent=recent, maturity=maturity)
         refuse_several(classes=classes, pseudo_classes=pseudo_classes)
         first = recipe_at(0, self.recipe, ratio)
         refuse_averages(first, ema)
@@ -275,6 +277,7 @@ class Reorganizer:
         """
         if self.steps is not None:
             return self._event(self.steps.count) if self.steps.add(done, labels) else None
+        refuse_idle("without every_steps, where a step is the end of an epoch", labels=labels)
         report = self._event(done) if self.due(done) else None
         if self._schedule.is_over(done):
             self.release()

@@ -22,6 +22,7 @@ from ..batches import as_numbers, samples
 from ..sample_order import balanced, is_index
 
 MAX_BYTES = 2**28  # of batches kept, 256 MiB
+RECENT, MATURITY = 512, 100  # samples and steps, unless others are asked for
 KEPT = 4  # times as many samples as are judged by, so that there are some of rare classes
 
 
@@ -69,7 +70,9 @@ class Steps:
         By the name of a group: the places of new channels, and the step after which they began.
     """
 
-    def __init__(self, every: int, recent: int, maturity: int) -> None:
+    def __init__(self, every: int, recent: int | None = None, maturity: int | None = None) -> None:
+        recent = RECENT if recent is None else recent
+        maturity = MATURITY if maturity is None else maturity
         for name, value, least in (
             ("every_steps", every, 1), ("recent", recent, 1), ("maturity", maturity, 0)
         ):  # fmt: skip
