@@ -60,12 +60,22 @@ class Refits:
         for own in self.sums.values():
             own.share(self._runs.team)
 
-    def fitted(self, plan: GroupPlan, means: Mapping[str, ClassMeans]) -> GroupPlan:
+    def _fits(self, plan: GroupPlan) -> bool:
+        return plan.group in self.sums and not plan.idle and bool(_read(plan))
+
+    def warn(self, plans: Sequence[GroupPlan], means: Mapping[str, ClassMeans]) -> None:
+        """Say of which plans there are too few samples to fit consumers to."""
+        warn_of_few_samples(
+            (plan, self.sums[plan.group], means.get(plan.group))
+            for plan in plans
+            if self._fits(plan)
+        )
+
+    def fitted(self, plan: GroupPlan) -> GroupPlan:
         """The plan with its consumers refitted, where there is something to fit them to."""
         own = self.sums.get(plan.group)
-        if own is None or plan.idle or not _read(plan):
+        if own is None or not self._fits(plan):
             return plan
-        warn_of_few_samples(plan, own, means.get(plan.group))
         free = scaled_members(self._runs.network.graph, plan.members)
         bounded = None if free else self._runs.edit.original(_read(plan))
         fitted, held = own.fitted.merged(plan), own.held.merged(plan)

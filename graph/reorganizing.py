@@ -316,7 +316,9 @@ class _Run:
                 self._freed, against = removable(self.layout, self.active)
                 self.refused |= against
                 self.plans = [plan for plan in self.plans if plan.group not in against]
-            self.plans = [self.refits.fitted(plan, self.before) for plan in self.plans]
+            if team.first:
+                self.refits.warn(self.plans, self.before)
+            self.plans = [self.refits.fitted(plan) for plan in self.plans]
         self.plans, self.refused, self.refits.residual = team.from_first(
             (self.plans, self.refused, self.refits.residual)
         )

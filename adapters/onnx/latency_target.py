@@ -6,11 +6,11 @@ so that a machine that is busy for a while slows both down.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
+from ...graph.cautions import warn
 from ...graph.change.removal import Removal
 from ...graph.ratios import TimeBudget
 from ...graph.report import Report
@@ -69,11 +69,10 @@ class LatencyTarget:
         report.latency_before, report.latency = before.milliseconds, after.milliseconds
         report.latency_of = after.how
         if self._excess(before, after) > MARGIN:
-            warnings.warn(
+            warn(
                 f"the smaller model takes {after.milliseconds:.3g} of {before.milliseconds:.3g} "
                 f"ms, more than the target of {self.text}: some of the layers that were to lose "
-                "channels could not, or the machine is busy",
-                stacklevel=2,
+                "channels could not, or the machine is busy"
             )
 
     def _fits(self, removal: Removal) -> bool:

@@ -105,7 +105,7 @@ def arrange(
     network = TorchNetwork(traced, Processes())
     follow = _follower(optimizer, ema, Recipe(optimizer="merge"))
     with torch.inference_mode(False), Interruptible():
-        unread = warn_of_unread(traced, stacklevel=3)
+        unread = warn_of_unread(traced)
         report = arranging.arrange(network, read, groups, order, seed, follow=follow)
     report.unread = unread
     return report

@@ -7,14 +7,12 @@ of the channels of others is not seen, and stays in the old order.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection
 
 from torch import nn
 
+from ...graph.cautions import some_of, warn
 from .trace import TracedModel
-
-MOST_NAMES = 5
 
 
 def unread_modules(model: nn.Module, unread: Collection[str]) -> list[str]:
@@ -37,19 +35,16 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
-def warn_of_unread(traced: TracedModel, aloud: bool = True, stacklevel: int = 4) -> list[str]:
+def warn_of_unread(traced: TracedModel, aloud: bool = True) -> list[str]:
     """What is not changed along, by name; ``aloud`` warns the first time that a model changes."""
     names = unread_modules(traced.model, traced.unread)
     aloud = aloud and not traced.told
     if names and aloud and any(group.frozen is None for group in traced.groups):
         traced.told = True
-        more = f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES)
-        warnings.warn(
-            "the pass that was traced did not use the parameters of "
-            f"{', '.join(map(repr, names[:MOST_NAMES]))}{more}: what reads channels of others in "
-            "another pass (in training, or for other inputs) is not changed along; give "
-            "example_inputs for which the model uses them in evaluation mode, or name layers that "
-            "they do not read",
-            stacklevel=stacklevel,
+        warn(
+            f"the pass that was traced did not use the parameters of {some_of(names)}: what reads "
+            "channels of others in another pass (in training, or for other inputs) is not changed "
+            "along; give example_inputs for which the model uses them in evaluation mode, or name "
+            "layers that they do not read"
         )
     return names

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-from rejuvenet.adapters.onnx import arrange, collect, load, reorganize  # noqa: E402
+from rejuvenet.adapters.onnx import arrange, collect, load, reorganize, shrink  # noqa: E402
 from rejuvenet.adapters.onnx import session as session_module  # noqa: E402
 from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
@@ -186,6 +186,19 @@ def test_odd_batches_are_refused_in_one_sentence(trained_network, batches, tmp_p
     ):
         with pytest.raises(ValueError, match=said):
             reorganize(model, [(x, y), odd])
+
+
+def test_a_warning_is_said_once_and_points_at_the_line_of_the_user(tmp_path, recwarn):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(n, 32) for n in (64, *8 * [32])]
+    parts = [part for layer in layers for part in (layer, torch.nn.Tanh())]
+    model = load(write(torch.nn.Sequential(torch.nn.Flatten(), *parts), tmp_path))
+    recwarn.clear()  # of the exporter
+    shrink(model, [(torch.randn(8, 1, 8, 8).numpy(), np.arange(8) % 2)], ratio=0.75)
+    (few,) = recwarn
+    assert "and too few for" in str(few.message)
+    assert "and 2 more: give 250 samples or more" in str(few.message)
+    assert few.filename == __file__
 
 
 def test_bad_requests_get_one_sentence(trained_network, batches, tmp_path):

@@ -81,6 +81,23 @@ def test_poor_data_are_told(data, said):
         reorganize(network(), data, "0")
 
 
+def test_a_warning_is_said_once_and_points_at_the_line_of_the_user(recwarn):
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 6), torch.arange(8) % 2
+    layers = [nn.Linear(6, 32), *(nn.Linear(32, 32) for _ in range(7)), nn.Linear(32, 2)]
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+    reorganize(model, [(x, y)], "all", Recipe.preserving(ratio="redundant", tolerance=0.0))
+    reorganize(model, [(x, y)], "all", Recipe.preserving(ratio=0.5))
+    assert Reorganizer(model, None, [x], layers="all", every=1).step(0)
+    idle, few, unlabelled = (str(caution.message) for caution in list(recwarn)[:3])
+    assert idle.startswith("nothing was freed in '0.weight', '2.weight'")
+    assert "'8.weight' and 3 more: in the first, nothing is redundant" in idle
+    assert "values for the refit of 16 channels of '0.weight', and too few for '2.wei" in few
+    assert "'10.weight' and 2 more: give 250 samples or more" in few
+    assert "no labels" in unlabelled
+    assert {caution.filename for caution in recwarn} == {__file__}
+
+
 class Long:
     def __init__(self):
         self.read = 0

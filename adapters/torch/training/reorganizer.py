@@ -32,6 +32,7 @@ from torch import nn
 
 from ....graph.arguments import refuse_idle, refuse_several
 from ....graph.batches import Unpack
+from ....graph.cautions import warn
 from ....graph.change.surgery import NotFinite
 from ....graph.measure.class_sums import MAX_BYTES
 from ....graph.plan.recipe import Recipe
@@ -290,7 +291,7 @@ class Reorganizer:
             return self._reorganize(number, what)
         except NotFinite as error:
             self._passed(number)
-            warnings.warn(f"{what}: nothing was reorganized: {error}", stacklevel=3)
+            warn(f"{what}: nothing was reorganized: {error}")
             return None
         except BaseException:
             # An interrupt after the change: the event has been, and is not repeated.
@@ -393,10 +394,9 @@ class Reorganizer:
             )
         self._passed(number)
         if far := far_from(self._first, largest_values(*along)):
-            warnings.warn(
+            warn(
                 f"{what}: far from what they were before the first event: "
-                f"{'; '.join(far)}; lower the learning rate, or reorganize less often",
-                stacklevel=4,
+                f"{'; '.join(far)}; lower the learning rate, or reorganize less often"
             )
         sources = {
             plan.group: [np.flatnonzero(row).tolist() for row in plan.A]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from numbers import Integral
@@ -19,6 +18,7 @@ from typing import Any
 from torch.optim.lr_scheduler import SequentialLR
 
 from ....graph.arguments import check_kind
+from ....graph.cautions import warn
 from ....graph.plan.recipe import Recipe, given
 
 Every = int | Collection[int] | Callable[[int], bool] | Any
@@ -57,11 +57,10 @@ class Schedule:
             return
         own = isinstance(self.every, (int, Collection))
         every = repr(self.every) if own else type(self.every).__name__
-        warnings.warn(
+        warn(
             f"nothing will be reorganized: every={every} and stop={self.stop:g} let no event fall "
             f"within {self.epochs} epochs; set every, the number of epochs between two events, or "
-            "stop, the share of the training in which they fall",
-            stacklevel=4,
+            "stop, the share of the training in which they fall"
         )
 
     def due(self, epoch: int) -> bool:
