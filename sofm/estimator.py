@@ -96,7 +96,7 @@ class SOFM(Inference):
     codebook_ : array of shape (K, D)
         The nodes, row after row of the map.  Of X's type (float32 or float64).
     labels_ : int32 array of shape (N,)
-        Best matching unit of every sample.
+        Best matching unit of every sample.  Nodes that win none leave gaps in the numbers.
     quantization_error_ : float
         Mean distance of the samples to their nodes.
     topographic_error_ : float

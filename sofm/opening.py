@@ -132,6 +132,7 @@ def _opened(estimator, X, sample_weight, reset: bool) -> Samples:
     by_block = _is_converted_by_block(estimator, X)
     X = validate_data(
         estimator, X, reset=reset, accept_sparse="csr", ensure_all_finite=False,
+        ensure_min_features=2 if reset and metric == "correlation" else 1,  # one is constant
         dtype=None if by_block else [np.float64, np.float32], order=None if by_block else "C",
     )  # fmt: skip
     weights = checked_weights(sample_weight, X)

@@ -1,4 +1,4 @@
-"""The estimator: scikit-learn's contract, errors, parameters, storage."""
+"""The estimator: errors, parameters, storage; its contract is in `test_contract.py`."""
 
 import pickle
 
@@ -11,12 +11,6 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
-
-
-@parametrize_with_checks([SOFM(), SOFM(metric="euclidean", neighborhood="exponential")])
-def test_scikit_learn_contract(estimator, check):
-    check(estimator)
 
 
 def test_digits(digits):

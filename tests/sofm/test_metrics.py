@@ -1,6 +1,5 @@
 """Distances other than Euclid's: winners, nodes and measures beside naive twins."""
 
-import warnings
 
 import naive
 import numpy as np
@@ -9,7 +8,6 @@ from rejuvenet import sofm
 from rejuvenet.sofm import SOFM, SOMClassifier, metrics
 from scipy import sparse
 from sklearn.metrics import pairwise_distances
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 
 def canberra(a, b):
@@ -28,13 +26,6 @@ def samples(metric, digits):
 
 METRICS = ["manhattan", "chebyshev", "haversine", canberra]
 names = lambda m: getattr(m, "__name__", m)  # noqa: E731
-
-
-@parametrize_with_checks([SOFM(metric="manhattan", n_epochs=3), SOFM(metric="chebyshev")])
-def test_scikit_learn_contract(estimator, check):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        check(estimator)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=names)

@@ -1,6 +1,5 @@
 """Maps that predict, beside naive twins and in scikit-learn's hands."""
 
-import warnings
 
 import naive
 import numpy as np
@@ -9,18 +8,8 @@ from rejuvenet.sofm import SOFM, SOMClassifier, SOMRegressor, suggest_shape
 from scipy import sparse
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 SMALL = SOFM((3, 3), n_epochs=3)
-
-
-@parametrize_with_checks(
-    [SOMClassifier(), SOMClassifier(SMALL, target_weight=0), SOMRegressor(SMALL)]
-)
-def test_scikit_learn_contract(estimator, check):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        check(estimator)
 
 
 def naive_means(som, labels, Y, sigma):
