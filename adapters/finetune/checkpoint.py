@@ -1,8 +1,9 @@
 """The state of a training run, beside the file that it will write, for the case of a kill.
 
 A checkpoint belongs to one run: the same model, data and settings.  It is written as a whole or
-not at all, and goes once the model is written.  It is a safetensors file whose header holds, as
-JSON, everything that is no tensor: nothing in it can be run.
+not at all, and goes once the model is written, or all of a run that trains several.  It is a
+safetensors file whose header holds, as JSON, everything that is no tensor: nothing in it can be
+run.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def finetune_file(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     restart: bool = False,
     asked: str = "",
+    keep: bool = False,
     seconds: float = 60.0,
     on_epoch: Callable[[Epoch], Any] = lambda epoch: None,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -124,6 +125,8 @@ def finetune_file(
         Begin anew although there is a checkpoint.
     asked : str
         As for :class:`.checkpoint.Checkpoint`.
+    keep : bool
+        Leave the checkpoint where it is: what this run is a part of may have to be repeated.
     seconds : float
         Least time between two checkpoints within an epoch.
     on_epoch, progress : callable
@@ -180,7 +183,8 @@ def finetune_file(
     changed = loaded.with_weights(module.arrays())
     check_agreement(module, changed, model, images)  # what is written is what was trained
     changed.save(output)
-    checkpoint.remove()
+    if not keep:
+        checkpoint.remove()
     after = {name: score(str(output), part) for name, part in measured.items()}
     counts = {"training": len(training.rows), "held-out": len(held.rows) if held else 0}
     begun = None if kept is None else len(kept["epochs"])

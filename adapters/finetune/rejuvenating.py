@@ -131,6 +131,9 @@ def rejuvenate_file(
 ) -> Rejuvenation:
     """Rejuvenate the ONNX file ``model`` and write it to ``output``.
 
+    A run that was killed continues when it is repeated, and trains nothing twice: both checkpoints
+    stay until the files are compared.
+
     Parameters
     ----------
     model, output : path-like
@@ -184,7 +187,7 @@ def rejuvenate_file(
         changed, outcome = reorganized(loaded, data, layers, recipe)
     how: dict[str, Any] = {
         "settings": settings, "input_shapes": input_shapes, "restart": restart,
-        "progress": progress, "asked": asked,
+        "progress": progress, "asked": asked, "keep": True,
     }  # fmt: skip
     results, right = {}, {"original": _hits(model, test)}
     with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +208,9 @@ def rejuvenate_file(
             right[name] = _hits(target, test)
     groups = [loaded.group(line.group) for line in outcome.report.groups]
     final = described(load(output, input_shapes=input_shapes), data, groups)[0]
+    for target in (control, output):
+        if target is not None:
+            Checkpoint(Path(target)).remove()
     return Rejuvenation(
         {name: float(found.mean()) for name, found in right.items()},
         len(right["original"]),

@@ -70,6 +70,42 @@ def test_another_run_is_told_before_long_work(tmp_path, monkeypatch):
     assert rejuvenate_file(given, output, images, **how).trained["rejuvenated"].continued == 2
 
 
+@pytest.mark.parametrize("where", ["the second training", "the comparison"])
+def test_a_rerun_trains_nothing_twice(where, tmp_path, monkeypatch):
+    told = []
+
+    def interrupted(what, epoch):
+        told.append((what, epoch.number))
+        if len(told) == 5 and where == "the second training":
+            raise KeyboardInterrupt
+
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        return rejuvenate_file(
+            given, folder / "out.onnx", images, control=folder / "plain.onnx", layers="last",
+            settings=Settings(2, augment="none"), on_epoch=interrupted,
+        )  # fmt: skip
+
+    given, images = model(tmp_path / "in.onnx"), data(120)
+    with monkeypatch.context() as patch:
+        if where == "the comparison":
+            patch.setattr(rejuvenating, "described", None)
+        with pytest.raises((KeyboardInterrupt, TypeError)):
+            run(tmp_path / "made")
+    result = run(tmp_path / "made")
+    epochs = [(what, n) for what in ("plain fine-tuning", "rejuvenated") for n in range(3)]
+    assert told == epochs
+    whole = run(tmp_path / "whole")
+    assert result.accuracy == whole.accuracy
+    assert [r.trained for r in result.trained.values()] == [
+        r.trained for r in whole.trained.values()
+    ]
+    for name in ("out.onnx", "plain.onnx"):
+        files = (tmp_path / "made" / name, tmp_path / "whole" / name)
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert len(list((tmp_path / "made").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("gain", "plain", "said"),
     [
