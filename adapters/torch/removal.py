@@ -117,6 +117,9 @@ def _lengths(
         yield from zip(("in_channels", "out_channels", "groups"), (*ends, groups), strict=True)
     elif isinstance(module, nn.Linear):
         yield from zip(("out_features", "in_features"), shapes["weight"], strict=True)
+    elif isinstance(module, nn.Bilinear):
+        names = "out_features", "in1_features", "in2_features"
+        yield from zip(names, shapes["weight"], strict=True)
     elif isinstance(module, _NormBase):
         yield "num_features", next(shapes[name][0] for name in own)
     elif isinstance(module, nn.PReLU):

@@ -85,6 +85,12 @@ RECURRENT = {
         recurrent, lambda: nn.LSTM(8, 10, proj_size=6, bidirectional=True, batch_first=True), 12
     ),
 }  # fmt: skip
+MODULES = RECURRENT | {  # that exporters do not take, too
+    "bilinear": lambda: Net(
+        lambda m, x: m.l(m.m(m.a(x).mean((2, 3)), m.b(x).mean((2, 3))).relu()),
+        a=conv(3, 8), b=conv(3, 6), m=nn.Bilinear(8, 6, 10), l=nn.Linear(10, 5),
+    ),
+}  # fmt: skip
 NAMES = (
     *OWN, "ghost", "C2f", "depthwise multiplier", "flattened", "halves and shuffle",
     "expanded gates", "attention", "unet", "super_resolution", "lstm", "called_twice",
@@ -104,7 +110,7 @@ def network(name):
     if name in NETWORKS:
         model, inputs = small_network(name)
         return randomize(model).double(), tuple(x.double() for x in inputs)
-    own = OWN | RECURRENT
+    own = OWN | MODULES
     model = randomize(own[name]()).double() if name in own else built(name)
     return model, (images(2),)
 
@@ -118,7 +124,7 @@ def check_groups(report, name, allowed):
         assert any(part in reason for part in {OUTPUT, *allowed}), reason
 
 
-@pytest.mark.parametrize("name", [*NAMES, *RECURRENT])
+@pytest.mark.parametrize("name", [*NAMES, *MODULES])
 def test_a_smaller_module_is_the_silent_one(name):
     model, inputs = network(name)
     silent = copy.deepcopy(model)
@@ -139,6 +145,12 @@ def test_a_smaller_recurrent_layer_knows_its_lengths(name):
     shrink(model, recipe=RANDOM, example_inputs=inputs)
     assert (model.r.input_size, model.r.hidden_size) == (4, 5)
     assert getattr(model.r, "proj_size", 0) in (0, 3)
+
+
+def test_a_smaller_bilinear_layer_knows_its_lengths():
+    model, inputs = network("bilinear")
+    shrink(model, recipe=RANDOM, example_inputs=inputs)
+    assert (model.m.in1_features, model.m.in2_features, model.m.out_features) == (4, 3, 5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-from rejuvenet.adapters.torch import arrange, observe, trace  # noqa: E402
+from rejuvenet.adapters.torch import arrange, observe, reorganize, trace  # noqa: E402
 from rejuvenet.adapters.torch.edit import Edit  # noqa: E402
-from rejuvenet.graph import arrange_plan, transform  # noqa: E402
+from rejuvenet.graph import Recipe, arrange_plan, transform  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -165,6 +165,34 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         return self.rnn(self.b(self.a(x)).transpose(1, 2))[0][:, -1]
+
+
+class Pairs(nn.Module):
+    """A layer that multiplies what two others make."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 6, 3)
+        self.m, self.head = nn.Bilinear(8, 6, 7), nn.Linear(7, 4)
+
+    def forward(self, x):
+        a, b = (layer(x).relu().mean((2, 3)) for layer in (self.a, self.b))
+        return self.head(self.m(a, b).relu())
+
+
+def test_bilinear_layers():
+    check(Pairs())
+    groups = {group.name: group for group in trace(Pairs(), IMAGE).groups}
+    assert [groups[n].channels for n in ("a.weight", "b.weight", "m.weight")] == [8, 6, 7]
+    assert not any(groups[n].frozen for n in ("a.weight", "b.weight", "m.weight"))
+    model, images = Pairs(), torch.randn(40, 3, 8, 8)
+    for layer in (model.a, model.b):
+        for tensor in layer.parameters():  # every channel twice
+            tensor.data[len(tensor) // 2 :] = tensor.data[: len(tensor) // 2]
+    recipe = Recipe.preserving(ratio=0.5, outgoing="sum")
+    report = reorganize(model, [(images, torch.arange(40) % 4)], ["a", "b"], recipe)
+    assert [group.new for group in report.groups] == [4, 3]
+    assert report.output_change < 1e-6
 
 
 def test_what_meets_a_recurrent_layer_is_moved_rightly_or_frozen_with_a_reason():

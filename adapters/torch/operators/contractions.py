@@ -69,6 +69,21 @@ def linear(graph: Graph, out: Value, x: Value, weight: Value, bias: Value | None
         graph.nodes.append(Contraction((x.name, weight.name), target, *axes))
 
 
+@rule("_trilinear")
+def bilinear(
+    graph: Graph, out: Value, a: Value, weight: Value, b: Value, *axes: Any
+) -> bool | None:
+    """``sum_ij a[n, i] W[o, i, j] b[n, j]``, as ``nn.Bilinear`` calls it."""
+    if list(axes[:4]) != [[1, 3], [0], [1, 2], [2, 3]]:
+        return False
+    pairs = graph.temporary((*a.shape, b.shape[1]))
+    graph.nodes += [
+        Contraction((a.name, b.name), pairs, ("n", "i"), ("n", "j"), ("n", "i", "j")),
+        Contraction((pairs, weight.name), out.name, ("n", "i", "j"), ("o", "i", "j"), ("n", "o")),
+    ]
+    return None
+
+
 @rule(
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
