@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...graph.arguments import refuse_idle
 from ..images.batch_inputs import Inputs
 from ..images.image_data import Batches, output_labels, unlike_outputs
 from ..images.image_model import ImageModel, score
@@ -140,6 +141,8 @@ def finetune_file(
         ``output`` cannot be written; nothing is then written.
     """
     settings = settings or Settings()
+    if source is not None:
+        refuse_idle("with source", freeze=freeze or None, renormalize=renormalize or None)
     loaded = load(model, input_shapes=input_shapes)
     images, _ = next(iter(train))
     runner = ImageModel(str(model), loaded)

@@ -207,6 +207,9 @@ def test_what_cannot_be_trained_is_one_sentence(tmp_path, monkeypatch):
         finetune_file(given, output, Batches(named, 16))
     with pytest.raises(ValueError, match="loss is not finite"):
         finetune_file(given, output, data(), settings=Settings(30, lr=1e30, optimizer="sgd"))
+    for idle in ({"freeze": ["last"]}, {"renormalize": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(idle))} does nothing with source"):
+            finetune_file(given, output, data(), source="module.py:make", **idle)
     converted = trainable._converted
 
     def other(graph):
