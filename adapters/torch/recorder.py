@@ -14,11 +14,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ...graph.find.nodes import (
-    Elementwise,
     Freeze,
     Graph,
     Node,
     Opaque,
+    Positional,
     input_names,
     output_names,
     uniform_axes,
@@ -251,8 +251,9 @@ class GraphRecorder(Calls):
             self._opaque(read, outs, PREALLOCATED)
         else:
             self._apply_rule(func, operator, values_in, read, outs)
+        filled = operator in FILLS and not any(self.depends(v.name) for v in read[1:])
         for tensor, _ in written if operator not in RESHAPES else ():
-            self._renew_aliases(tensor, self.value(tensor), computed, operator in FILLS)
+            self._renew_aliases(tensor, self.value(tensor), computed, filled)
 
     def _apply_rule(
         self, func: Any, operator: str, values_in: Any, read: list[Value], outs: list[Value]
@@ -283,8 +284,7 @@ class GraphRecorder(Calls):
     ) -> None:
         """Views and bases of a tensor that was written in place hold something new.
 
-        Where it was filled with one value, only what it is a part of matters, which the node that
-        took the part has said.
+        Where it was filled with one number, only which part of them that was matters.
         """
         for alias in list(self.by_storage[storage_of(written)].values()):
             if alias is not written and _overlap(alias, written):
@@ -292,7 +292,8 @@ class GraphRecorder(Calls):
                 name = self._register(alias, f"c{len(self.graph.shapes)}")
                 (self.computed if computed else self.derived).add(name)
                 if filled:
-                    self.graph.nodes.append(Elementwise((old.name,), name))
+                    apart = _told_apart(alias, written)
+                    self.graph.nodes.append(Positional(old.name, name, apart))
                     self.filled[name] = value.name, self.known_as(alias)
                 else:
                     self._opaque([old, value], [Value(name, old.shape)], PREALLOCATED)
@@ -392,8 +393,19 @@ def _parameters(rule: Rule | None) -> frozenset[str]:
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors of one storage have elements in common (the parts of a split do not)."""
     size = a.untyped_storage().nbytes() // a.element_size()
-    if a.dtype != b.dtype or size > CONSTANT_LIMIT:
-        return True
-    taken = torch.zeros(size, dtype=torch.bool)
+    return a.dtype != b.dtype or size > CONSTANT_LIMIT or bool(_common(a, b).any())
+
+
+def _told_apart(tensor: torch.Tensor, part: torch.Tensor) -> tuple[int, ...]:
+    """The axes of a tensor whose positions differ in what another of its storage holds of them."""
+    if tensor.dtype != part.dtype:
+        return tuple(range(tensor.ndim))
+    common = _common(part, tensor)
+    return tuple(a for a in range(tensor.ndim) if (common.any(a) != common.all(a)).any())
+
+
+def _common(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Which elements of ``b`` are elements of ``a`` as well, both of one type and storage."""
+    taken = torch.zeros(a.untyped_storage().nbytes() // a.element_size(), dtype=torch.bool)
     taken.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
-    return bool(taken.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+    return taken.as_strided(b.shape, b.stride(), b.storage_offset())

@@ -257,6 +257,56 @@ def test_channels_whose_parts_are_filled_with_a_number_move():
     torch.testing.assert_close(model(x), before)
 
 
+class Silenced(nn.Module):
+    """Some of what the first layer makes is put to zero, or of the kernels of the second."""
+
+    def __init__(self, part=None, kernel=()):
+        super().__init__()
+        self.part, self.kernel = part, kernel
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        x, kernel = self.a(x), self.b.weight.clone()
+        if self.part:
+            self.part(x).zero_()
+        else:
+            kernel[self.kernel] = 0
+        return self.c(F.conv2d(x.relu(), kernel, self.b.bias))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x[:, :3],
+        lambda x: x[:, 2],
+        lambda x: x.unflatten(1, (2, 4))[:, 0],
+        lambda x: x.flatten(2)[:, 1, 4:],
+        lambda x: x.transpose(0, 1)[::2],
+    ],
+)
+def test_channels_of_which_some_are_filled_with_a_number_stay(part):
+    verdict = check(Silenced(part), moved=1)
+    assert "position" in verdict.frozen["a.weight"]
+
+
+@pytest.mark.parametrize("source", ["data", "weights"])
+def test_what_a_part_is_filled_with_may_be_what_one_channel_says(source):
+    class Filled(Silenced):
+        def forward(self, x):
+            x = self.a(x)
+            x[:, :, 0].fill_(x[0, 3, 5, 5] if source == "data" else self.b.weight[0, 3, 1, 1])
+            return self.c(self.b(x.relu()))
+
+    assert check(Filled(), moved=1).frozen["a.weight"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "moved"), [((..., 0, 0), 2), ((slice(None), slice(3)), 1), ((0,), 1)]
+)
+def test_kernels_that_are_filled_in_part_move_where_that_tells_no_channels_apart(kernel, moved):
+    check(Silenced(kernel=kernel), moved=moved)
+
+
 def test_unknown_operators_freeze_with_their_name():
     class Spectral(nn.Module):
         def __init__(self):
