@@ -73,9 +73,18 @@ def _moved(
         return place if place == (0, 1) and after and after[0] % n == 0 else None
     if isinstance(node, Reshape):
         return _located(shapes[output], math.prod(shapes[name][:axis]) * rows, n)
-    found = {kept.get(axis) for own, kept in kept_axes(node, shapes) if own == name}
-    kept = found.pop() if len(found) == 1 else None
-    return None if kept is None else (kept, rows)
+    for axis, rows in (place, *_also(place, shapes[name], n)):
+        found = {kept.get(axis) for own, kept in kept_axes(node, shapes) if own == name}
+        kept = found.pop() if len(found) == 1 else None
+        if kept is not None:
+            return kept, rows
+    return None
+
+
+def _also(place: Place, shape: Shape, n: int) -> list[Place]:
+    """A single sample that begins an axis stands at the end of the one before as well."""
+    axis, rows = place
+    return [(axis - 1, shape[axis - 1])] if n == rows == 1 and axis else []
 
 
 def _is_chosen(node: Contraction, name: str, axis: int) -> bool:

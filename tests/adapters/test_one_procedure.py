@@ -167,6 +167,21 @@ def test_a_product_and_a_sum_in_a_file_are_a_linear_layer(tmp_path):
     assert made.max() < 1e-4
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_layers_behind_an_attention_are_those_of_the_module(tmp_path, batch):
+    """The file flattens time and samples around it, which one sample alone does not tell apart."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=True)
+    module = nn.Sequential(layer, nn.Linear(8, 3)).eval()
+    batches = [(torch.randn(batch, 5, 8), torch.arange(i, i + batch) % 2) for i in range(20)]
+    file = onnx_adapter.load(export(module, batches[0][0], tmp_path / "m.onnx", "script, kept"))
+    recipe = Recipe.preserving(ratio=0.5)
+    report = torch_adapter.reorganize(module, batches, ["0.linear1"], recipe)
+    _, other = onnx_adapter.reorganize(file, arrays(batches), ["0.linear1"], recipe)
+    assert report.groups[0].new == other.groups[0].new == 6
+    assert report.output_change == pytest.approx(other.output_change, rel=1e-3)
+
+
 def test_without_gradients_a_file_says_so(pair):
     _, path, batches = pair
     recipe = Recipe.comparison("rigl")
