@@ -26,6 +26,7 @@ import onnx_ir as ir
 from .external import Refused, is_external, opened, place, tensors_of
 
 BLOCK = 1 << 24  # bytes that are copied at a time
+OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 
 
 @dataclass
@@ -188,7 +189,12 @@ def _check_counts(model: ir.Model, path: Path | str) -> None:
                 with suppress(onnx.defs.SchemaError):  # not in this version: nobody knows it
                     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
                     i, o = schema.min_input, schema.min_output
-                    needed += [("input", sum(inputs[:i]), i), ("output", sum(outputs[:o]), o)]
+                    # A loop may go without its number of turns, or without its condition.
+                    given = [
+                        here or formal.option == OPTIONAL
+                        for here, formal in zip(inputs[:i], schema.inputs, strict=False)
+                    ]
+                    needed += [("input", sum(given), i), ("output", sum(outputs[:o]), o)]
             for what, found, least in needed:
                 if found < least:
                     raise Refused(

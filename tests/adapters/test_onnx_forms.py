@@ -77,7 +77,7 @@ def both_branches():
     ]
 
 
-def loop():
+def loop(turns="three", condition="true"):
     body = helper.make_graph(
         [node("Identity", ["go"], ["on"]), node("Conv", ["state", "other"], ["m"]),
          node("Tanh", ["m"], ["next"])],
@@ -85,7 +85,11 @@ def loop():
         [scalar("n", TensorProto.INT64), scalar("go", TensorProto.BOOL), tensor("state")],
         [scalar("on", TensorProto.BOOL), tensor("next")],
     )  # fmt: skip
-    return [node("Loop", ["three", "true", "i"], ["j"], body=body)]
+    return [node("Loop", [turns, condition, "i"], ["j"], body=body)]
+
+
+def counted():
+    return loop(condition="")
 
 
 def scan():
@@ -99,7 +103,7 @@ def scan():
     return [node("Scan", ["i"], ["j"], body=body, num_scan_inputs=1)]
 
 
-@pytest.mark.parametrize("make", [both_branches, loop, scan])
+@pytest.mark.parametrize("make", [both_branches, loop, counted, scan])
 def test_what_meets_a_subgraph_stays_and_the_rest_moves(make, tmp_path):
     path = write(tmp_path / "m.onnx", chain(make()), CHAIN, 17)
     moved, frozen = moved_and_frozen(prove(path, X))
