@@ -186,10 +186,12 @@ class Propagation:
                     kept += state.fix(part, fixed)
             sides[k] = kept
         self._describe_contraction(node, sides, index, shared, summed)
-        merged: list[Component] = []
-        for component in join_contraction(state, sides, shape, shared):
-            parts = state.without(component, summed, copies=True)
-            merged = join(state, merged, parts, shape, set(range(len(shape))))
+        made = join_contraction(state, sides, shape, shared)
+        merged = [c for c in made if summed.isdisjoint(c.axes)]  # which have met each other
+        for component in made:
+            if not summed.isdisjoint(component.axes):
+                parts = state.without(component, summed, copies=True)
+                merged = join(state, merged, parts, shape, set(range(len(shape))))
         place = {i: node.out_axes.index(v) for v, i in index.items() if v in out_set}
         made = [c.moved(tuple(place[a] for a in c.axes)) for c in merged]
         whole = self.graph.shapes[node.output]

@@ -132,6 +132,47 @@ def test_transformer_blocks():
     assert {len(s) for s in heads} == {4}
 
 
+class Experts(nn.Module):
+    """Every token goes through some small networks, whose weights are one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.h = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 3)
+        self.w, self.v = nn.Parameter(torch.randn(5, 8, 6)), nn.Parameter(torch.randn(5, 6, 8))
+
+    def forward(self, x):
+        x = self.a(x).flatten(2).transpose(1, 2)
+        y = torch.einsum("btd,edh->bteh", x, self.w).relu()
+        return self.h(x + torch.einsum("bteh,ehd->btd", y, self.v)).mean(1)
+
+
+class DynamicKernel(nn.Module):
+    """The kernel of each image is a mixture of several, which are one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.r, self.h = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Conv2d(6, 3, 1)
+        self.w = nn.Parameter(torch.randn(4, 6, 8, 3, 3))
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        kernels = (self.r(x.mean((2, 3))).softmax(1) @ self.w.flatten(1)).view(-1, 8, 3, 3)
+        y = F.conv2d(x.flatten(0, 1)[None], kernels, groups=len(x))
+        return self.h(y.unflatten(1, (len(x), 6))[0])
+
+
+@pytest.mark.parametrize(
+    ("network", "moved"),
+    [(Experts, {"a": 8, "w[0:5]": 5, "w[0:6]": 6}), (DynamicKernel, {"a": 8, "r": 4, "w[0:6]": 6})],
+)
+def test_axes_of_a_weight_that_a_product_flattens_keep_apart(network, moved):
+    torch.manual_seed(0)
+    check(network(), moved=1)
+    groups = trace(network(), IMAGE).groups
+    found = {g.name.removesuffix(".weight"): len(g.exchangeable[0]) for g in groups if not g.frozen}
+    assert found == moved
+
+
 class SharedKeys(nn.Module):
     """Two heads read each key (grouped-query attention)."""
 
