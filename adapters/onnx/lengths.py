@@ -282,6 +282,19 @@ def _resize(lengths: Lengths, node: ir.Node) -> None:
         lengths.set(node, "", 3, np.array(lengths.after(node.outputs[0])))
 
 
+def _quantized(lengths: Lengths, node: ir.Node) -> None:
+    """Scales and zero points of channels; those that several nodes share are no weights."""
+    x = node.inputs[0]
+    assert x is not None
+    found = node.attributes.get("axis")
+    axis = (1 if found is None else int(found.value)) % max(1, len(lengths.before(x)))
+    for place in (1, 2):
+        value = lengths.value(node, place)
+        name = "" if value is None else str(node.inputs[place].name)  # type: ignore[union-attr]
+        if value is not None and value.size > 1 and name not in lengths.removal.graph.weights:
+            lengths.need(node, place, value[lengths.kept(x, axis)])
+
+
 def _recurrent(lengths: Lengths, node: ir.Node) -> None:
     weight = node.inputs[2]
     assert weight is not None
@@ -300,6 +313,7 @@ def _axis(node: ir.Node, rank: int) -> int:
 
 RULES: dict[str, Callable[[Lengths, ir.Node], None]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "QLinearConv", "ConvInteger"), _convolution),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantized),
     **dict.fromkeys(GATES, _recurrent),
     "ConstantOfShape": _filled,
     "Expand": _expand,

@@ -17,8 +17,8 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
-from onnxruntime import quantization  # noqa: E402
-from rejuvenet.adapters.onnx import load, reorganize  # noqa: E402
+from onnxruntime import InferenceSession, quantization  # noqa: E402
+from rejuvenet.adapters.onnx import load, reorganize, shrink  # noqa: E402
 from rejuvenet.graph import Recipe  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -148,3 +148,36 @@ def test_integers_are_not_averaged(plain, tmp_path):
     with pytest.raises(ValueError, match="quantized weights can be arranged") as error:
         reorganize(path, None, name, Recipe.comparison("l2"))
     assert "\n" not in str(error.value)
+
+
+def test_zero_points_that_several_nodes_read_become_shorter(tmp_path):
+    """Weights that are rounded on their way, as quantization-aware training leaves them."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=size) for name, size in {"a": (8, 5), "b": (8, 8)}.items()}
+    arrays |= {"c": rng.normal(size=(8, 3)), "s": rng.uniform(0.01, 0.02, 8), "t": np.full(8, 0.02)}
+    stored = [numpy_helper.from_array(np.float32(array), name) for name, array in arrays.items()]
+    stored.append(numpy_helper.from_array(np.zeros(8, np.int8), "zero"))
+    node, nodes, read = onnx.helper.make_node, [], "x"
+    for weight, scale in (("a", "s"), ("b", "t")):
+        nodes += [
+            node("QuantizeLinear", [weight, scale, "zero"], [f"{weight}q"], axis=0),
+            node("DequantizeLinear", [f"{weight}q", scale, "zero"], [f"{weight}w"], axis=0),
+            node("Gemm", [read, f"{weight}w"], [f"{weight}y"], transB=1),
+            node("Relu", [f"{weight}y"], [f"{weight}r"]),
+        ]
+        read = f"{weight}r"
+    nodes.append(node("MatMul", [read, "c"], ["y"]))
+    shapes = {"x": ["n", 5], "y": ["n", 3]}
+    x, y = (onnx.helper.make_tensor_value_info(k, 1, shape) for k, shape in shapes.items())
+    graph = onnx.helper.make_graph(nodes, "aware", [x], [y], stored)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "m.onnx")
+    data = np.float32(rng.normal(size=(40, 5)))
+    batches = [(data, np.arange(40) % 4)]
+    smaller, report = shrink(tmp_path / "m.onnx", batches, ratio={"a": 0.5, "b": 0.75})
+    assert [group.removed for group in report.groups] == [4, 2]
+    smaller.save(tmp_path / "s.onnx")
+    (made,) = InferenceSession(tmp_path / "s.onnx").run(None, {"x": data})
+    assert made.shape == (40, 3)
+    assert 0 < report.output_change < 1
