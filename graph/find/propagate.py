@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -107,8 +108,10 @@ class Propagation:
         """Equal positions are equal channels."""
         operands = [(name, *self.align(name, node.output)) for name in node.inputs]
         op = node.op if isinstance(node, Elementwise) else "other"
-        self._combine(node.output, operands)
         data = [o for o in operands if o[0] not in self.weight_only and o[1]]
+        if not data:  # filters before what scales them
+            operands.sort(key=lambda o: -prod(self.graph.shapes[o[0]]))
+        self._combine(node.output, operands)
         if not data:  # f(w + v) is not f(w) + f(v)
             self.state.inexact += [(c.atoms, COMPUTED) for o in operands for c in o[1]]
         labelled = {self.function_of.get(o[0], o[0]) for o in operands if o[1]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from .channels import Kind
@@ -11,6 +13,7 @@ from .nodes import (
     Contraction,
     Elementwise,
     Graph,
+    Node,
     PerChannel,
     Reshape,
     input_names,
@@ -25,9 +28,19 @@ class WeightAxes:
         self.graph, self.state = graph, state
         self._labels: dict[str, list[Component]] = {}
         self._groups = _grouped_weights(graph)
+        self._filters = _filters(graph)
 
     def labelled(self, name: str) -> list[Component]:
-        """Labels of a tensor that no node makes."""
+        """Labels of a tensor that no node makes.
+
+        Of a kernel that several weights make, the one with the oldest labels makes the channels:
+        the filters themselves, and not what scales them.
+        """
+        if name in self._filters:
+            self._labelled(self._filters[name])
+        return self._labelled(name)
+
+    def _labelled(self, name: str) -> list[Component]:
         weight = self.graph.weights.get(name)
         if weight is None:
             return []
@@ -80,6 +93,31 @@ class WeightAxes:
             for places in self.places_of(component):
                 return places.weight
         return ""
+
+
+def _filters(graph: Graph) -> dict[str, str]:
+    """By weight that a kernel is computed from beside others: the largest of these."""
+    data, made_by = set(graph.inputs), dict[str, Node]()
+    for node in graph.nodes:
+        if data.isdisjoint(input_names(node)):
+            made_by |= dict.fromkeys(output_names(node), node)
+        else:
+            data.update(output_names(node))
+    found: dict[str, str] = {}
+    for product in graph.nodes:
+        if isinstance(product, Contraction) and not data.isdisjoint(product.inputs):
+            for kernel in (name for name in product.inputs if name in made_by):
+                behind = {kernel: None}  # all that it is computed from, as it is met
+                pending = [kernel]
+                while pending:
+                    node = made_by.get(pending.pop())
+                    further = [n for n in input_names(node) if n not in behind] if node else []
+                    behind |= dict.fromkeys(further)
+                    pending += further
+                weights = [name for name in behind if name in graph.weights]
+                largest = max(weights, key=lambda name: prod(graph.shapes[name]), default="")
+                found |= {n: largest for n in weights if n != largest and n not in found}
+    return found
 
 
 def _grouped_weights(graph: Graph) -> dict[str, tuple[int, bool]]:

@@ -238,3 +238,35 @@ def test_a_layer_whose_samples_nothing_tells_says_so():
     report = reorganize(model, [(X, torch.arange(2))], "all", Recipe.preserving(ratio=0.5))
     assert [r.group for r in report.groups] == ["a.weight"]
     assert "the samples along another" in report.skipped["b.weight"]
+
+
+class Scaled(nn.Module):
+    """A kernel that is divided by what the pass reads before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.variance = nn.Parameter(torch.rand(8) + 0.2)
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        scale = (self.variance + 1e-3).rsqrt()[:, None, None, None]
+        return self.b(F.conv2d(x, scale * self.a.weight, self.a.bias).relu()).mean((2, 3))
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_new_channels_of_a_scaled_kernel_get_filters_of_their_own(file, tmp_path):
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 4
+    model, recipe = Scaled().eval(), Recipe.preserving(ratio=0.5)
+    if file:
+        path = export(model, x, tmp_path / "model.onnx", "script, kept")
+        changed, report = onnx_adapter.reorganize(path, [(x.numpy(), y.numpy())], "all", recipe)
+        weight, variance = changed.weights["a.weight"], changed.weights["variance"]
+    else:
+        report = reorganize(model, [(x, y)], "all", recipe)
+        weight, variance = model.a.weight.detach().numpy(), model.variance.detach().numpy()
+    assert [(r.group, r.new) for r in report.groups] == [("a.weight", 4)]
+    assert 0 < report.output_change < 1
+    new = report.plan.groups[0].new
+    assert len(np.unique(weight[new].reshape(4, -1)[:, 0])) == 4
+    assert (variance > 0).all()
