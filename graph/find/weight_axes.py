@@ -110,8 +110,9 @@ def _filters(graph: Graph) -> dict[str, str]:
                 behind = {kernel: None}  # all that it is computed from, as it is met
                 pending = [kernel]
                 while pending:
-                    node = made_by.get(pending.pop())
-                    further = [n for n in input_names(node) if n not in behind] if node else []
+                    name = pending.pop()
+                    read = input_names(made_by[name]) if name in made_by else ()
+                    further = [n for n in read if n not in behind]
                     behind |= dict.fromkeys(further)
                     pending += further
                 weights = [name for name in behind if name in graph.weights]
