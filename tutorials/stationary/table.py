@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,12 @@ def table(runs: Runs, case: str) -> list[str]:
 def every_run(runs: Runs, case: str) -> list[str]:
     """Final accuracy of every run."""
     found = {title: runs[case, arm] for arm, (title, *_) in ARMS.items() if runs[case, arm]}
-    return by_seed({
-        title: {seed: run["accuracy"] for seed, run in own.items()} for title, own in found.items()
-    })
+    return by_seed(
+        {
+            title: {seed: run["accuracy"] for seed, run in own.items()}
+            for title, own in found.items()
+        }
+    )
 
 
 def best(runs: Runs, case: str) -> str | None:
@@ -114,10 +117,12 @@ def best(runs: Runs, case: str) -> str | None:
     return arm if found[arm] else None
 
 
-def means(runs: Runs, case: str, figure: Callable[[Run], float]) -> list[float]:
+def means(
+    runs: Runs, case: str, figure: Callable[[Run], float], arms: Sequence[str] = tuple(COMPARED)
+) -> list[float]:
     """Of a figure of every arm that was run, in percent."""
     by_arm = [
-        [figure(run) for seed, run in runs[case, arm].items() if seed < TUNING] for arm in COMPARED
+        [figure(run) for seed, run in runs[case, arm].items() if seed < TUNING] for arm in arms
     ]
     return [100 * float(np.mean(figures)) for figures in by_arm if figures]
 
@@ -141,6 +146,35 @@ def explained(runs: Runs, names: list[str]) -> list[str]:
         "nothing is to be forgotten, and an arm ends as far as its training got: the rank "
         f"correlation of trained and test accuracy over the arms is {shown}. Whatever is freed "
         "there has to be learned once more, and the best event is the one that changes nothing."
+    ]
+
+
+def ceiling(runs: Runs) -> list[str]:
+    """Why growing data cannot gain what was aimed at: what all of them from the start would give.
+
+    ``growing`` ends with the images of ``memorizing``, which has them in every stage.
+    """
+    ends = {
+        case: {
+            arm: means(runs, case, lambda run: run["accuracy"], [arm])[0]
+            for arm in COMPARED if runs[case, arm]
+        }
+        for case in ("growing", "memorizing")
+    }  # fmt: skip
+    controls = {arm: end for arm, end in ends["growing"].items() if arm in CONTROLS}
+    if not controls or "plain" not in ends["memorizing"]:
+        return []
+    strongest = max(controls, key=lambda arm: controls[arm])
+    most = max(ends["memorizing"], key=lambda arm: ends["memorizing"][arm])
+    asked, had = controls[strongest] + AIM, ends["memorizing"][most]
+    if had >= asked:
+        return []
+    return [
+        f"- Why not in `growing`: {AIM} points over {ARMS[strongest][0]} would be {asked:.1f} %. "
+        "The same network that has all of these images from the start, for as many steps "
+        f"(`memorizing`), ends at {ends['memorizing']['plain']:.1f} % if trained plainly, and at "
+        f"{had:.1f} % with the best of all arms ({ARMS[most][0]}): what growing costs is won back, "
+        "and no more is to be had."
     ]
 
 
@@ -180,6 +214,7 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         "units at random beside.",
         *lines,
         *explained(runs, names),
+        *ceiling(runs),
         "- How it was searched: shorter and longer stages, 100 images a class, shares of 0.2, sums "
         "instead of the refit, and these arms together with weight decay were looked at on seeds "
         "100 to 102. With labels at random nothing of ours was ahead of tuned weight decay and of "
