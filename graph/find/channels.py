@@ -15,6 +15,9 @@ import numpy as np
 
 Kind = Literal["producer", "per_channel", "consumer"]
 
+# Why merging is approximate, and far from it: what reads the channels is itself made from the data.
+SUMMED = "summed in a product of two tensors, neither of which is a weight"
+
 
 class Unfit(ValueError):
     """A group cannot be changed in the way that was asked for; others of the model may be."""

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from .axes import kept_axes, uniform_after, uniform_reshaped
-from .channels import Kind
+from .channels import SUMMED, Kind
 from .components import Component, is_distinct, occurrence, reshaped
 from .constraints import BY_POSITION, FIXED_ORDER, Constraints
 from .joining import join, join_contraction
@@ -219,6 +219,9 @@ class Propagation:
             return
         if not any(weights):
             if all(sides):
+                met = [c for c in sides[0] + sides[1] if set(c.axes) & summed]
+                # Of what is said of a channel the first counts.
+                self.state.inexact[:0] = [(c.atoms, SUMMED) for c in met]
                 self.state.inexact += [(c.atoms, MULTIPLIED) for side in sides for c in side]
             return
         k = weights.index(True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..find.channels import ChannelGroup, Unfit
+from ..find.channels import SUMMED, ChannelGroup, Unfit
 from .recipe import Ratio
 
 Layers = str | Sequence[str | ChannelGroup]
@@ -100,6 +100,11 @@ def unaided(group: ChannelGroup) -> str | None:
         return (
             "no weight reads its channels, so that nothing makes up for what merges or starts "
             "anew: name it to reorganize it"
+        )
+    if group.exact_merge == SUMMED:
+        return (
+            f"its channels are {SUMMED}, so that nothing makes up for what merges or starts anew: "
+            "name it to reorganize it"
         )
     return None
 

@@ -297,10 +297,26 @@ class Attention(nn.Module):
         return self.out((attention @ self.v(x)).mean(1))
 
 
+class MadeKernels(nn.Module):
+    """What is mixed for each sample reads the channels, and a weight that decides how."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.router, self.out = nn.Linear(3, 6), nn.Linear(6, 4), nn.Linear(8, 2)
+        self.w = nn.Parameter(torch.randn(4, 6 * 8))
+
+    def forward(self, x):
+        q = self.q(x).relu()
+        kernels = (self.router(q.mean(1)).softmax(-1) @ self.w).unflatten(1, (6, 8))
+        return self.out((q @ kernels).relu().mean(1))
+
+
 @pytest.mark.parametrize("form", ["module", "file"])
-def test_a_group_that_no_weight_reads_is_changed_where_it_is_named(form, tmp_path):
+@pytest.mark.parametrize("network", [Attention, MadeKernels])
+@pytest.mark.filterwarnings("ignore:nothing was freed in 'router")
+def test_a_group_that_no_weight_reads_is_changed_where_it_is_named(network, form, tmp_path):
     torch.manual_seed(0)
-    module = Attention()
+    module = network()
     batches = [(RNG.normal(size=(20, 5, 3)).astype(np.float32), np.arange(20) % 2)]
     if form == "module":
         inputs = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches]
@@ -313,6 +329,8 @@ def test_a_group_that_no_weight_reads_is_changed_where_it_is_named(form, tmp_pat
         def reorganize(**options):
             return onnx_adapter.reorganize(path, batches, **options)[1]
 
+    everywhere = reorganize(layers="all", recipe=HALF(ratio=0.9))
+    assert "nothing makes up" in everywhere.skipped[name]
     report = reorganize(layers=[name], recipe=HALF())
     assert [(g.group, g.new) for g in report.groups] == [(name, 3)]
     assert 0 < report.output_change < 1
