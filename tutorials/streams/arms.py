@@ -499,8 +499,12 @@ TRIED: dict[str, list[dict[str, Any]]] = {
     "cbp": [{"replacement": 1e-3}, {"replacement": 1e-2}],
     "snr": [{"rejection": 0.05}, {"rejection": 0.005}],
     "layer-norm": [{"rate": 3e-4}, {"rate": 1e-3}],
-    "ours-0.8-reset": [{"ratio": 0.7}, {"ratio": 0.9}],
-    "ours-redundant": [{"strength": 1e-4}, {"strength": 3e-4}],
+    "ours-0.8-reset": [{"ratio": 0.7}, {"ratio": 0.9}, {"dormant": 0.1}],
+    "ours-redundant": [
+        {"strength": 1e-4}, {"strength": 3e-4}, {"dormant": 0.05}, {"dormant": 0.1},
+        {"dormant": 0.2},
+    ],
+    "ours-redundant-reset": [{"dormant": 0.05}, {"dormant": 0.1}, {"dormant": 0.2}],
 }
 
 
@@ -548,8 +552,9 @@ def make(name: str, published: str) -> Arm:
     base, changes = VARIANTS.get(name, (name, {}))
     _, kind, own = ARMS[base]
     own = {**PUBLISHED[published].get(base, {}), **own}
-    if "ratio" in changes:
-        changes = {"recipe": replace(own["recipe"], **changes)}
+    of_recipe = {key: changes[key] for key in ("ratio", "dormant") if key in changes}
+    if of_recipe:
+        changes = {"recipe": replace(own["recipe"], **of_recipe)}
     return kind(**{**own, **changes})
 
 
