@@ -489,6 +489,8 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
     "ours-0.8-steps": ("ours, 0.8, every 500 steps, not told of tasks", Stepwise, {}),
 }  # fmt: skip
 
+DORMANT = (0.05, 0.1, 0.2)
+
 # Beside the published optimum, which is for a stream twice as long as the smaller one.
 TRIED: dict[str, list[dict[str, Any]]] = {
     "plain": [{"rate": 3e-4}, {"rate": 3e-3}],
@@ -501,10 +503,11 @@ TRIED: dict[str, list[dict[str, Any]]] = {
     "layer-norm": [{"rate": 3e-4}, {"rate": 1e-3}],
     "ours-0.8-reset": [{"ratio": 0.7}, {"ratio": 0.9}, {"dormant": 0.1}],
     "ours-redundant": [
-        {"strength": 1e-4}, {"strength": 3e-4}, {"dormant": 0.05}, {"dormant": 0.1},
-        {"dormant": 0.2},
+        {"strength": 1e-4},
+        {"strength": 3e-4},
+        *({"dormant": share} for share in DORMANT),
     ],
-    "ours-redundant-reset": [{"dormant": 0.05}, {"dormant": 0.1}, {"dormant": 0.2}],
+    "ours-redundant-reset": [{"dormant": share} for share in DORMANT],
 }
 
 
