@@ -102,7 +102,8 @@ class Recipe:
         they vary (:mod:`.redundancy`).
     dormant : float
         For ``"redundant"``: a channel is dormant whose mean absolute activation is at most this
-        share of the mean of its layer (``tau`` of ReDo).
+        share of the mean of its layer (``tau`` of ReDo).  Where tasks replace each other and
+        nothing is to be kept, 0.2 ended far ahead (random labels in ``tutorials/streams``).
     assign : {"fingerprint", "vote", "mode"}
         One sample a channel, all its class slices; one sample a slice, every class one vote
         (eq. 2); the majority node of those votes.  ``"redundant"`` always takes fingerprints.

@@ -183,7 +183,7 @@ def conclusions(runs: Runs) -> list[str]:
             "tasks: give it these where they are known."
         )
     shares = [
-        f"on `{stream}` {share} is {apart(stream, variant(arm, {'dormant': share}), arm)} from that"
+        f"{apart(stream, variant(arm, {'dormant': share}), arm)} on `{stream}` ({share})"
         for stream in STREAMS
         for arm in ("ours-redundant", "ours-redundant-reset")
         for share in DORMANT
@@ -191,8 +191,8 @@ def conclusions(runs: Runs) -> list[str]:
     ]
     if shares:
         found.append(
-            "How little a unit must respond to count as dormant (`dormant`, 0.025 by default), "
-            f"once chosen on other seeds: {'; '.join(shares)}."
+            "How little a unit must respond to count as dormant (`dormant`): what ended best on "
+            f"other seeds, in place of 0.025, the default, changes the end by {', '.join(shares)}."
         )
     for stream in ("5+1-full", "random-labels", "permuted", "permuted-full"):
         for arm, what in (
