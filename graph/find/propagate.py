@@ -219,9 +219,9 @@ class Propagation:
             return
         if not any(weights):
             if all(sides):
-                met = [c for c in sides[0] + sides[1] if set(c.axes) & summed]
+                added = [c for side in sides for c in side if set(c.axes) & summed]
                 # Of what is said of a channel the first counts.
-                self.state.inexact[:0] = [(c.atoms, SUMMED) for c in met]
+                self.state.inexact[:0] = [(c.atoms, SUMMED) for c in added]
                 self.state.inexact += [(c.atoms, MULTIPLIED) for side in sides for c in side]
             return
         k = weights.index(True)
