@@ -33,8 +33,8 @@ class WeightAxes:
     def labelled(self, name: str) -> list[Component]:
         """Labels of a tensor that no node makes.
 
-        Of a kernel that several weights make, the one with the oldest labels makes the channels:
-        the filters themselves, and not what scales them.
+        Of a kernel that several weights make, the largest is the filters themselves.  It is
+        labelled first, and what comes first makes the channels: not what scales them.
         """
         if name in self._filters:
             self._labelled(self._filters[name])

@@ -222,7 +222,8 @@ def conclusions(runs: Runs) -> list[str]:
         "seeds 0 and 1; the seeds from 2 on had not been seen by then. On the class-incremental "
         "stream, the state was merged along after two seeds with a new state had been seen to "
         "lose; its later seeds had not been seen. Where no table says so, no arm, ours included, "
-        "was tuned. Ours and a full reset are told where a task ends, L2-Init is not.",
+        "was tuned, but for rows that name `dormant`. Ours and a full reset are told where a task "
+        "ends, L2-Init is not.",
     ]
     return [f"- {text}" for text in found]
 
