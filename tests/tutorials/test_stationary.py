@@ -35,14 +35,19 @@ FREED = {
 }  # fmt: skip
 
 
+def tiny(study, n):
+    """Noise for a few steps."""
+    stages = functools.partial(study.cases.same, per_class=50, n=n)
+    return dataclasses.replace(study.cases.CASES["noise"], stages=stages, steps=4, tuned=1.0)
+
+
 @pytest.mark.filterwarnings("ignore:.*samples give")
 def test_every_arm_runs_and_frees_its_share(study, data, tmp_path):
-    two = functools.partial(study.cases.same, per_class=50, n=2)
-    case = dataclasses.replace(study.cases.CASES["noise"], stages=two, steps=4, tuned=1.0)
+    case = tiny(study, 2)
     first = set()
     for arm in study.arms.COMPARED:
-        if arm.endswith("0.5"):
-            continue  # as with 0.8
+        if arm.endswith("0.5") or arm in study.arms.SEARCHED:
+            continue  # as with 0.8; see below
         result = study.run("noise", case, arm, 0, data)
         assert len(result["test"]) == len(result["train"]) == 2
         (event,) = result["events"]
@@ -59,6 +64,43 @@ def test_every_arm_runs_and_frees_its_share(study, data, tmp_path):
     assert "| RePr, 0.7, absent for half a stage | 1 |" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:.*samples give")
+def test_what_is_searched(study, data, tmp_path, monkeypatch):
+    """Halving: all settings, then the best, and the best of these; after a kill it goes on."""
+    import search
+
+    case, path = tiny(study, 2), tmp_path / "noise-ours.json"
+    monkeypatch.setattr(search, "RUNGS", ((100,), (101, 102)))
+    monkeypatch.setattr(search, "KEPT", (None, 2))
+    tried = [{"setting": setting, "accuracy": {}} for setting in search.ours()[:3]]
+    tried[0]["accuracy"]["100"] = 0.9  # before the kill
+    search.search(case, data, path, tried)
+    found = json.loads(path.read_text())
+    assert [sorted(one["accuracy"]) for one in found["tried"]].count(["100", "101", "102"]) == 2
+    assert set(found["tried"][0]["accuracy"]) == {"100", "101", "102"}
+    assert found["best"] in [s["setting"] for s in found["tried"] if len(s["accuracy"]) == 3]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    made = study.arms.make("searched-ours", "noise", tmp_path)
+    assert made.recipe.ratio == found["best"]["recipe"]["ratio"]
+    assert made.head == found["best"]["head"]
+    control = study.arms.make("searched-random", "noise", tmp_path)
+    assert control.recipe.method == "random"
+    assert control.recipe.ratio == made.recipe.ratio
+    assert not study.arms.known("searched-later-layers", "noise", tmp_path)
+
+
+def test_spaces_of_the_search(study):
+    import search
+
+    sizes = {name: len(space()) for name, space in search.SPACES.items()}
+    assert sizes == {"later-layers": 12, "shrink-perturb": 24, "ours": 100}
+    for space in search.SPACES.values():
+        made = [study.arms.built(setting) for setting in space()]
+        assert len({str(vars(arm)) for arm in made}) == len(made)
+    forgets_all_but_the_first = study.arms.built(search.later_layers()[-1])
+    assert forgets_all_but_the_first.layers == ("2.", "4.", "7.", "9.")
+
+
 def test_stages_of_the_cases(study, data):
     cases = study.cases.CASES
     (x, noisy), *others = cases["noise"].stages(data["train"], 0)
@@ -66,6 +108,9 @@ def test_stages_of_the_cases(study, data):
     clean = cases["memorizing"].stages(data["train"], 0)[0]
     assert torch.equal(clean[0], x)  # the same images, of which 40 % * 19 / 20 are labelled wrong
     assert (clean[1] != noisy).float().mean() == pytest.approx(0.38, abs=0.04)
+    told = cases["noise-told"].stages(data["train"], 0)[4]
+    assert torch.equal(told[0], x[clean[1] == noisy])
+    assert torch.equal(told[1], clean[1][clean[1] == noisy])
     grown = cases["growing"].stages(data["train"], 0)
     assert [len(y) for _, y in grown] == [200, 400, 600, 800, 1000]
     assert torch.equal(grown[0][0], grown[4][0][:200])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from cases import Case, Labelled, network
+from cases import CASES, Case, Labelled, network
 from rejuvenet.adapters.torch import Reorganizer, WarmUp
 from rejuvenet.graph import Recipe
 from torch import nn
 
 DECAYS = (0.3, 1.0, 3.0, 10.0)
+
+FOUND = Path(__file__).parent / "search"  # what search.py found: a file for each case and space
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Reorganized(Arm):
             warmup=warmup,
         )  # fmt: skip
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "nothing was freed")
+            warnings.filterwarnings("ignore", "nothing was freed|.* samples give ")
             report = reorganizer.step(0)
         if self.head:
             Fresh(layers=("9.",)).event(case, model, optimizer, data, seed)
@@ -120,14 +124,50 @@ ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
     **{f"decay-{d:g}": (f"weight decay {d:g}", Arm, {"decay": d}) for d in DECAYS},
 }  # fmt: skip
 
+# The best settings of a space of search.py, on the case at hand; and ours with channels at random.
+SEARCHED = {
+    "searched-shrink-perturb": ("shrink and perturb, searched", "shrink-perturb"),
+    "searched-later-layers": ("later-layer forgetting, searched", "later-layers"),
+    "searched-random": ("random channels, shares and rest as ours, searched", "ours"),
+    "searched-ours": ("ours, searched", "ours"),
+}
+TITLES = {name: title for name, (title, *_) in {**ARMS, **SEARCHED}.items()}
+
 # What is not compared: the grid from which the tuned weight decay comes.
-COMPARED = [name for name in ARMS if not name.startswith("decay-")]
+COMPARED = [name for name in TITLES if not name.startswith("decay-")]
 
 
-def make(name: str) -> Arm:
-    """The arm of that name."""
+def known(name: str, case: str, folder: Path = FOUND) -> bool:
+    """Whether the settings of an arm have been looked for on a case."""
+    if name in SEARCHED:
+        return (folder / f"{case}-{SEARCHED[name][1]}.json").exists()
+    return not math.isnan(make(name).weight_decay(CASES[case]))
+
+
+def make(name: str, case: str = "", folder: Path = FOUND) -> Arm:
+    """The arm of that name, with what was found on the case where it is searched."""
+    if name in SEARCHED:
+        path = folder / f"{case}-{SEARCHED[name][1]}.json"
+        setting = json.loads(path.read_text())["best"]
+        if name == "searched-random":
+            kept = {k: v for k, v in setting["recipe"].items() if k != "merge"}
+            setting = {**setting, "recipe": {**kept, "method": "random"}}
+        return built(setting)
     _, kind, options = ARMS[name]
     return kind(**options)
+
+
+def built(setting: dict[str, Any]) -> Arm:
+    """The arm with a setting of search.py: ours where it has a recipe.
+
+    >>> built({"decay": 1.0, "layers": ["9."]}).decay
+    1.0
+    """
+    if "recipe" in setting:
+        recipe = Recipe.preserving(optimizer="reset", **setting["recipe"])
+        return Reorganized(**{**setting, "recipe": recipe})
+    layers = {"layers": tuple(setting["layers"])} if "layers" in setting else {}
+    return Fresh(**{**setting, **layers})
 
 
 def settings(arm: Arm) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,8 @@ Run as (one core; runs that exist are not repeated, so it goes on after a kill):
 
 ``DIR`` holds ``cifar100/`` (mosaics, see ``tutorials/cifar100.py``).  Every arm of one seed starts
 from the same weights and sees the same batches for as many steps.  Weight decay was tuned by
-``--arms decay-0.3 decay-1 decay-3 decay-10 --seeds 100:101``.
+``--arms decay-0.3 decay-1 decay-3 decay-10 --seeds 100:101``; the settings of the arms that are
+*searched* come from ``search.py``.
 """
 
 from __future__ import annotations
@@ -54,9 +55,14 @@ def learn(
 
 
 def run(name: str, case: cases.Case, arm_name: str, seed: int, data: Any) -> dict[str, Any]:
-    """One arm of one case: accuracies of every stage and what the events did."""
+    """One arm of one case, by their names."""
+    found = trained(case, arms.make(arm_name, name), seed, data)
+    return {"case": name, "arm": arm_name, "seed": seed, **found, "versions": versions()}
+
+
+def trained(case: cases.Case, arm: arms.Arm, seed: int, data: Any) -> dict[str, Any]:
+    """Accuracies of every stage, what the events did, and what decided it."""
     start, cpu = time.time(), time.process_time()
-    arm = arms.make(arm_name)
     decay = arm.weight_decay(case)
     torch.manual_seed(seed)
     model = cases.network()
@@ -77,7 +83,6 @@ def run(name: str, case: cases.Case, arm_name: str, seed: int, data: Any) -> dic
         test.append(accuracy(model, *data["test"]))
         train.append(accuracy(model, *stage))
     return {
-        "case": name, "arm": arm_name, "seed": seed,
         "accuracy": test[-1], "test": test, "train": train, "events": events,
         "settings": {
             **dict(arms.settings(arm)), "weight_decay": decay, "stages": len(stages),
@@ -86,7 +91,6 @@ def run(name: str, case: cases.Case, arm_name: str, seed: int, data: Any) -> dic
         },
         "seconds": round(time.time() - start, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "versions": versions(),
     }  # fmt: skip
 
 
@@ -94,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
     parser.add_argument("--cases", nargs="+", choices=cases.CASES, default=list(cases.CASES))
-    parser.add_argument("--arms", nargs="+", choices=arms.ARMS, default=arms.COMPARED)
+    parser.add_argument("--arms", nargs="+", choices=arms.TITLES, default=arms.COMPARED)
     parser.add_argument("--seeds", default="0:2", help="first and end, as in range()")
     parser.add_argument("--output", type=Path, default=RUNS)
     options = parser.parse_args()
@@ -108,7 +112,7 @@ def main() -> None:
             for arm in options.arms:
                 case = cases.CASES[name]
                 path = options.output / f"{name}-{arm}-{seed}.json"
-                if path.exists() or math.isnan(arms.make(arm).weight_decay(case)):
+                if path.exists() or not arms.known(arm, name):
                     continue
                 result = run(name, case, arm, seed, data)
                 save(result, path)

@@ -20,7 +20,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from arms import ARMS, COMPARED  # noqa: E402
+from arms import COMPARED, FOUND, SEARCHED, TITLES  # noqa: E402
 from cases import CASES  # noqa: E402
 from paired import by_seed, interval, with_interval  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
@@ -38,7 +38,13 @@ AIM = 2
 UNFINISHED = 60
 # Rank correlation from which on test accuracy follows training.
 TOGETHER = 0.8
-OURS = [arm for arm in COMPARED if arm.startswith("ours")]
+# The same network where the data are better, and how: what a case can gain at most, or nearly.
+BETTER = {
+    "noise": ("noise-told", "that is told which labels are wrong and leaves these images out"),
+    "growing": ("memorizing", "that has all of these images from the start, for as many steps,"),
+    "memorizing": ("few-50", "that sees the same images flipped and cropped"),
+}
+OURS = [arm for arm in COMPARED if "ours" in arm]
 CONTROLS = [arm for arm in COMPARED if arm not in OURS]
 # Columns of the tables: differences to these.
 BESIDE = ("plain", "later-layers")
@@ -72,7 +78,7 @@ def event_columns(found: list[Run]) -> str:
 
 def table(runs: Runs, case: str) -> list[str]:
     """One row an arm."""
-    titles = "".join(f" to {ARMS[other][0]}, points |" for other in BESIDE)
+    titles = "".join(f" to {TITLES[other]}, points |" for other in BESIDE)
     rows = [
         f"| arm | seeds | test, % |{titles} trained, % | channels freed an event "
         "| at once, points | CPU, s |",
@@ -90,7 +96,7 @@ def table(runs: Runs, case: str) -> list[str]:
         )
         seconds = np.median([run["cpu_seconds"] for run in found])
         rows.append(
-            f"| {ARMS[arm][0]} | {len(found)} | {test:.1f} | {differences} | {train:.0f} "
+            f"| {TITLES[arm]} | {len(found)} | {test:.1f} | {differences} | {train:.0f} "
             f"| {event_columns(found)} | {seconds:.0f} |"
         )
     return rows
@@ -98,7 +104,7 @@ def table(runs: Runs, case: str) -> list[str]:
 
 def every_run(runs: Runs, case: str) -> list[str]:
     """Final accuracy of every run."""
-    found = {title: runs[case, arm] for arm, (title, *_) in ARMS.items() if runs[case, arm]}
+    found = {title: runs[case, arm] for arm, title in TITLES.items() if runs[case, arm]}
     return by_seed(
         {
             title: {seed: run["accuracy"] for seed, run in own.items()}
@@ -149,33 +155,55 @@ def explained(runs: Runs, names: list[str]) -> list[str]:
     ]
 
 
-def ceiling(runs: Runs) -> list[str]:
-    """Why growing data cannot gain what was aimed at: what all of them from the start would give.
-
-    ``growing`` ends with the images of ``memorizing``, which has them in every stage.
-    """
-    ends = {
-        case: {
+def ceiling(runs: Runs, names: list[str]) -> list[str]:
+    """What was aimed at beside what the same network reaches where the data are better."""
+    lines = []
+    for case, (better, how) in BETTER.items():
+        if not {case, better} <= set(names):
+            continue
+        ends = {
             arm: means(runs, case, lambda run: run["accuracy"], [arm])[0]
-            for arm in COMPARED if runs[case, arm]
-        }
-        for case in ("growing", "memorizing")
-    }  # fmt: skip
-    controls = {arm: end for arm, end in ends["growing"].items() if arm in CONTROLS}
-    if not controls or "plain" not in ends["memorizing"]:
-        return []
-    strongest = max(controls, key=lambda arm: controls[arm])
-    most = max(ends["memorizing"], key=lambda arm: ends["memorizing"][arm])
-    asked, had = controls[strongest] + AIM, ends["memorizing"][most]
-    if had >= asked:
-        return []
-    return [
-        f"- Why not in `growing`: {AIM} points over {ARMS[strongest][0]} would be {asked:.1f} %. "
-        "The same network that has all of these images from the start, for as many steps "
-        f"(`memorizing`), ends at {ends['memorizing']['plain']:.1f} % if trained plainly, and at "
-        f"{had:.1f} % with the best of all arms ({ARMS[most][0]}): what growing costs is won back, "
-        "and no more is to be had."
-    ]
+            for arm in CONTROLS if runs[case, arm]
+        }  # fmt: skip
+        had = {
+            arm: means(runs, better, lambda run: run["accuracy"], [arm])[0]
+            for arm in COMPARED if runs[better, arm]
+        }  # fmt: skip
+        if not ends or "plain" not in had:
+            continue
+        strongest, most = max(ends, key=ends.__getitem__), max(had, key=had.__getitem__)
+        asked, worth = ends[strongest] + AIM, had[most] - ends[strongest]
+        lines.append(
+            f"- What was asked for in `{case}`: {AIM} points over {TITLES[strongest]} would be "
+            f"{asked:.1f} %. The same network {how} (`{better}`) ends at {had['plain']:.1f} % if "
+            f"trained plainly, and at {had[most]:.1f} % with the best of all arms "
+            f"({TITLES[most]}): "
+            + (
+                "so much cannot be had by any change of the network between the stages."
+                if worth < AIM
+                else f"{AIM} points are {100 * AIM / worth:.0f} % of what that is worth."
+            )
+        )
+    return lines
+
+
+def searched(runs: Runs, names: list[str]) -> list[str]:
+    """What the search found on its seeds, and what that reached on those of the table."""
+    lines = []
+    for case in names:
+        told = []
+        for arm, (title, space) in SEARCHED.items():
+            if not runs[case, arm] or "random" in arm:
+                continue
+            found = json.loads((FOUND / f"{case}-{space}.json").read_text())
+            (end,) = means(runs, case, lambda run: run["accuracy"], [arm])
+            told.append(
+                f"{title}: the best of {len(found['tried'])} settings "
+                f"{100 * found['mean']:.1f} % there, {end:.1f} % here"
+            )
+        if told:
+            lines.append(f"- The search in `{case}`: {'; '.join(told)}.")
+    return lines
 
 
 def conclusions(runs: Runs, names: list[str]) -> list[str]:
@@ -185,17 +213,17 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         arm = best(runs, case)
         if arm is None:
             continue
-        beside = {other: paired(runs, case, arm, other) for other in CONTROLS}
+        beside = {other: paired(runs, case, arm, other) for other in CONTROLS if runs[case, other]}
         enough = {other: d for other, d in beside.items() if len(d) >= ENOUGH}
-        ahead = [ARMS[other][0] for other, d in enough.items() if d.mean() > interval(d)]
-        level = [ARMS[other][0] for other, d in enough.items() if d.mean() <= interval(d)]
+        ahead = [TITLES[other] for other, d in enough.items() if d.mean() > interval(d)]
+        level = [TITLES[other] for other, d in enough.items() if d.mean() <= interval(d)]
         found = ", ".join(
-            f"{ARMS[other][0]} {with_interval(d)} ({len(d)} seed{'s' * (len(d) != 1)})"
+            f"{TITLES[other]} {with_interval(d)} ({len(d)} seed{'s' * (len(d) != 1)})"
             for other, d in beside.items()
             if len(d)
         )
         gains = [d.mean() for d in enough.values()]
-        if enough.keys() == set(CONTROLS) and not level and min(gains) >= AIM:
+        if enough.keys() == beside.keys() and not level and min(gains) >= AIM:
             reached.append(f"`{case}`")
         verdict = (
             f"nothing is confirmed: no control has {ENOUGH} paired seeds"
@@ -205,7 +233,7 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
             + f" (of controls with {ENOUGH} seeds or more; the smallest difference is "
             f"{min(gains):+.1f} points)"
         )
-        lines.append(f"- `{case}`, {ARMS[arm][0]}: {verdict}. Differences in points: {found}.")
+        lines.append(f"- `{case}`, {TITLES[arm]}: {verdict}. Differences in points: {found}.")
     return [
         f"- Aimed at: {AIM} points over every control, with an interval that excludes zero. "
         f"Reached in {', '.join(reached) or 'no case'}.",
@@ -214,7 +242,13 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         "units at random beside.",
         *lines,
         *explained(runs, names),
-        *ceiling(runs),
+        *ceiling(runs, names),
+        "- The arms that are *searched* have, for each case, the best of many settings on seeds "
+        "100 to 104 (`search.py`, every setting in `search/`): shares of every layer, method, kind "
+        "of merging, new weights, a new head and weight decay of ours; layers and weight decay of "
+        "later-layer forgetting; both strengths and weight decay of shrink and perturb. The best "
+        "of many on five seeds is best by chance in part, and ends lower on others.",
+        *searched(runs, names),
         "- How it was searched: shorter and longer stages, 100 images a class, shares of 0.2, sums "
         "instead of the refit, and these arms together with weight decay were looked at on seeds "
         "100 to 102. With labels at random nothing of ours was ahead of tuned weight decay and of "
@@ -229,9 +263,8 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         "labels learned by heart included (*trained*); where those are to be forgotten that is no "
         "help.",
         "- Limits: a small network, short stages and images of 16 x 16, since this was measured on "
-        "a small part of one processor core. Shrink and perturb, later-layer forgetting and RePr "
-        "run at one setting each, and weight decay is tuned on one seed, where the last table has "
-        "runs of a grid. Cases without a table have not been run.",
+        "a small part of one processor core. What is not searched runs at one setting, and its "
+        "weight decay is tuned on one seed, where the last table has runs of a grid.",
     ]
 
 
