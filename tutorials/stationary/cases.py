@@ -111,7 +111,7 @@ CASES = {
     "noise-told": Case(
         "What noise costs: the same images without those whose labels are wrong",
         functools.partial(same, per_class=50, noise=0.4, told=True),
-        tuned=1.0,
+        tuned=3.0,
     ),
     # Ash and Adams (2020), "On warm-starting neural network training".
     "growing": Case(
