@@ -419,9 +419,10 @@ class Propagation:
             grow = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
             atoms = np.pad(c.atoms[crop], grow, constant_values=-1)
             hole = atoms < 0
-            made = self.state.fresh((int(hole.sum()),))
-            self.state.divide(Component((0,), made), None)
-            atoms[hole] = made
+            if hole.any():
+                made = self.state.fresh((int(hole.sum()),))
+                self.state.divide(Component((0,), made), None)
+                atoms[hole] = made
             keys = None if c.keys is None else np.pad(c.keys[crop], grow)
             padded = Component(c.axes, atoms, keys, c.coarse)
             if min(*before, *after) < 0:
