@@ -151,8 +151,8 @@ class _Paths:
             twice = depthwise and scaled & set(input_names(node))
             known = id(node) in self.passed and not twice
             # A layer that is called again makes scaled channels where no path came along.
-            again = isinstance(node, Contraction) and named & self.found
-            astray = again and node.output not in scaled
+            again = isinstance(node, Contraction) and node.output not in scaled
+            astray = again and bool(named & self.found)
             if astray or (reads and not of_weights and not known):
                 raise _Unknown
         return tuple(m for m in self.members if m.kind != "consumer" and m.weight in self.found)
