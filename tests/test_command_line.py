@@ -361,6 +361,7 @@ def test_rejuvenate_says_what_it_cannot_tell(place):
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --method best", "best"),
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x=1", "'x'"),
         ("reorganize original.onnx --data digits_train.npz -o n.onnx --option x", "NAME=VALUE"),
+        ("reorganize original.onnx --data digits_train.npz -o n.onnx --option sigma=x", "a number"),
         ("inspect original.onnx --data digits_train.npz --size big", "HEIGHTxWIDTH"),
         ("inspect original.onnx --data digits_train.npz --mean a", "expected --mean"),
         (

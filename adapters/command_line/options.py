@@ -333,7 +333,7 @@ def parse_recipe(
         make = Recipe.comparison
     try:
         return make(**changes)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 
 

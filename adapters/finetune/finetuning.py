@@ -160,7 +160,10 @@ def finetune_file(
             raise ValueError(f"{error}; give the module that the file came from") from error
     classes = _classes(loaded, runner, module.outputs)
     labels = output_labels(train.data, scores.shape[1]) if classes and train.labelled else None
-    imitated, taught = (None, None) if teacher is None else _teacher(teacher, images, module)
+    imitated, taught = None, None
+    if teacher is not None:
+        own = runner(images)
+        imitated, taught = _teacher(teacher, images, {n: own[n] for n in module.outputs}, classes)
     if labels is None and imitated is None:
         raise ValueError(_without_labels(train, runner, scores.shape[1]))
     training, held = split(train, held_out, settings.seed, labels)
@@ -225,13 +228,13 @@ def _classes(model: OnnxModel, runner: ImageModel, outputs: Sequence[str]) -> Cl
 
 
 def _teacher(
-    path: str | Path, images: Inputs, module: TrainableGraph | SourceModule
+    path: str | Path, images: Inputs, own: Mapping[str, np.ndarray], classes: Classes | None
 ) -> tuple[Callable[[Inputs], list[np.ndarray]], Classes | None]:
-    """What imitated outputs are, in the order of the module's, and which of them are classes."""
+    """What imitated outputs are, in the order of the model's own, and which of them are classes."""
     loaded = load(path)
     runner = ImageModel(str(path), loaded)
     made = runner(images)
-    names = list(module.outputs)
+    names = mine = list(own)
     if not all(name in made for name in names):
         if len(made) < len(names):
             raise ValueError(
@@ -239,12 +242,24 @@ def _teacher(
                 "a file with as many, such as the original of a changed one."
             )
         names = list(made)[: len(names)]
+    taught = _classes(loaded, runner, names)
+    pairs = list(zip(mine, names, strict=True))
+    if classes is not None and taught is not None:
+        pairs = [(mine[classes.output], names[taught.output])]
+    for name, theirs in pairs:
+        wanted, found = own[name].shape[1], made[theirs].shape[1]
+        if wanted != found:
+            raise ValueError(
+                f"The teacher makes {found} numbers of a sample in its output {theirs!r}, expected "
+                f"{wanted} as in {name!r}; give a file whose outputs are alike, such as the "
+                "original of a changed one."
+            )
 
     def imitated(given: Inputs) -> list[np.ndarray]:
         found = runner(given)
         return [found[name] for name in names]
 
-    return imitated, _classes(loaded, runner, names)
+    return imitated, taught
 
 
 def _without_labels(train: Batches, runner: ImageModel, outputs: int) -> str:

@@ -227,7 +227,13 @@ def _check_labels(model: str | Path, data: Batches) -> None:
     """Refuse at once what could not be evaluated."""
     if not data.labelled:
         raise ValueError("Rejuvenation is judged by accuracy: give images with labels.")
-    outputs = ImageModel(str(model)).scores(next(iter(data))[0]).shape[1]
+    runner = ImageModel(str(model))
+    outputs = runner.scores(next(iter(data))[0]).shape[1]
+    if runner.classes is None:
+        raise ValueError(
+            "Rejuvenation is judged by accuracy, and no output of the model has one score for each "
+            "class: reorganize it, and finetune it with --teacher."
+        )
     if output_labels(data.data, outputs) is None:
         raise ValueError(f"{unlike_outputs(data.data.classes, outputs)}.")
 

@@ -296,8 +296,8 @@ class Training:
         last = time.monotonic()
         self.module.train()
         for step, (images, labels) in enumerate(progress(rest), begin):
-            if count(images) == 1 and len(rows) > 1:
-                continue  # BatchNorm cannot train on a single image
+            if count(images) == 1 and self.train.batch_size > 1 and len(rows) > 1:
+                continue  # what is left over: BatchNorm cannot train on a single image
             now = (number - 1) * steps + step
             for group in self.optimizer.param_groups:
                 group["lr"] = given.rate * _schedule(now, given.epochs * steps, given.warm_up)

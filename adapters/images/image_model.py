@@ -105,11 +105,16 @@ class ImageModel:
 
 
 def hits(model: str, batches: Batches) -> np.ndarray | None:
-    """Whether an ONNX file names the class of each image; None where labels are no outputs."""
+    """Whether an ONNX file names the class of each image.
+
+    None where no output has one score for each class, or labels are none of them.
+    """
     if not batches.labelled:
         return None
     runner = ImageModel(model)
     parts = [(runner.scores(images), labels) for images, labels in batches if labels is not None]
+    if runner.classes is None:
+        return None
     outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     indices = output_indices(batches.data.classes, outputs.shape[1])
     return None if indices is None else outputs.argmax(axis=1) == indices[labels]

@@ -127,6 +127,12 @@ class Edit:
         key = id(tensor)
         if key in self._kept:
             return
+        if any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True)):
+            name = next((name for name, own in self.tensors.items() if own is tensor), "a tensor")
+            raise ValueError(
+                f"{name!r} repeats the same numbers in memory, as expand() makes it, so that they "
+                "cannot be changed one by one: give it memory of its own with clone()"
+            )
         self._homes[key] = tensor.data
         self._kept[key] = (tensor, tensor.detach().clone())
 

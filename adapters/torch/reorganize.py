@@ -35,6 +35,7 @@ from .interrupts import Interruptible
 from .network import TorchNetwork
 from .passes import trace, trace_first
 from .trace import TracedModel, unwrap
+from .training.freezing import warn_of_frozen
 from .training.optimizer_state import change_averages, change_state
 from .training.pictures import draw_groups
 from .training.sanity import refuse_not_finite
@@ -179,7 +180,8 @@ def reorganize(
     -----
     UserWarning
         Where no channel became free, with the reason; where batches have no labels, or every
-        class has one sample; where the traced pass did not use all parameters (:func:`arrange`).
+        class has one sample; where the traced pass did not use all parameters (:func:`arrange`);
+        where an optimizer is given, and new channels lie in parameters that are frozen.
 
     Raises
     ------
@@ -215,6 +217,8 @@ def reorganize(
     )  # fmt: skip
     if processes.first:
         warn_where_nothing_changed(outcome.report)
+        if optimizer is not None and outcome.report.plan is not None:
+            warn_of_frozen(traced.tensors, outcome.report.plan.groups)
         if writer is not None:
             draw_groups(writer, outcome, step)
     return outcome.report

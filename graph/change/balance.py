@@ -150,7 +150,10 @@ class _Paths:
             depthwise = isinstance(node, Contraction) and node.groups > 1
             twice = depthwise and scaled & set(input_names(node))
             known = id(node) in self.passed and not twice
-            if reads and not of_weights and not known:
+            # A layer that is called again makes scaled channels where no path came along.
+            again = isinstance(node, Contraction) and node.output not in scaled
+            astray = again and bool(named & self.found)
+            if astray or (reads and not of_weights and not known):
                 raise _Unknown
         return tuple(m for m in self.members if m.kind != "consumer" and m.weight in self.found)
 

@@ -40,10 +40,12 @@ def generator(seed: int, *names: str) -> np.random.Generator:
 def fan_in(member: Member) -> int:
     """Number of inputs of one output of the member's weight.
 
-    A producer's or per-channel row holds just these.  Of a consumer, the first axis that is not
-    the member's own counts outputs; in ``(groups, o, i, ...)`` with joint axes 0 and 2, so does
-    the axis of the groups.
+    A producer's or per-channel row holds just these.  Of a consumer whose product is not known,
+    the first axis that is not the member's own counts outputs; in ``(groups, o, i, ...)`` with
+    joint axes 0 and 2, so does the axis of the groups.
     """
+    if member.kind == "consumer" and member.fan_in:
+        return member.fan_in
     size = math.prod(member.view)
     if member.kind != "consumer":
         return max(1, size // max(1, math.prod(member.view[axis] for axis in member.axes)))

@@ -47,6 +47,9 @@ class Member:
         Name of the producer whose channels this axis meets (before any sum with others).
     trained : bool
         False for buffers, which are never re-initialized (running statistics excepted).
+    fan_in : int
+        Of a consumer: how many inputs each output of its product has, wherever the axes of its
+        outputs stand; 0 where not known.
     """
 
     weight: str
@@ -57,6 +60,7 @@ class Member:
     positions: np.ndarray
     origin: str = ""
     trained: bool = True
+    fan_in: int = 0
 
     @property
     def own_shape(self) -> tuple[int, ...]:

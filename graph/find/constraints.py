@@ -39,6 +39,7 @@ class Places:
     origin: str = ""
     makes: bool = False  # the axis of what a product makes
     reads: list[str] = field(default_factory=list)  # tensors whose axis a product sums with it
+    fan_in: int = 0  # of an axis that a product sums: how many inputs an output has
 
 
 @dataclass

@@ -188,7 +188,7 @@ class Propagation:
                 for part in state.collapse(component, alone, BY_POSITION):
                     kept += state.fix(part, fixed)
             sides[k] = kept
-        self._describe_contraction(node, sides, index, shared, summed)
+        self._describe_contraction(node, sides, index, shape, shared, summed)
         made = join_contraction(state, sides, shape, shared)
         merged = [c for c in made if summed.isdisjoint(c.axes)]  # which have met each other
         for component in made:
@@ -211,6 +211,7 @@ class Propagation:
         node: Contraction,
         sides: list[list[Component]],
         index: dict[str, int],
+        shape: Shape,
         shared: set[int],
         summed: set[int],
     ) -> None:
@@ -227,6 +228,8 @@ class Propagation:
         k = weights.index(True)
         tensor = node.inputs[1 - k]
         met = self.weights.met([c for c in sides[1 - k] if set(c.axes) & shared])
+        own = (node.a_axes, node.b_axes)[k]
+        fan_in = prod(shape[index[v]] for v in own if v not in node.out_axes)
         for component in sides[k]:
             axes = set(component.axes)
             kind: Kind = (
@@ -236,6 +239,7 @@ class Propagation:
             for places in self.weights.places_of(component):
                 if kind == "consumer":
                     places.reads.append(tensor)
+                    places.fan_in = places.fan_in or fan_in
                 elif kind == "producer":
                     places.makes = True
 
@@ -419,9 +423,10 @@ class Propagation:
             grow = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
             atoms = np.pad(c.atoms[crop], grow, constant_values=-1)
             hole = atoms < 0
-            made = self.state.fresh((int(hole.sum()),))
-            self.state.divide(Component((0,), made), None)
-            atoms[hole] = made
+            if hole.any():
+                made = self.state.fresh((int(hole.sum()),))
+                self.state.divide(Component((0,), made), None)
+                atoms[hole] = made
             keys = None if c.keys is None else np.pad(c.keys[crop], grow)
             padded = Component(c.axes, atoms, keys, c.coarse)
             if min(*before, *after) < 0:

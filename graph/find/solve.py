@@ -211,6 +211,7 @@ class _Solution:
             positions=positions,
             origin=places.origin or places.weight,
             trained=places.weight not in self.graph.buffers,
+            fan_in=places.fan_in,
         )
 
     def _tap(self, places: list[Places], classes: np.ndarray, movable: bool) -> Tap | None:

@@ -311,6 +311,7 @@ def _pack(plan: GroupPlan, key: str, arrays: dict[str, np.ndarray]) -> dict[str,
             "positions": put(f"member{i}", member.positions),
             "origin": member.origin,
             "trained": member.trained,
+            "fan_in": member.fan_in,
         }
         for i, member in enumerate(plan.members)
     ]

@@ -92,6 +92,7 @@ def _check_member(member: Member, channels: int) -> None:
     known = isinstance(member.kind, str) and member.kind in get_args(Kind)
     _expect(known, "kind", " or ".join(map(repr, get_args(Kind))), member.kind)
     _expect(isinstance(member.trained, bool), "trained", "True or False", member.trained)
+    _expect(_is_count(member.fan_in), "fan_in", "a number from 0 on", member.fan_in)
     sizes = all(_is_count(n) and n > 0 for n in member.view)
     _expect(sizes, f"the shape of {member.weight!r}", "positive numbers", member.view)
     rank = len(member.view)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rejuvenet.adapters.finetune import trainable  # noqa: E402
 from rejuvenet.adapters.finetune.augmentation import augmented  # noqa: E402
 from rejuvenet.adapters.finetune.finetuning import finetune_file  # noqa: E402
+from rejuvenet.adapters.finetune.rejuvenating import rejuvenate_file  # noqa: E402
 from rejuvenet.adapters.finetune.training import Settings  # noqa: E402
 from rejuvenet.adapters.images.image_data import ArrayFile, Batches  # noqa: E402
 from rejuvenet.adapters.images.image_model import ImageModel  # noqa: E402
@@ -100,6 +101,40 @@ def test_a_teacher_stands_for_labels(tmp_path, end):
         finetune_file(given, tmp_path / "no.onnx", data(), teacher=tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="no labels; give --teacher"):
         finetune_file(given, tmp_path / "no.onnx", data(labels=False), settings=SETTINGS)
+
+
+def without_pooling(path):
+    """The same network, which makes a map of the last convolution: no scores of classes."""
+    message = onnx.load(model(path))
+    del message.graph.node[5:], message.graph.output[:]
+    made = helper.make_tensor_value_info("h4", TensorProto.FLOAT, ["n", 4, 4, 4])
+    message.graph.output.append(made)
+    onnx.save(message, path)
+    return path
+
+
+def test_a_teacher_of_other_outputs_is_refused(tmp_path):
+    given, other = model(tmp_path / "in.onnx"), without_pooling(tmp_path / "other.onnx")
+    said = r"The teacher makes 64 numbers of a sample in its output 'h4', expected 3 as in 'y'"
+    with pytest.raises(ValueError, match=said):
+        finetune_file(given, tmp_path / "no.onnx", data(), teacher=other)
+
+
+def test_outputs_that_are_no_scores_of_classes_have_no_accuracy(tmp_path):
+    given, output = without_pooling(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    result = finetune_file(given, output, data(), teacher=given, settings=SETTINGS, test=data())
+    assert set(result.before) == {"held-out", "test"}
+    assert set(result.before.values()) == set(result.after.values()) == {None}
+    with pytest.raises(ValueError, match="no output of the model has one score for each class"):
+        rejuvenate_file(given, tmp_path / "no.onnx", data())
+
+
+def test_batches_of_one_are_trained_on(tmp_path):
+    given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    result = finetune_file(given, output, data(batch_size=1), settings=SETTINGS)
+    first, *_, last = result.trained.epochs
+    assert last.held_out_loss < first.held_out_loss
+    assert last.loss > 0
 
 
 @pytest.mark.parametrize("after", ["epoch", "step"])

@@ -11,14 +11,16 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import defs, helper  # noqa: E402
-from rejuvenet.adapters.onnx import load  # noqa: E402
+from rejuvenet.adapters.onnx import load, reorganize  # noqa: E402
 from rejuvenet.adapters.onnx.operators.microsoft import MICROSOFT  # noqa: E402
 from rejuvenet.adapters.onnx.operators.table import OPERATORS, WITHOUT_STRUCTURE  # noqa: E402
+from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onnx_proof import prove  # noqa: E402
-from test_onnx_operators import X, between, integers, node, values  # noqa: E402
+from test_onnx_operators import X, between, copied, integers, node, values  # noqa: E402
 
 
 def fused(op, inputs, outputs, **attributes):
@@ -88,6 +90,37 @@ def test_hidden_units_move(case, tmp_path):
     assert hidden.channels == 5
     assert {m.weight for m in hidden.producers} >= {"W", "R"}
     assert "R" in {m.weight for m in hidden.consumers}
+
+
+ROWS = [
+    node("Tanh", ["h"], ["a"]), node("Reshape", ["a", "flat"], ["f"]),
+    node("Transpose", ["f"], ["t"], perm=[0, 2, 1]),
+    node("MatMul", ["t", "w"], ["u"]), node("Transpose", ["u"], ["v"], perm=[0, 2, 1]),
+    node("Reshape", ["v", "image"], ["z"]),
+]  # fmt: skip
+BEHIND_ONE = {
+    "LSTM": recurrent("LSTM", 4, hidden=32),
+    "GRU in both directions": recurrent("GRU", 3, 2, hidden=32),
+    "MatMul": (ROWS, {
+        "w": 0.5 * values(1, 8, 32), "flat": integers(0, 8, 64), "image": integers(0, 32, 8, 8),
+    }, 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BEHIND_ONE)
+def test_copies_merge_where_outputs_are_not_the_first_axis(case, tmp_path):
+    """How large weights may become is judged by what is drawn for as many inputs."""
+    nodes, arrays, after = BEHIND_ONE[case]
+    read = {name for n in nodes for name in n.input}
+    arrays = {name: array for name, array in arrays.items() if name in read}
+    arrays |= {"first": copied(8, 3, 3, 3), "bias": copied(8)}
+    path = between(tmp_path / "m.onnx", nodes, arrays, 17, after=after)
+    recipe = Recipe.preserving(ratio=0.5, method="kmeans")
+    x = np.random.default_rng(1).normal(size=(100, 3, 8, 8)).astype(np.float32)
+    changed, report = reorganize(path, [(x, np.arange(100) % 5)], "first", recipe)
+    assert report.groups[0].merged == 8
+    before, after = (Runner(model)(x)["y"] for model in (load(path), changed))
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
 
 
 def test_peepholes_and_first_states(tmp_path):

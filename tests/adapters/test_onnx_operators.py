@@ -16,7 +16,9 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from rejuvenet.adapters.onnx import arrange, load  # noqa: E402
+from rejuvenet.adapters.onnx import arrange, load, reorganize  # noqa: E402
+from rejuvenet.adapters.onnx.runner import Runner  # noqa: E402
+from rejuvenet.graph import Recipe  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -180,6 +182,69 @@ def test_channels_move_through(case, tmp_path):
     assert groups[0].name == "first"
     assert groups[0].frozen is None, groups[0].frozen
     assert verdict.moved >= 1
+
+
+def copied(*shape, axis=0):
+    """Values of pairs of equal slices."""
+    half = list(shape)
+    half[axis] //= 2
+    return np.concatenate([values(*half)] * 2, axis)
+
+
+def product(op, *bias, **attributes):
+    """``op`` between what a convolution makes, without its places, and another convolution."""
+    domain = "" if op == "Gemm" else "com.microsoft"
+    return [
+        node("GlobalAveragePool", ["h"], ["p"]), node("Flatten", ["p"], ["f"]),
+        node(op, ["f", "w", *bias], ["g"], domain=domain, **attributes),
+        node("LeakyRelu", ["g"], ["r"]), node("Unsqueeze", ["r", "places"], ["z"]),
+    ]  # fmt: skip
+
+
+PRODUCTS = {
+    "a factor": product("Gemm", "b", alpha=0.5),
+    "a factor without a bias": product("Gemm", alpha=0.5),
+    "a factor of the bias": product("Gemm", "b", beta=2.0),
+    "one number as bias": product("Gemm", "one"),
+    "one number in two axes as bias": product("Gemm", "ones"),
+    "FusedGemm": product("FusedGemm", "b", activation="Tanh"),
+    "FusedMatMul": product("FusedMatMul", alpha=0.5),
+    "FusedConv": [
+        node("FusedConv", ["h", "k", "b"], ["z"], domain="com.microsoft", activation="Tanh"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_copies_merge_without_a_trace_around(case, tmp_path):
+    """What reads them is fitted to the product alone; scale moves through nothing but factors."""
+    nodes = PRODUCTS[case]
+    arrays = {
+        "first": copied(8, 3, 3, 3), "bias": copied(8), "w": copied(8, 8, axis=1),
+        "b": copied(8), "k": copied(8, 8, 1, 1), "one": values(1), "ones": values(1, 1),
+        "places": integers(2, 3),
+    }  # fmt: skip
+    read = {"first", "bias"}.union(*(n.input for n in nodes))
+    arrays = {name: array for name, array in arrays.items() if name in read}
+    path = between(tmp_path / "m.onnx", nodes, arrays)
+    message = onnx.load(path)
+    message.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(message, path)
+    x = np.random.default_rng(1).normal(size=(200, 3, 8, 8)).astype(np.float32)
+    recipe = Recipe.preserving(ratio=0.5, method="kmeans")
+    changed, report = reorganize(path, [(x, np.arange(200) % 5)], "all", recipe)
+    assert [group.new for group in report.groups] == [4, 4]
+    before, after = (Runner(model)(x)["y"] for model in (load(path), changed))
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+
+
+def test_channels_that_are_cut_off_are_not_those_that_stay(tmp_path):
+    nodes = [node("Pad", ["h", "p"], ["z"])]
+    arrays = {"p": integers(0, -1, 0, 0, 0, -2, 0, 0)}
+    path = between(tmp_path / "m.onnx", nodes, arrays, 13, after=5)
+    assert verify(path, X).outcome == "right"
+    moving = [group.channels for group in load(path).groups if group.frozen is None]
+    assert moving == [3, 5]
 
 
 REFUSED = {

@@ -63,6 +63,18 @@ class Divided(nn.Module):
         return self.c(torch.relu(self.a(x) / self.by))
 
 
+class CalledTwice(nn.Module):
+    """What a layer makes in its last call is read by a normalization alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(10, 12), nn.Linear(12, 12, bias=False), nn.Linear(12, 4)
+        self.norm = nn.LayerNorm(12)
+
+    def forward(self, x):
+        return self.c(self.norm(self.b(torch.relu(self.b(self.a(x))))))
+
+
 class Added(nn.Module):
     """A number is added to every channel."""
 
@@ -103,6 +115,7 @@ NETWORKS = {
     "no affine": (lambda: conv(nn.BatchNorm2d(12, affine=False), flat=432), IMAGES, False),
     "read twice": (ReadTwice, VECTORS, False),
     "divided": (Divided, VECTORS, False),
+    "called twice": (CalledTwice, VECTORS, False),
 }
 
 

@@ -259,3 +259,29 @@ def test_a_model_made_in_inference_mode_is_refused():
     with pytest.raises(ValueError, match="inference mode"):
         arrange(model, batches[0][0], order="random")
     reorganize(copy.deepcopy(model), batches)
+
+
+def test_new_channels_in_frozen_parameters_are_told_of(recwarn):
+    """A fine-tuning with a frozen backbone, whose new channels would stay what they are drawn."""
+    model, batches = small()
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    options = {"every": 1, "epochs": 4, "ratio": 0.5}
+    Reorganizer(model, optimizer, batches, "0", **options).step(0)
+    said = [str(w.message) for w in recwarn if "do not learn" in str(w.message)]
+    assert said == [
+        "'0.weight' of new channels do not learn (requires_grad is False): choose layers that "
+        "are trained, or train these again"
+    ]
+    recwarn.clear()
+    reorganize(model, batches, "0", Recipe.preserving(ratio=0.5))
+    assert not any("do not learn" in str(w.message) for w in recwarn)
+
+
+def test_a_parameter_that_repeats_its_numbers_is_refused():
+    model, batches = small()
+    model[0].weight = nn.Parameter(model[0].weight.detach()[:1].expand_as(model[0].weight))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"'0.weight' repeats the same numbers in memory"):
+        reorganize(model, batches, "0", Recipe.preserving(ratio=0.5))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -284,3 +284,37 @@ def test_a_warm_function_of_torchscript_is_what_it_was_written_as(change):
         change(model, [(x, torch.arange(64) % 2)], layers="all")
     for a, b in zip(plain.parameters(), scripted.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class WithFactors(nn.Module):
+    """A product and its bias, each with a factor, or with one number as bias."""
+
+    def __init__(self, bias, factors):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.weight = nn.Parameter(torch.randn(8, 8))
+        self.bias = nn.Parameter(torch.randn(bias))
+        self.factors = factors
+        with torch.no_grad():
+            for copies in (self.first.weight, self.first.bias, self.weight.T):
+                copies[4:] = copies[:4]
+            if bias > 1:
+                self.bias[4:] = self.bias[:4]
+
+    def forward(self, x):
+        x = torch.addmm(self.bias, self.first(x).relu(), self.weight, **self.factors)
+        return self.last(nn.functional.leaky_relu(x))
+
+
+@pytest.mark.parametrize(
+    ("bias", "factors"),
+    [(8, {"alpha": 0.5}), (8, {"beta": 2}), (8, {"alpha": 0.5, "beta": 2}), (1, {})],
+)
+def test_copies_merge_without_a_trace_around_a_product_with_factors(bias, factors):
+    torch.manual_seed(0)
+    model, x = WithFactors(bias, factors).eval(), torch.randn(200, 6)
+    before = outputs(model, x)
+    recipe = Recipe.preserving(ratio=0.5, method="kmeans")
+    report = reorganize(model, [(x, torch.arange(200) % 5)], "all", recipe)
+    assert [group.new for group in report.groups] == [4, 4]
+    torch.testing.assert_close(outputs(model, x), before, rtol=0, atol=1e-5 * float(before.max()))

@@ -5,7 +5,8 @@ Part of the table in :mod:`rejuvenet.adapters.onnx.operators.table`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ....graph.find.composites import multiplied, parametrized
@@ -13,6 +14,26 @@ from ....graph.find.nodes import Contraction, Elementwise, Freeze, Reduce, Trans
 
 if TYPE_CHECKING:
     from ..call import Call
+
+
+# f(s x) = s f(x) for every s > 0; the empty name is none, after which only factors are left.
+HOMOGENEOUS_ACTIVATIONS = ("", "LeakyRelu", "Relu")
+
+
+@contextmanager
+def before_function(c: Call, output: str, activation: str = "") -> Iterator[str]:
+    """Where to put a product that factors or a function of its own node change; else the output.
+
+    What is fitted to a product is fitted to its tensor: it must be no other than the product.
+    """
+    activation = c.attribute("activation", activation)
+    factors = c.attribute("alpha", 1.0), c.attribute("beta", 1.0)
+    if not activation and factors == (1.0, 1.0):
+        yield output
+        return
+    made = c.temporary(c.shape(output))
+    yield made
+    c.emit(Elementwise((made,), output, homogeneous=activation in HOMOGENEOUS_ACTIVATIONS))
 
 
 def channel_parameters(c: Call, *parameters: tuple[int, str]) -> list[tuple[str, str]]:
@@ -87,14 +108,15 @@ def deformable_convolution(c: Call) -> None:
 
 def gemm(c: Call) -> None:
     """``A B + C`` with optional transpositions."""
-    a, b, y = c.data(0), c.data(1), c.output()
-    if c.has(2) and c.size(2) > 1 and len(c.shape(c.data(2))) > 1:
-        made = c.temporary(c.shape(y))
-        matrix_product(c, a, b, made)
-        c.emit(Elementwise((made, c.data(2)), y, "add"))
-        return
-    with parametrized(c.graph, 1, channel_parameters(c, (2, "bias")), y) as made:
-        matrix_product(c, a, b, made)
+    a, b = c.data(0), c.data(1)
+    with before_function(c, c.output()) as y:
+        if c.has(2) and c.shape(c.data(2)) != c.shape(y)[1:]:
+            made = c.temporary(c.shape(y))
+            matrix_product(c, a, b, made)
+            c.emit(Elementwise((made, c.data(2)), y, "add"))
+            return
+        with parametrized(c.graph, 1, channel_parameters(c, (2, "bias")), y) as made:
+            matrix_product(c, a, b, made)
 
 
 def matrix_product(c: Call, a: str, b: str, y: str) -> None:

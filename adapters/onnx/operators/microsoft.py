@@ -5,13 +5,15 @@ A table beside that of :mod:`rejuvenet.adapters.onnx.operators.table`, by the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ....graph.find.composites import gated, multiplied, normalized, parametrized
 from ....graph.find.nodes import Concat, Elementwise, Positional, Reduce, Transpose
 from .attention import multi_head_attention, projected_attention
 from .contractions import (
+    before_function,
     channel_parameters,
     convolution,
     convolved,
@@ -95,7 +97,8 @@ def fused_matmul(c: Call) -> None:
     if c.attribute("activation", "") == "Softmax":
         raise c.unsupported("normalizes along an axis")
     a, b = (_turned(c, c.data(i), name) for i, name in enumerate(("transA", "transB")))
-    multiplied(c.graph, a, b, c.output())
+    with before_function(c, c.output()) as y:
+        multiplied(c.graph, a, b, y)
 
 
 def _turned(c: Call, x: str, attribute: str) -> str:
@@ -111,17 +114,29 @@ def _turned(c: Call, x: str, attribute: str) -> str:
 
 def matmul_with_bias(c: Call) -> None:
     """``GemmFastGelu``."""
-    axis = len(c.shape(c.output())) - 1
-    with parametrized(c.graph, axis, channel_parameters(c, (2, "bias")), c.output()) as y:
+    axis, parameters = len(c.shape(c.output())) - 1, channel_parameters(c, (2, "bias"))
+    with (
+        before_function(c, c.output(), "FastGelu") as made,
+        parametrized(c.graph, axis, parameters, made) as y,
+    ):
         multiplied(c.graph, c.data(0), c.data(1), y)
 
 
 def fused_convolution(c: Call) -> None:
     """``FusedConv``: a convolution, its bias, a summand, a function."""
-    y = c.temporary(c.shape(c.output())) if c.has(3) else c.output()
-    convolved(c, 1, (2, "bias"), output=y)
-    if c.has(3):
-        c.emit(Elementwise((y, c.data(3)), c.output(), "add"))
+    with before_function(c, c.output()) as made, summed(c, made) as y:
+        convolved(c, 1, (2, "bias"), output=y)
+
+
+@contextmanager
+def summed(c: Call, output: str) -> Iterator[str]:
+    """Where to put a convolution that input 3 is added to; the output where there is none."""
+    if not c.has(3):
+        yield output
+        return
+    y = c.temporary(c.shape(output))
+    yield y
+    c.emit(Elementwise((y, c.data(3)), output, "add"))
 
 
 def with_channels_second(c: Call, x: str) -> str:
@@ -146,10 +161,8 @@ def convolution_channels_last(c: Call) -> None:
     x = with_channels_second(c, c.data(0))
     with parametrized(c.graph, 1, channel_parameters(c, (2, "bias")), y) as result:
         c.graph.add_convolution(x, c.data(1), result, c.attribute("group", 1))
-    last = c.temporary(c.shape(c.output())) if c.has(3) else c.output()
-    c.emit(with_channels_last(c, y, last))
-    if c.has(3):
-        c.emit(Elementwise((last, c.data(3)), c.output(), "add"))
+    with before_function(c, c.output()) as made, summed(c, made) as last:
+        c.emit(with_channels_last(c, y, last))
 
 
 def pool_channels_last(c: Call) -> None:

@@ -36,9 +36,11 @@ def product(graph: Graph, out: Value, a: Value, b: Value, *_: Any) -> None:
 
 
 @rule("addmm", "baddbmm")
-def addmm(graph: Graph, out: Value, bias: Value, a: Value, b: Value, **_: Any) -> None:
-    """A product plus a bias."""
-    if len(bias.shape) == 1:
+def addmm(graph: Graph, out: Value, bias: Value, a: Value, b: Value, **factors: Any) -> None:
+    """A product plus a bias, each perhaps with a factor."""
+    # What is fitted to a product is fitted to its tensor, which must be the plain product.
+    plain = all(factor == 1 for factor in factors.values())
+    if plain and bias.shape == out.shape[-1:]:
         with parametrized(graph, len(out.shape) - 1, _bias(bias), out.name) as target:
             multiplied(graph, a.name, b.name, target)
         return

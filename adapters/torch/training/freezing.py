@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....graph.cautions import some_of, warn
 from ....graph.change.normalizations import weight_of
 from ....graph.find.channels import ChannelGroup
 from ....graph.find.nodes import Graph, input_names, output_names
+from ....graph.plan.plan import GroupPlan
 
 
 def weights_before(graph: Graph, group: ChannelGroup) -> set[str]:
@@ -63,6 +65,20 @@ class Frozen:
         for name in self.names:
             tensors[name].requires_grad_(True)
         self.names = []
+
+
+def warn_of_frozen(tensors: Mapping[str, torch.Tensor], plans: Iterable[GroupPlan]) -> None:
+    """Say which weights get new channels that no training will change."""
+    making = {m.weight for p in plans if len(p.new) for m in p.members if m.kind == "producer"}
+    frozen = [
+        name for name in sorted(making)
+        if isinstance(tensors[name], nn.Parameter) and not tensors[name].requires_grad
+    ]  # fmt: skip
+    if frozen:
+        warn(
+            f"{some_of(frozen)} of new channels do not learn (requires_grad is False): choose "
+            "layers that are trained, or train these again"
+        )
 
 
 def refuse_freezing(model: nn.Module, layers: Any) -> None:
