@@ -193,18 +193,21 @@ def reorganize(
         with team.together():
             refuse_named(chosen, run.refused)
         skipped |= run.refused
-        if data is not None and run.active:
+        if max_change is not None and run.active:
             run.measure(classes, max_bytes)
-            while max_change is not None and run.active and run.outputs.relative > max_change:
+            while run.active and run.outputs.relative > max_change:
                 reason = f"{BEYOND} of {max_change:g}"
                 skipped |= dict.fromkeys(run.spend_less(), reason)
                 run.measure(classes, max_bytes)
-            if team.first:
-                warn_of_equal_samples(run.outputs)
         with team.together():
             if follow is not None and run.active:
                 follow(edit, run.active, run.statistics.corrections, None)
-            run.balance(follow)
+            moved = run.balance(follow)
+        if data is not None and run.active:
+            if moved or max_change is None:  # what is said is true of the weights that stay
+                run.measure(classes, max_bytes)
+            if team.first:
+                warn_of_equal_samples(run.outputs)
         report = run.report(skipped)
         if run.layout is not None:
             run.remove(report)
@@ -400,8 +403,12 @@ class _Run:
         with self.team.together():
             self.after = sums.means()
 
-    def balance(self, follow: Follow | None) -> None:
-        """Scale that the merges took from what makes channels to what reads them, moved back."""
+    def balance(self, follow: Follow | None) -> bool:
+        """Scale that the merges took from what makes channels to what reads them, moved back.
+
+        Returns whether there was any.
+        """
+        moved = False
         for plan in self.active:
             names = list(plan.weights)
             present = self.edit.read(names)
@@ -410,6 +417,8 @@ class _Run:
                 self.edit.write(transform(balance, present))
                 if follow is not None:
                     follow(self.edit, [balance], {}, present)
+                moved = True
+        return moved
 
     def report(self, skipped: Mapping[str, str]) -> Report:
         """The report, in all processes."""

@@ -1,6 +1,7 @@
 """Scale moved between what makes channels and what reads them: the function stays."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,29 @@ def test_the_function_is_that_without_balance(monkeypatch, name, outgoing):
         reading = [m for m in plan.members if m.kind == "consumer"]
         made, read = (squared_norms(ms, weights)[plan.survivors] for ms in (making, reading))
         np.testing.assert_allclose(made, read, rtol=1e-9)
+
+
+@pytest.mark.parametrize("max_change", [None, 10.0])
+def test_the_report_is_of_the_weights_that_stay(monkeypatch, max_change):
+    """A balance that is wrong, of what makes channels alone, shows in the change of the outputs."""
+    right = reorganizing.balance_plan
+
+    def wrong(*given):
+        plan = right(*given)
+        return plan and replace(plan, B=np.eye(plan.channels) * 3.0)
+
+    monkeypatch.setattr(reorganizing, "balance_plan", wrong)
+    torch.manual_seed(0)
+    model = dense(nn.ReLU())
+    x = torch.randn(40, 10)
+    plain = model(x).detach()
+    recipe = Recipe.preserving(method="kmeans", ratio=0.5)
+    report = reorganize(
+        model, [(x, torch.arange(40) % 4)], "last", recipe, max_change=max_change
+    )  # fmt: skip
+    change = float((model(x).detach() - plain).norm() / plain.norm())
+    assert change > 1.0
+    assert report.output_change == pytest.approx(change, rel=0.3)  # on some of the samples
 
 
 @pytest.mark.parametrize("recipe", [Recipe.paper(), Recipe.comparison("redo")])
