@@ -126,10 +126,10 @@ ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
 
 # The best settings of a space of search.py, on the case at hand; and ours with channels at random.
 SEARCHED = {
-    "searched-shrink-perturb": ("shrink and perturb, searched", "shrink-perturb"),
-    "searched-later-layers": ("later-layer forgetting, searched", "later-layers"),
-    "searched-random": ("random channels, shares and rest as ours, searched", "ours"),
-    "searched-ours": ("ours, searched", "ours"),
+    "searched-shrink-perturb": ("shrink and perturb (searched)", "shrink-perturb"),
+    "searched-later-layers": ("later-layer forgetting (searched)", "later-layers"),
+    "searched-random": ("random channels as ours (searched)", "ours"),
+    "searched-ours": ("ours (searched)", "ours"),
 }
 TITLES = {name: title for name, (title, *_) in {**ARMS, **SEARCHED}.items()}
 

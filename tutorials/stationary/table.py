@@ -44,6 +44,7 @@ BETTER = {
     "growing": ("memorizing", "that has all of these images from the start, for as many steps,"),
     "memorizing": ("few-50", "that sees the same images flipped and cropped"),
 }
+SEARCHED_BESIDE = ("searched-later-layers", "searched-random")
 OURS = [arm for arm in COMPARED if "ours" in arm]
 CONTROLS = [arm for arm in COMPARED if arm not in OURS]
 # Columns of the tables: differences to these.
@@ -181,7 +182,9 @@ def ceiling(runs: Runs, names: list[str]) -> list[str]:
             + (
                 "so much cannot be had by any change of the network between the stages."
                 if worth < AIM
-                else f"{AIM} points are {100 * AIM / worth:.0f} % of what that is worth."
+                else f"{AIM} points are {100 * AIM / worth:.0f} % of what that is worth"
+                + ", and more than plain training makes of it." * (asked > had["plain"])
+                + "." * (asked <= had["plain"])
             )
         )
     return lines
@@ -203,6 +206,22 @@ def searched(runs: Runs, names: list[str]) -> list[str]:
             )
         if told:
             lines.append(f"- The search in `{case}`: {'; '.join(told)}.")
+    beside = {
+        case: [paired(runs, case, "searched-ours", other) for other in SEARCHED_BESIDE]
+        for case in names if runs[case, "searched-ours"]
+    }  # fmt: skip
+    if beside:
+        found = "; ".join(
+            f"{with_interval(later)} and {with_interval(chance)} points in `{case}`"
+            for case, (later, chance) in beside.items()
+        )
+        far = max(abs(float(d.mean())) for differences in beside.values() for d in differences)
+        lines.append(
+            f"- Once all are searched, ours ends beside later-layer forgetting, and beside its own "
+            f"shares at random: {found}."
+            + " How much is forgotten decides there; which channels go, little."
+            * (far < 1)
+        )
     return lines
 
 
