@@ -121,9 +121,9 @@ def test_what_is_drawn_anew(study, data):
     """A share of a new network is added, in the last layers only where these are forgotten."""
     case = study.cases.CASES["noise"]
     torch.manual_seed(1)
-    drawn = study.cases.network().state_dict()
+    drawn = study.cases.plain().state_dict()
     for arm, keep, draw in (("reset", 0, 1), ("shrink-perturb", 0.6, 0.1), ("later-layers", 0, 1)):
-        model = study.cases.network()
+        model = study.cases.plain()
         before = {name: value.clone() for name, value in model.state_dict().items()}
         study.arms.make(arm).event(case, model, None, data["train"], 1)
         for name, value in model.state_dict().items():
@@ -136,7 +136,7 @@ def test_freed_channels_stay_absent_for_half_a_stage(study, data):
     """RePr: outgoing weights of new channels are zero, and no step moves them until then."""
     case = dataclasses.replace(study.cases.CASES["memorizing"], steps=4)
     torch.manual_seed(0)
-    model = study.cases.network()
+    model = study.cases.plain()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     study.arms.make("repr").event(case, model, optimizer, data["train"], 0)
     zero = [(layer.weight == 0).flatten(2).all(2) if layer.weight.ndim == 4 else layer.weight == 0

@@ -6,12 +6,12 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, Case, Labelled, network
+from cases import CASES, Case, Labelled
 from rejuvenet.adapters.torch import Reorganizer, WarmUp
 from rejuvenet.graph import Recipe
 from torch import nn
@@ -43,23 +43,25 @@ class Fresh(Arm):
     """``theta <- keep theta + draw fresh``, with ``fresh`` the weights of a new network.
 
     Shrink and perturb (Ash and Adams 2020) where both are small; where ``keep`` is 0 and ``draw``
-    1, a reset, of all layers or of those whose names begin with one of ``layers``: later-layer
-    forgetting (Zhou et al. 2022).
+    1, a reset, of all layers, of the case's ``"later"`` ones (later-layer forgetting, Zhou et al.
+    2022), of its ``"head"``, or of those whose names begin with one of ``layers``.
     """
 
     keep: float = 0.0
     draw: float = 1.0
-    layers: tuple[str, ...] = ("",)
+    layers: str | tuple[str, ...] = "all"
 
     def event(
         self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
         seed: int,
     ) -> int:  # fmt: skip
+        words = {"all": ("",), "later": case.later, "head": case.head}
+        layers = words[self.layers] if isinstance(self.layers, str) else self.layers
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            fresh = network().state_dict()
+            fresh = case.network().state_dict()
             for name, value in model.state_dict().items():
-                if name.startswith(self.layers):
+                if name.startswith(layers) and value.is_floating_point():
                     value.mul_(self.keep).add_(fresh[name], alpha=self.draw)
         return 0
 
@@ -69,27 +71,29 @@ class Reorganized(Arm):
     """Channels are freed by a recipe in all hidden layers, and drawn again.
 
     For a share ``absent`` of the stage they stay out of the network (RePr); ``head`` draws the
-    layer of the scores again.
+    layer of the scores again; ``graded`` takes the shares of the case in place of the recipe's.
     """
 
     recipe: Recipe = field(default_factory=Recipe.preserving)
     absent: float = 0.0
     head: bool = False
+    graded: bool = False
 
     def event(
         self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
         seed: int,
     ) -> int:  # fmt: skip
         warmup = WarmUp(steps=0, wait=round(self.absent * case.steps)) if self.absent else None
+        recipe = replace(self.recipe, ratio=case.graded) if self.graded else self.recipe
         reorganizer = Reorganizer(
-            model, optimizer, [data], layers="all", every=1, recipe=self.recipe, seed=seed,
+            model, optimizer, [data], layers="all", every=1, recipe=recipe, seed=seed,
             warmup=warmup,
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "nothing was freed|.* samples give ")
             report = reorganizer.step(0)
         if self.head:
-            Fresh(layers=("9.",)).event(case, model, optimizer, data, seed)
+            Fresh(layers="head").event(case, model, optimizer, data, seed)
         return sum(group.new for group in report.groups)
 
 
@@ -99,19 +103,19 @@ def freeing(ratio: Any, method: str = "sofm", **options: Any) -> dict[str, Any]:
 
 
 # Few of the early channels, most of the later ones; and a new head.
-GRADED = {"0.*": 0.9, "2.*": 0.7, "4.*": 0.4, "7.*": 0.1}
+GRADED: dict[str, Any] = {"graded": True, "head": True}
 
 ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
     # name: (title, kind, what differs from its defaults)
     "plain": ("plain", Arm, {}),
     "tuned-decay": ("tuned weight decay", Arm, {"decay": float("nan")}),
     "shrink-perturb": ("shrink and perturb", Fresh, {"keep": 0.6, "draw": 0.1}),
-    "later-layers": ("later-layer forgetting", Fresh, {"layers": ("4.", "7.", "9.")}),
+    "later-layers": ("later-layer forgetting", Fresh, {"layers": "later"}),
     "reset": ("full reset", Fresh, {}),
     "random-0.8": ("random channels, 0.8", Reorganized, freeing(0.8, "random")),
     "random-0.5": ("random channels, 0.5", Reorganized, freeing(0.5, "random")),
     "random-graded": (
-        "random channels, graded, new head", Reorganized, freeing(GRADED, "random", head=True),
+        "random channels, graded, new head", Reorganized, freeing(0.5, "random", **GRADED),
     ),
     "repr": (
         "RePr, 0.7, absent for half a stage", Reorganized,
@@ -120,7 +124,7 @@ ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
     "ours-redundant": ('ours, "redundant"', Reorganized, freeing("redundant")),
     "ours-0.8": ("ours, 0.8", Reorganized, freeing(0.8)),
     "ours-0.5": ("ours, 0.5", Reorganized, freeing(0.5)),
-    "ours-graded": ("ours, graded, new head", Reorganized, freeing(GRADED, head=True)),
+    "ours-graded": ("ours, graded, new head", Reorganized, freeing(0.5, **GRADED)),
     **{f"decay-{d:g}": (f"weight decay {d:g}", Arm, {"decay": d}) for d in DECAYS},
 }  # fmt: skip
 

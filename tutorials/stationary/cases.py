@@ -2,14 +2,16 @@
 
 CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16; the 2,000 test images
 of these classes are never trained on.  Every stage is 75 steps of AdamW on batches of 128, with
-a new optimizer and a rate that falls along a cosine.  The network has no normalization.
+a new optimizer and a rate that falls along a cosine.  The network has no normalization, but for
+that of one case.
 """
 
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cifar100
@@ -38,6 +40,11 @@ class Case:
         Random flips and crops.
     steps, batch, rate
         Steps of a stage, images of a step, and learning rate at the start of a stage.
+    network : callable
+    later, head : tuple of str
+        How the names of its later layers begin, and those of the layer of the scores.
+    graded : dict of str to float
+        Shares of its channels: few of the early ones are freed, most of the later ones.
     """
 
     title: str
@@ -47,6 +54,12 @@ class Case:
     steps: int = 75
     batch: int = 128
     rate: float = 3e-3
+    network: Callable[[], nn.Sequential] = field(default_factory=lambda: plain)
+    later: tuple[str, ...] = ("4.", "7.", "9.")
+    head: tuple[str, ...] = ("9.",)
+    graded: dict[str, float] = field(
+        default_factory=lambda: {"0.*": 0.9, "2.*": 0.7, "4.*": 0.4, "7.*": 0.1}
+    )
 
 
 @functools.cache
@@ -56,7 +69,7 @@ def images(root: Path, split: str) -> Labelled:
     return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
 
 
-def network() -> nn.Sequential:
+def plain() -> nn.Sequential:
     """Three convolutions with stride 2 and a hidden linear layer, by PyTorch's defaults.
 
     The hidden groups of channels are those of layers 0, 2, 4 and 7; layer 9 makes the scores.
@@ -66,6 +79,34 @@ def network() -> nn.Sequential:
         layers += [nn.Conv2d(n_in, n_out, 3, 2, 1), nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, CLASSES)]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+class Block(nn.Module):
+    """Two convolutions with BatchNorm, and what goes past them."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out),
+        )  # fmt: skip
+        past = [nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)]
+        self.past = nn.Sequential(*(past if stride > 1 else []))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.inside(x) + self.past(x))
+
+
+def resnet() -> nn.Sequential:
+    """A ResNet-8: three blocks of 16, 32 and 64 channels."""
+    parts: dict[str, nn.Module] = {
+        "stem": nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        ),
+        "one": Block(16, 16, 1), "two": Block(16, 32, 2), "three": Block(32, 64, 2),
+        "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(64, CLASSES),
+    }  # fmt: skip
+    return nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
 
 
 def chosen(train: Labelled, seed: int, per_class: int) -> Labelled:
@@ -112,6 +153,15 @@ CASES = {
         "What noise costs: the same images without those whose labels are wrong",
         functools.partial(same, per_class=50, noise=0.4, told=True),
         tuned=3.0,
+    ),
+    "noise-resnet": Case(
+        "40 % of the labels at random, 50 images a class, a small ResNet",
+        functools.partial(same, per_class=50, noise=0.4),
+        tuned=3.0,
+        network=resnet,
+        later=("two.", "three.", "head."),
+        head=("head.",),
+        graded={"three.*": 0.1, "two.*": 0.25, "*": 0.5},
     ),
     # Ash and Adams (2020), "On warm-starting neural network training".
     "growing": Case(

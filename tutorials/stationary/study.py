@@ -65,7 +65,7 @@ def trained(case: cases.Case, arm: arms.Arm, seed: int, data: Any) -> dict[str, 
     start, cpu = time.time(), time.process_time()
     decay = arm.weight_decay(case)
     torch.manual_seed(seed)
-    model = cases.network()
+    model = case.network()
     optimizer = torch.optim.AdamW(model.parameters(), case.rate, weight_decay=decay)
     test, train, events = [], [], []
     stages = case.stages(data["train"], seed)
