@@ -264,7 +264,7 @@ class _Run:
         sums.share(self.team)
         self.refits.share(sums.refused)
         with self.team.together():
-            self.before = sums.means()
+            self.before = sums.means(self.recipe.tells_classes_apart)
         if self.recipe.needs_means:
             self.refused |= sums.refused
 
@@ -401,7 +401,7 @@ class _Run:
         self.outputs.share(self.team)
         sums.share(self.team)
         with self.team.together():
-            self.after = sums.means()
+            self.after = sums.means(self.recipe.tells_classes_apart)
 
     def balance(self, follow: Follow | None) -> bool:
         """Scale that the merges took from what makes channels to what reads them, moved back.

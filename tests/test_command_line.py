@@ -191,6 +191,8 @@ def test_a_budget_pseudo_classes_and_layers_by_their_capacity(place):
     few = json.loads(call(*words, "--layers", "auto", "--max-images", 128).stdout)
     assert len(few["groups"]) <= 2
     fails(2, *words, "--arrange", "--max-change", 0.1)
+    assert "at least 10, one for each class" in fails(2, *words, "--max-images", 9)
+    assert call(*words, "--max-images", 9, "--pseudo-classes", 3).exit_code == 0
 
 
 def test_reorganize_fits_layer_after_layer(place):

@@ -194,8 +194,13 @@ class Look:
     of: int
 
     @classmethod
-    def at(cls, batches: Batches, most: int, seed: int) -> Look:
-        """Draw the images to look at."""
+    def at(cls, batches: Batches, most: int, seed: int, every_class: bool = False) -> Look:
+        """Draw the images to look at; where wanted, some of every class."""
+        classes = len(set(batches.data.labels[batches.rows].tolist())) if batches.labelled else 0
+        if every_class and most < classes:
+            raise typer.BadParameter(
+                f"expected --max-images of at least {classes}, one for each class, got {most}"
+            )
         return cls(*sampled(batches, most, seed), len(batches.rows))
 
     @property

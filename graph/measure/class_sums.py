@@ -81,9 +81,7 @@ class ClassSums:
             self._resize(number)
             self.names = list(range(number) if isinstance(classes, int) else classes)
 
-    def watch(
-        self, labels: np.ndarray | None, n: int
-    ) -> list[tuple[str, Callable[[Any], None]]]:
+    def watch(self, labels: np.ndarray | None, n: int) -> list[tuple[str, Callable[[Any], None]]]:
         """What to look at in a run of ``n`` labelled samples, to add their activations."""
         labelled = labels is not None
         if self.samples and labelled != self._labelled:
@@ -136,8 +134,13 @@ class ClassSums:
             )
         (self.counts,) = team.sum_arrays(self.counts)
 
-    def means(self) -> dict[str, ClassMeans]:
+    def means(self, complete: bool = True) -> dict[str, ClassMeans]:
         """Of every group that was not refused.
+
+        Parameters
+        ----------
+        complete : bool
+            Whether every class must have samples; else those without are left out.
 
         Raises
         ------
@@ -145,11 +148,13 @@ class ClassSums:
             Where a class is empty or a channel not finite.
         """
         names = self.names or list(range(len(self.counts)))
+        some = slice(None) if complete else np.flatnonzero(self.counts > 0)
+        known = [names[c] for c in np.arange(len(names))[some]]
         parts: dict[str, list[ClassMeans]] = {}
         for name in self._present:
             group, _ = self._views[name]
-            counts, sums = self.counts.copy(), self._known(name)
-            means = ClassMeans(sums, counts, list(names), self._magnitudes[name], self.samples)
+            counts, sums = self.counts[some].copy(), self._known(name)[some]
+            means = ClassMeans(sums, counts, known, self._magnitudes[name], self.samples)
             try:
                 means.check()
             except ValueError as error:

@@ -367,3 +367,17 @@ def test_memory_is_laid_out_as_it_was(data, extent):
 def test_single_layers_of_a_stage_lose_nothing():
     with pytest.raises(ValueError, match="expected scope 'group'"):
         shrink(digits_network(), recipe=Recipe.shrinking(scope="layer"), example_inputs=IMAGE)
+
+
+def test_shrink_needs_no_sample_of_every_class():
+    """Which channels stay is decided without class means, so labels may leave classes out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(1, 12), nn.ReLU(), conv(12, 8), nn.ReLU(), head(8)).eval()
+    x, y = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    other = copy.deepcopy(model)
+    shrink(model, [(x, y)], ratio=0.5)
+    shrink(other, [(x, 10 * y + 900)], ratio=0.5)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+    with pytest.raises(ValueError, match="got none of 0, 1"):
+        shrink(other, [(x, 10 * y + 900)], ratio=0.5, recipe=Recipe.shrinking(method="kmeans"))

@@ -97,7 +97,8 @@ def reorganize(
     chosen = parse_recipe(recipe, method, ratio, seed, option or [])
     read = open_batches(model, data, reading) if data else None
     loaded = onnx_adapter.load(model, input_shapes=reading.shapes(model, read))
-    look = Look.at(read, max_images, seed) if read is not None else None
+    every_class = chosen.tells_classes_apart and pseudo_classes is None
+    look = Look.at(read, max_images, seed, every_class) if read is not None else None
     batches = look.batches if look else None
     tested = open_batches(model, test, reading) if test else None
     wanted = named(layers, "all" if arrange else "last")

@@ -102,7 +102,8 @@ def shrink(
     recipe = parse_recipe("shrinking", method, parse_ratios(ratio), seed, option or [])
     batches = open_batches(model, data, reading)
     loaded = load(model, input_shapes=reading.shapes(model, batches))
-    look = Look.at(batches, max_images, seed)
+    every_class = recipe.tells_classes_apart and pseudo_classes is None
+    look = Look.at(batches, max_images, seed, every_class)
     tested = open_batches(model, test, reading) if test else None
     changed, outcome = shrunk(
         loaded, look.batches, named(layers, "all"), recipe, shows_progress(as_json),
