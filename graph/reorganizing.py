@@ -120,7 +120,7 @@ def reorganize(
     max_change : float, optional
         A budget for the relative change of the outputs.  While it is overdrawn, the half of the
         groups that miss most of what their consumers read is put back; two more runs each time,
-        four with a refit of products.
+        four with a refit of products, and one at the end where scale was moved.
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.
@@ -194,11 +194,7 @@ def reorganize(
             refuse_named(chosen, run.refused)
         skipped |= run.refused
         if max_change is not None and run.active:
-            run.measure(classes, max_bytes)
-            while run.active and run.outputs.relative > max_change:
-                reason = f"{BEYOND} of {max_change:g}"
-                skipped |= dict.fromkeys(run.spend_less(), reason)
-                run.measure(classes, max_bytes)
+            skipped |= run.keep_within(max_change, classes, max_bytes)
         with team.together():
             if follow is not None and run.active:
                 follow(edit, run.active, run.statistics.corrections, None)
@@ -357,7 +353,16 @@ class _Run:
             self.refits.fit_products(self.active, most, bounded=repeats)
         self.statistics.carry_out(self.active)
 
-    def spend_less(self) -> list[str]:
+    def keep_within(self, budget: float, classes: Any, max_bytes: int) -> dict[str, str]:
+        """Put groups back until the change of the outputs is in the budget; which, and why."""
+        back = dict[str, str]()
+        self.measure(classes, max_bytes)
+        while self.active and self.outputs.relative > budget:
+            back |= dict.fromkeys(self._spend_less(), f"{BEYOND} of {budget:g}")
+            self.measure(classes, max_bytes)
+        return back
+
+    def _spend_less(self) -> list[str]:
         """Put back the half of the groups that miss most of what their consumers read."""
         missed = self.refits.residual
         order = sorted(self.active, key=lambda plan: missed.get(plan.group, math.inf))

@@ -196,11 +196,12 @@ class Look:
     @classmethod
     def at(cls, batches: Batches, most: int, seed: int, every_class: bool = False) -> Look:
         """Draw the images to look at; where wanted, some of every class."""
-        classes = len(set(batches.data.labels[batches.rows].tolist())) if batches.labelled else 0
-        if every_class and most < classes:
-            raise typer.BadParameter(
-                f"expected --max-images of at least {classes}, one for each class, got {most}"
-            )
+        if every_class and batches.labelled:
+            classes = len(np.unique(batches.data.labels[batches.rows]))
+            if most < classes:
+                raise typer.BadParameter(
+                    f"expected --max-images of at least {classes}, one for each class, got {most}"
+                )
         return cls(*sampled(batches, most, seed), len(batches.rows))
 
     @property

@@ -270,7 +270,7 @@ def test_new_channels_in_frozen_parameters_are_told_of(recwarn):
     Reorganizer(model, optimizer, batches, "0", **options).step(0)
     said = [str(w.message) for w in recwarn if "do not learn" in str(w.message)]
     assert said == [
-        "'0.weight' of new channels do not learn (requires_grad is False): choose layers that "
+        "new channels in '0.weight' do not learn, as requires_grad is False: choose layers that "
         "are trained, or train these again"
     ]
     recwarn.clear()

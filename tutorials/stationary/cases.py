@@ -24,51 +24,6 @@ CLASSES = 20
 Labelled = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is trained, on what, and for how long.
-
-    Attributes
-    ----------
-    title : str
-    stages : callable
-        From training data and seed to the data of each stage.
-    tuned : float
-        AdamW's weight decay that :data:`arms.DECAYS` was best at on seeds from 100 on, which the
-        comparison does not use (nan where that has not been run).
-    augment : bool
-        Random flips and crops.
-    steps, batch, rate
-        Steps of a stage, images of a step, and learning rate at the start of a stage.
-    network : callable
-    later, head : tuple of str
-        How the names of its later layers begin, and those of the layer of the scores.
-    graded : dict of str to float
-        Shares of its channels: few of the early ones are freed, most of the later ones.
-    """
-
-    title: str
-    stages: Callable[[Labelled, int], list[Labelled]]
-    tuned: float = float("nan")
-    augment: bool = False
-    steps: int = 75
-    batch: int = 128
-    rate: float = 3e-3
-    network: Callable[[], nn.Sequential] = field(default_factory=lambda: plain)
-    later: tuple[str, ...] = ("4.", "7.", "9.")
-    head: tuple[str, ...] = ("9.",)
-    graded: dict[str, float] = field(
-        default_factory=lambda: {"0.*": 0.9, "2.*": 0.7, "4.*": 0.4, "7.*": 0.1}
-    )
-
-
-@functools.cache
-def images(root: Path, split: str) -> Labelled:
-    """Images ``(n, 3, 16, 16)``, normalized, and labels."""
-    x, y = cifar100.load(str(root / "cifar100"), split, CLASSES)
-    return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
-
-
 def plain() -> nn.Sequential:
     """Three convolutions with stride 2 and a hidden linear layer, by PyTorch's defaults.
 
@@ -107,6 +62,51 @@ def resnet() -> nn.Sequential:
         "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(64, CLASSES),
     }  # fmt: skip
     return nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, on what, and for how long.
+
+    Attributes
+    ----------
+    title : str
+    stages : callable
+        From training data and seed to the data of each stage.
+    tuned : float
+        AdamW's weight decay that :data:`arms.DECAYS` was best at on seeds from 100 on, which the
+        comparison does not use (nan where that has not been run).
+    augment : bool
+        Random flips and crops.
+    steps, batch, rate
+        Steps of a stage, images of a step, and learning rate at the start of a stage.
+    network : callable
+    later, head : tuple of str
+        How the names of its later layers begin, and those of the layer of the scores.
+    graded : dict of str to float
+        Shares of its channels: few of the early ones are freed, most of the later ones.
+    """
+
+    title: str
+    stages: Callable[[Labelled, int], list[Labelled]]
+    tuned: float = float("nan")
+    augment: bool = False
+    steps: int = 75
+    batch: int = 128
+    rate: float = 3e-3
+    network: Callable[[], nn.Sequential] = plain
+    later: tuple[str, ...] = ("4.", "7.", "9.")
+    head: tuple[str, ...] = ("9.",)
+    graded: dict[str, float] = field(
+        default_factory=lambda: {"0.*": 0.9, "2.*": 0.7, "4.*": 0.4, "7.*": 0.1}
+    )
+
+
+@functools.cache
+def images(root: Path, split: str) -> Labelled:
+    """Images ``(n, 3, 16, 16)``, normalized, and labels."""
+    x, y = cifar100.load(str(root / "cifar100"), split, CLASSES)
+    return F.avg_pool2d(x, 2).contiguous(memory_format=torch.channels_last), y
 
 
 def chosen(train: Labelled, seed: int, per_class: int) -> Labelled:

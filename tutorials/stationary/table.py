@@ -180,7 +180,7 @@ def ceiling(runs: Runs, names: list[str]) -> list[str]:
             f"trained plainly, and at {had[most]:.1f} % with the best of all arms "
             f"({TITLES[most]}): "
             + (
-                "so much cannot be had by any change of the network between the stages."
+                "not even that is so much."
                 if worth < AIM
                 else f"{AIM} points are {100 * AIM / worth:.0f} % of what that is worth"
                 + ", and more than plain training makes of it." * (asked > had["plain"])

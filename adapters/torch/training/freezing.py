@@ -76,7 +76,7 @@ def warn_of_frozen(tensors: Mapping[str, torch.Tensor], plans: Iterable[GroupPla
     ]  # fmt: skip
     if frozen:
         warn(
-            f"{some_of(frozen)} of new channels do not learn (requires_grad is False): choose "
+            f"new channels in {some_of(frozen)} do not learn, as requires_grad is False: choose "
             "layers that are trained, or train these again"
         )
 
