@@ -161,7 +161,7 @@ def test_the_function_is_that_without_balance(monkeypatch, name, outgoing):
 
 @pytest.mark.parametrize("max_change", [None, 10.0])
 def test_the_report_is_of_the_weights_that_stay(monkeypatch, max_change):
-    """A balance that is wrong, of what makes channels alone, shows in the change of the outputs."""
+    """A balance that is wrong, of what reads channels, shows in the change of the outputs."""
     right = reorganizing.balance_plan
 
     def wrong(*given):
@@ -173,10 +173,8 @@ def test_the_report_is_of_the_weights_that_stay(monkeypatch, max_change):
     model = dense(nn.ReLU())
     x = torch.randn(40, 10)
     plain = model(x).detach()
-    recipe = Recipe.preserving(method="kmeans", ratio=0.5)
-    report = reorganize(
-        model, [(x, torch.arange(40) % 4)], "last", recipe, max_change=max_change
-    )  # fmt: skip
+    batches, recipe = [(x, torch.arange(40) % 4)], Recipe.preserving(method="kmeans", ratio=0.5)
+    report = reorganize(model, batches, "last", recipe, max_change=max_change)
     change = float((model(x).detach() - plain).norm() / plain.norm())
     assert change > 1.0
     assert report.output_change == pytest.approx(change, rel=0.3)  # on some of the samples
