@@ -11,7 +11,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
-from rejuvenet.adapters.onnx import latency_target, load
+from rejuvenet.adapters.onnx import load
 from rejuvenet.adapters.onnx import reorganize as reorganize_file
 from rejuvenet.adapters.onnx import shrink as shrink_file
 from rejuvenet.adapters.onnx.batches import samples
@@ -280,25 +280,11 @@ def test_one_option_says_what_is_left(data, tmp_path):
             call(model, data, **both)
 
 
-def by_products(monkeypatch, slow=None):
-    """Let multiply-adds stand for the time of a run; a model without some of ``slow`` fails."""
-
-    def timed(models, inputs, threads, seconds):
-        assert all(len(x) == 1 for given in inputs for x in given.values())
-        models[0].session().run(None, inputs[0])  # as the model takes it
-        found = [cost(m.graph, samples(m.example_inputs)).multiply_adds / 1e6 for m in models]
-        if slow and models[0].weight(slow).shape != models[1].weight(slow).shape:
-            raise ValueError("the model does not run")
-        return [Latency(ms, 1, threads, "CPUExecutionProvider", 9) for ms in found]
-
-    monkeypatch.setattr(latency_target, "latencies", timed)
-
-
 @pytest.mark.parametrize("target", [0.6, "ms"])
-def test_a_target_of_time_is_kept(data, tmp_path, monkeypatch, target):
+def test_a_target_of_time_is_kept(data, tmp_path, timed_by_products, target):
     path = export(digits_network(32), data[0][0][:1], tmp_path / "model.onnx", "script, kept")
     arrays = [(x.double().numpy(), y.numpy()) for x, y in data]  # cast, as for every run
-    by_products(monkeypatch)
+    timed_by_products()
     whole = load(path)
     today = cost(whole.graph, 1).multiply_adds / 1e6
     asked = f"{0.6 * today}ms" if target == "ms" else target
@@ -317,9 +303,11 @@ def test_a_target_of_time_is_kept(data, tmp_path, monkeypatch, target):
         shrink_file(path, arrays, target_latency="5s")
 
 
-def test_layers_that_a_trial_fails_without_keep_their_channels(data, tmp_path, monkeypatch):
+def test_layers_that_a_trial_fails_without_keep_their_channels(
+    data, tmp_path, timed_by_products
+):
     path = export(digits_network(32), data[0][0][:1], tmp_path / "model.onnx", "script, kept")
-    by_products(monkeypatch, slow="0.weight")
+    timed_by_products(slow="0.weight")
     arrays = [(x.numpy(), y.numpy()) for x, y in data]
     smaller, report = shrink_file(path, arrays, target_latency=0.8)
     assert smaller.weight("0.weight").shape == (32, 1, 3, 3)
