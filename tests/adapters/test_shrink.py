@@ -14,8 +14,6 @@ import torch
 from rejuvenet.adapters.onnx import load
 from rejuvenet.adapters.onnx import reorganize as reorganize_file
 from rejuvenet.adapters.onnx import shrink as shrink_file
-from rejuvenet.adapters.onnx.batches import samples
-from rejuvenet.adapters.onnx.latency import Latency
 from rejuvenet.adapters.onnx.runner import Runner
 from rejuvenet.adapters.torch import reorganize, shrink
 from rejuvenet.graph import Recipe
