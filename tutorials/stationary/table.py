@@ -47,8 +47,6 @@ BETTER = {
 SEARCHED_BESIDE = ("searched-later-layers", "searched-random")
 OURS = [arm for arm in COMPARED if "ours" in arm]
 CONTROLS = [arm for arm in COMPARED if arm not in OURS]
-# Columns of the tables: differences to these.
-BESIDE = ("plain", "later-layers")
 
 
 def read(folder: Path) -> Runs:
@@ -78,29 +76,39 @@ def event_columns(found: list[Run]) -> str:
 
 
 def table(runs: Runs, case: str) -> list[str]:
-    """One row an arm."""
-    titles = "".join(f" to {TITLES[other]}, points |" for other in BESIDE)
+    """One row an arm; the best of ours in bold."""
+    ours = best(runs, case, OURS)
     rows = [
-        f"| arm | seeds | test, % |{titles} trained, % | channels freed an event "
-        "| at once, points | CPU, s |",
-        "| --- |" + " ---: |" * (6 + len(BESIDE)),
+        "| arm | seeds | test, % | to plain, points | best of ours to it, points | trained, % "
+        "| channels freed an event | at once, points | CPU, s |",
+        "| --- |" + " ---: |" * 8,
     ]
     for arm in COMPARED:
         found = [run for seed, run in runs[case, arm].items() if seed < TUNING]
         if not found:
             continue
-        test = 100 * np.mean([run["accuracy"] for run in found])
-        train = 100 * np.mean([run["train"][-1] for run in found])
-        differences = " | ".join(
-            "-" if arm == other else with_interval(paired(runs, case, arm, other))
-            for other in BESIDE
+        test, train = (
+            100 * np.mean([figure(run) for run in found]) for figure in (accuracy, trained)
         )
+        to_plain = "-" if arm == "plain" else with_interval(paired(runs, case, arm, "plain"))
+        to_it = "-" if ours in (arm, None) else with_interval(paired(runs, case, ours, arm))
+        title = f"**{TITLES[arm]}**" if arm == ours else TITLES[arm]
         seconds = np.median([run["cpu_seconds"] for run in found])
         rows.append(
-            f"| {TITLES[arm]} | {len(found)} | {test:.1f} | {differences} | {train:.0f} "
+            f"| {title} | {len(found)} | {test:.1f} | {to_plain} | {to_it} | {train:.0f} "
             f"| {event_columns(found)} | {seconds:.0f} |"
         )
     return rows
+
+
+def accuracy(run: Run) -> float:
+    """On test images at the end."""
+    return run["accuracy"]
+
+
+def trained(run: Run) -> float:
+    """Accuracy on the labels that were trained on, at the end."""
+    return run["train"][-1]
 
 
 def every_run(runs: Runs, case: str) -> list[str]:
@@ -114,11 +122,11 @@ def every_run(runs: Runs, case: str) -> list[str]:
     )
 
 
-def best(runs: Runs, case: str) -> str | None:
-    """The arm of ours with the highest mean accuracy of those with the most seeds."""
+def best(runs: Runs, case: str, arms: Sequence[str]) -> str | None:
+    """Of these arms that with the highest mean accuracy of those with the most seeds."""
     found = {
-        arm: [run["accuracy"] for seed, run in runs[case, arm].items() if seed < TUNING]
-        for arm in OURS
+        arm: [accuracy(run) for seed, run in runs[case, arm].items() if seed < TUNING]
+        for arm in arms
     }
     arm = max(found, key=lambda arm: (len(found[arm]), np.mean(found[arm] or 0)))
     return arm if found[arm] else None
@@ -138,10 +146,10 @@ def explained(runs: Runs, names: list[str]) -> list[str]:
     """Why little is gained: what the trained share of the labels says about the test accuracy."""
     found = {}
     for case in names:
-        trained = means(runs, case, lambda run: run["train"][-1])
-        tests = means(runs, case, lambda run: run["accuracy"])
-        if len(tests) > 2 and max(trained) < UNFINISHED:
-            together = float(spearmanr(trained, tests).statistic)
+        learned = means(runs, case, trained)
+        tests = means(runs, case, accuracy)
+        if len(tests) > 2 and max(learned) < UNFINISHED:
+            together = float(spearmanr(learned, tests).statistic)
             if together >= TOGETHER:
                 found[case] = together
     if not found:
@@ -163,11 +171,11 @@ def ceiling(runs: Runs, names: list[str]) -> list[str]:
         if not {case, better} <= set(names):
             continue
         ends = {
-            arm: means(runs, case, lambda run: run["accuracy"], [arm])[0]
+            arm: means(runs, case, accuracy, [arm])[0]
             for arm in CONTROLS if runs[case, arm]
         }  # fmt: skip
         had = {
-            arm: means(runs, better, lambda run: run["accuracy"], [arm])[0]
+            arm: means(runs, better, accuracy, [arm])[0]
             for arm in COMPARED if runs[better, arm]
         }  # fmt: skip
         if not ends or "plain" not in had:
@@ -199,7 +207,7 @@ def searched(runs: Runs, names: list[str]) -> list[str]:
             if not runs[case, arm] or "random" in arm:
                 continue
             found = json.loads((FOUND / f"{case}-{space}.json").read_text())
-            (end,) = means(runs, case, lambda run: run["accuracy"], [arm])
+            (end,) = means(runs, case, accuracy, [arm])
             told.append(
                 f"{title}: the best of {len(found['tried'])} settings "
                 f"{100 * found['mean']:.1f} % there, {end:.1f} % here"
@@ -225,41 +233,46 @@ def searched(runs: Runs, names: list[str]) -> list[str]:
     return lines
 
 
-def conclusions(runs: Runs, names: list[str]) -> list[str]:
-    """For each case how the best of ours stands beside every control, and what that confirms."""
-    lines, reached = [], []
+def overview(runs: Runs, names: list[str]) -> list[str]:
+    """A row a case: plain training, the best control and the best of ours."""
+    rows = [
+        "| case | plain, % | best control | % | best of ours | % | to plain, points "
+        "| to the best control, points |",
+        "| --- | ---: | --- | ---: | --- | ---: | ---: | ---: |",
+    ]
     for case in names:
-        arm = best(runs, case)
-        if arm is None:
+        ours, control = best(runs, case, OURS), best(runs, case, CONTROLS)
+        if ours is None or control is None or not runs[case, "plain"]:
             continue
-        beside = {other: paired(runs, case, arm, other) for other in CONTROLS if runs[case, other]}
-        enough = {other: d for other, d in beside.items() if len(d) >= ENOUGH}
-        ahead = [TITLES[other] for other, d in enough.items() if d.mean() > interval(d)]
-        level = [TITLES[other] for other, d in enough.items() if d.mean() <= interval(d)]
-        found = ", ".join(
-            f"{TITLES[other]} {with_interval(d)} ({len(d)} seed{'s' * (len(d) != 1)})"
-            for other, d in beside.items()
-            if len(d)
+        plain, theirs, own = (
+            means(runs, case, accuracy, [arm])[0] for arm in ("plain", control, ours)
         )
-        gains = [d.mean() for d in enough.values()]
-        if enough.keys() == beside.keys() and not level and min(gains) >= AIM:
-            reached.append(f"`{case}`")
-        verdict = (
-            f"nothing is confirmed: no control has {ENOUGH} paired seeds"
-            if not enough
-            else f"ahead of {', '.join(ahead) or 'no control'}"
-            + (f"; not told apart from, or behind, {', '.join(level)}" if level else "")
-            + f" (of controls with {ENOUGH} seeds or more; the smallest difference is "
-            f"{min(gains):+.1f} points)"
+        rows.append(
+            f"| `{case}` | {plain:.1f} | {TITLES[control]} | {theirs:.1f} | {TITLES[ours]} "
+            f"| {own:.1f} | {with_interval(paired(runs, case, ours, 'plain'))} "
+            f"| {with_interval(paired(runs, case, ours, control))} |"
         )
-        lines.append(f"- `{case}`, {TITLES[arm]}: {verdict}. Differences in points: {found}.")
+    return rows
+
+
+def reached(runs: Runs, case: str) -> bool:
+    """Whether the best of ours is ahead of every control as far as was aimed at."""
+    ours = best(runs, case, OURS)
+    if ours is None:
+        return False
+    beside = [paired(runs, case, ours, other) for other in CONTROLS if runs[case, other]]
+    return all(len(d) >= ENOUGH and d.mean() >= AIM and d.mean() > interval(d) for d in beside)
+
+
+def conclusions(runs: Runs, names: list[str]) -> list[str]:
+    """What was aimed at, what was reached, and why no more."""
+    met = [f"`{case}`" for case in names if reached(runs, case)]
     return [
         f"- Aimed at: {AIM} points over every control, with an interval that excludes zero. "
-        f"Reached in {', '.join(reached) or 'no case'}.",
+        f"Reached in {', '.join(met) or 'no case'}.",
         "- Data that grow for longer, in twenty chunks that bring new classes, are in "
         "`tutorials/streams` (`incremental`), with later-layer forgetting, shrink and perturb and "
         "units at random beside.",
-        *lines,
         *explained(runs, names),
         *ceiling(runs, names),
         "- The arms that are *searched* have, for each case, the best of many settings on seeds "
@@ -301,10 +314,9 @@ def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
         'network learns by heart, forgetting a part of it may help (Zhou et al. 2022, "Fortuitous '
         'forgetting in connectionist networks"; Ash and Adams 2020, "On warm-starting neural '
         'network training"; Prakash et al. 2019, RePr). Written by `python '
-        f"tutorials/stationary/table.py` from the {len(every)} runs in `runs/` (one JSON file "
-        f"each; torch {every[0]['versions']['torch']}, one thread, commits {commits}). To repeat "
-        "them, or to add to them: `OMP_NUM_THREADS=1 python tutorials/stationary/study.py --data "
-        "DIR --seeds 0:10`.",
+        f"tutorials/stationary/table.py` from the {len(every)} runs in `runs/`. To repeat them, or "
+        "to add to them: `OMP_NUM_THREADS=1 python tutorials/stationary/study.py --data DIR "
+        "--seeds 0:10`.",
         "The first 20 classes of CIFAR-100, images averaged down to 16 x 16, three convolutions "
         "and a hidden linear layer without normalization (in one case a ResNet-8 with BatchNorm), "
         f"{settings['stages']} stages of "
@@ -316,11 +328,18 @@ def write(folder: Path = HERE / "runs", page: Path = HERE) -> None:
         "the labels that were trained on, wrong ones included; *at once* what an event changes on "
         "the test images before any further training. Differences are paired over seeds, with the "
         "95 % interval of Student's t from three seeds on.",
+        "## What it says",
+        "\n".join(overview(runs, names)),
+        "The best are those of the tables below, of the arms with the most seeds.",
+        "\n".join(conclusions(runs, names)),
     ]
     for name in names:
         lines += [f"## {CASES[name].title}", f"`--cases {name}`.", "\n".join(table(runs, name))]
-    lines += ["## What it says", "\n".join(conclusions(runs, names))]
-    lines.append("## Every run: test accuracy, %")
+    lines += [
+        "## Every run: test accuracy, %",
+        f"One JSON file each; torch {every[0]['versions']['torch']}, one thread, commits "
+        f"{commits}.",
+    ]
     for name in names:
         lines += [f"`{name}`", "\n".join(every_run(runs, name))]
     (page / "README.md").write_text("\n\n".join(lines) + "\n")
