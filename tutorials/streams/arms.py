@@ -473,6 +473,14 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
         'ours, "redundant", `optimizer="reset"`', Reorganized,
         {"recipe": replace(HALF, ratio="redundant", **RESET)},
     ),
+    "ours-0.8-sum-reset": (
+        'ours, 0.8, summed, without least squares, `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, ratio=0.8, outgoing="sum", **RESET)},
+    ),
+    "ours-dormant-reset": (
+        'ours, only what is dormant, `optimizer="reset"`', Reorganized,
+        {"recipe": replace(HALF, ratio="redundant", tolerance=0.0, **RESET)},
+    ),
     "ours-random-reset": (
         'ours, `method="random"`, 0.5, `optimizer="reset"`', Reorganized,
         {"recipe": replace(HALF, method="random", **RESET)},
