@@ -171,12 +171,20 @@ def best(folder: Path, stream: str, name: str) -> str:
         paths = [folder / f"{stream}-{variant}-{seed}.json" for seed in TUNING]
         return float(np.mean([json.loads(path.read_text())["final"] for path in paths]))
 
-    return max(candidates(name), key=mean)
+    return max(candidates(stream, name), key=mean)
 
 
-def candidates(name: str) -> list[str]:
-    """The arm and its variants."""
-    return [name, *(arms.variant(name, changes) for changes in arms.TRIED[name])]
+def candidates(stream: str, name: str) -> list[str]:
+    """The arm and its variants, but for those that are what was published for the stream."""
+
+    def settings(variant: str) -> dict[str, Any]:
+        found = dict(arms.settings(arms.make(variant, tasks.STREAMS[stream].published)))
+        if found["occasion"] and not tasks.STREAMS[stream].alternates:
+            found["occasion"] = "task"  # whatever it is called: every task is one
+        return found
+
+    variants = [arms.variant(name, changes) for changes in arms.TRIED[name]]
+    return [name, *(variant for variant in variants if settings(variant) != settings(name))]
 
 
 def main() -> None:
@@ -200,7 +208,7 @@ def main() -> None:
         return
     tuned = [arm for arm in options.arms if arm in arms.TRIED]
     for name in options.streams:
-        tried = [variant for arm in tuned for variant in candidates(arm)]
+        tried = [variant for arm in tuned for variant in candidates(name, arm)]
         complete(options.data, options.output, [name], tried, TUNING)
         chosen = [best(options.output, name, arm) for arm in tuned]
         complete(options.data, options.output, [name], chosen, seeds)

@@ -25,7 +25,8 @@ from paired import by_seed, interval, with_interval  # noqa: E402
 from study import TUNING, best, candidates  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
-OURS = {"incremental": "ours-redundant"}  # which arm of ours a stream's choice is compared with
+# Which arm of ours a stream's choice is compared with.
+OURS = {"incremental": "ours-redundant", "random-labels": "ours-redundant-reset"}
 
 Run = dict[str, Any]
 Runs = dict[tuple[str, str], dict[int, Run]]
@@ -278,10 +279,10 @@ def tuned(runs: Runs, tuning: Runs, stream: str, folder: Path) -> list[str]:
     if len(tuning[stream, ours]) == len(TUNING):
         ours = best(folder, stream, ours)
     for arm in TRIED:
-        if not all(len(tuning[stream, name]) == len(TUNING) for name in candidates(arm)):
+        if not all(len(tuning[stream, name]) == len(TUNING) for name in candidates(stream, arm)):
             continue
         chosen = best(folder, stream, arm)
-        for name in candidates(arm):
+        for name in candidates(stream, arm):
             online = 100 * np.mean([run["final"] for run in tuning[stream, name].values()])
             values = f"{online:.1f} | - | - | -"
             if name == chosen:
