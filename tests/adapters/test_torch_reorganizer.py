@@ -280,6 +280,23 @@ def test_by_default_only_what_is_redundant_is_freed(
     assert report.agreement > 0.95
 
 
+def test_in_training_what_hardly_responds_is_freed_earlier(trained_network, torch_batches):
+    """A channel of a twentieth of its layer's activity; 0.025 is what a file's must fall below."""
+    seen = []
+    hook = trained_network[10].register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad():
+        trained_network(torch.cat([x for x, _ in torch_batches]))
+        hook.remove()
+        activity = seen[0].mean((0, 2, 3))
+        for parameter in (trained_network[9].weight, trained_network[9].bias):
+            parameter[3] *= 0.05 * activity.mean() / activity[3]
+    twin = copy.deepcopy(trained_network)
+    with pytest.warns(UserWarning, match="nothing was freed in '8.weight'"):
+        reorganize(twin, torch_batches, recipe=Recipe.preserving(ratio="redundant"))
+    report = Reorganizer(trained_network, None, torch_batches, every=1).step(0)
+    assert report["8.weight"].new == 1
+
+
 def test_nothing_to_free_is_said_with_the_reason(trained_network, torch_batches, caplog):
     _, reorganizer = make(trained_network, torch_batches[:1], classes=10, ratio=1.0)
     with torch.no_grad():

@@ -53,6 +53,9 @@ from .warm_up import NewChannels, WarmUp, innermost, new_rows
 
 log = logging.getLogger("rejuvenet")
 
+# Places are taken anew from units that hardly respond earlier than a file's are: tutorials/streams.
+DEFAULT = Recipe.preserving(ratio="redundant", dormant=0.1)
+
 EVENTS, RECENT = 1000, 10  # of the history: events, and those with the sources of their channels
 
 Ratio = float | str | Callable[[int], Any]
@@ -85,11 +88,12 @@ class Reorganizer:
         ``recipe.stop`` for a number of epochs, and none for other forms of ``every``.
     recipe : Recipe or callable, optional
         A recipe, or a function of the epoch that gives one; by default
-        ``Recipe.preserving(ratio="redundant")``, which frees what others do as well and nothing
-        else.  A fixed share costs accuracy where all channels are in use (measured in
-        ``tutorials/paper``).  The optimizer begins anew for the weights that change
-        (``optimizer="reset"``): better where tasks replace each other; where data are only
-        added, ``optimizer="merge"`` is (both measured in ``tutorials/streams``).
+        ``Recipe.preserving(ratio="redundant", dormant=0.1)``, which frees what others do as well,
+        what hardly responds, and nothing else.  A fixed share costs accuracy where all channels
+        are in use (measured in ``tutorials/paper``).  The optimizer begins anew for the weights
+        that change (``optimizer="reset"``): better where tasks replace each other; where data are
+        only added, ``optimizer="merge"`` is (both measured in ``tutorials/streams``, and so is
+        ``dormant``).
     ema : torch.nn.Module, object with ``.module``, or a sequence of these, optional
         Averaged copies, changed by the same plan.
     freeze_below : bool
@@ -189,7 +193,7 @@ class Reorganizer:
         writer: Any = None,
         progress: bool = False,
     ) -> None:
-        self.recipe = recipe if recipe is not None else Recipe.preserving(ratio="redundant")
+        self.recipe = recipe if recipe is not None else DEFAULT
         self.ratio, self.seed = ratio, seed
         self.steps: Steps | None = None
         if every_steps is not None:
