@@ -212,8 +212,8 @@ def conclusions(runs: Runs) -> list[str]:
     ]
     if runs["5+1", "ours-0.8-sum-reset"]:
         found.append(
-            "**The refit matters, and freeing more than what is idle** on `5+1`: consumers of merged channels "
-            "summed, without least squares, end "
+            "**The refit matters, and freeing more than what is idle** on `5+1`: consumers of "
+            "merged channels summed, without least squares, end "
             f"{ahead('ours-0.8-sum-reset', 'ours-0.8-reset')} from the same share with them; "
             "freeing only what is dormant ends "
             f"{ahead('ours-dormant-reset', 'ours-redundant-reset')} from freeing copies as well, "
