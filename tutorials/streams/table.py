@@ -284,7 +284,7 @@ def every_run(runs: Runs, stream: str) -> list[str]:
 
 
 def tuned(runs: Runs, tuning: Runs, stream: str, folder: Path) -> list[str]:
-    """What was tried on the seeds that choose, and the chosen beside ours; no lines without."""
+    """What was tried on the seeds that choose, and the chosen beside ours, where all of it ran."""
     rows, ahead = [], {}
     ours = OURS.get(stream, "ours-0.8-reset")
     if len(tuning[stream, ours]) == len(TUNING):
@@ -293,6 +293,8 @@ def tuned(runs: Runs, tuning: Runs, stream: str, folder: Path) -> list[str]:
         if not all(len(tuning[stream, name]) == len(TUNING) for name in candidates(stream, arm)):
             continue
         chosen = best(folder, stream, arm)
+        if len(runs[stream, chosen]) < ENOUGH:
+            continue
         for name in candidates(stream, arm):
             online = 100 * np.mean([run["final"] for run in tuning[stream, name].values()])
             values = f"{online:.1f} | - | - | -"
