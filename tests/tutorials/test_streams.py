@@ -171,6 +171,13 @@ def test_continual_backprop_spares_young_units_and_takes_the_least_useful(study)
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-5)
 
 
+def test_no_setting_is_tried_twice(study):
+    """What a stream's published settings say already, and occasions that are every task."""
+    assert study.candidates("permuted", "cbp") == ["cbp", "cbp,replacement=0.01"]
+    assert "redo,occasion=hard" in study.candidates("5+1", "redo")
+    assert "redo,occasion=hard" not in study.candidates("incremental", "redo")
+
+
 def test_self_normalized_resets_know_what_silence_is_usual(study):
     arm, model, x = started(study, "snr", rejection=0.1)
     arm.optimizer.step()

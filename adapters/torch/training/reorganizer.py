@@ -53,7 +53,7 @@ from .warm_up import NewChannels, WarmUp, innermost, new_rows
 
 log = logging.getLogger("rejuvenet")
 
-# Places are taken anew from units that hardly respond earlier than a file's are: tutorials/streams.
+# In training, what hardly responds is freed earlier than in a file: measured in tutorials/streams.
 DEFAULT = Recipe.preserving(ratio="redundant", dormant=0.1)
 
 EVENTS, RECENT = 1000, 10  # of the history: events, and those with the sources of their channels
