@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from arms import COMPARED, FOUND, SEARCHED, TITLES  # noqa: E402
 from cases import CASES  # noqa: E402
-from paired import by_seed, interval, with_interval  # noqa: E402
+from paired import by_seed, interval, leading, with_interval  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 
 Run = dict[str, Any]
@@ -124,12 +124,10 @@ def every_run(runs: Runs, case: str) -> list[str]:
 
 def best(runs: Runs, case: str, arms: Sequence[str]) -> str | None:
     """Of these arms that with the highest mean accuracy of those with the most seeds."""
-    found = {
+    return leading({
         arm: [accuracy(run) for seed, run in runs[case, arm].items() if seed < TUNING]
         for arm in arms
-    }
-    arm = max(found, key=lambda arm: (len(found[arm]), np.mean(found[arm] or 0)))
-    return arm if found[arm] else None
+    })  # fmt: skip
 
 
 def means(
@@ -261,7 +259,9 @@ def reached(runs: Runs, case: str) -> bool:
     if ours is None:
         return False
     beside = [paired(runs, case, ours, other) for other in CONTROLS if runs[case, other]]
-    return all(len(d) >= ENOUGH and d.mean() >= AIM and d.mean() > interval(d) for d in beside)
+    return bool(beside) and all(
+        len(d) >= ENOUGH and d.mean() >= AIM and d.mean() > interval(d) for d in beside
+    )
 
 
 def conclusions(runs: Runs, names: list[str]) -> list[str]:

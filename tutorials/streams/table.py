@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from arms import DORMANT, NAMES, TRIED, title, variant  # noqa: E402
-from paired import by_seed, interval, with_interval  # noqa: E402
+from paired import by_seed, interval, leading, with_interval  # noqa: E402
 from study import TUNING, best, candidates  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
@@ -134,7 +134,7 @@ def overview(runs: Runs, names: list[str]) -> list[str]:
     ]
     for stream in names:
         ours, theirs = (
-            most(runs, stream, arms)
+            leading({arm: [final(run) for run in runs[stream, arm].values()] for arm in arms})
             for arms in (
                 [arm for arm in NAMES if arm.startswith("ours") and "random" not in arm],
                 [arm for arm in NAMES if arm.partition(",")[0] in REMEDIES],
@@ -153,13 +153,6 @@ def overview(runs: Runs, names: list[str]) -> list[str]:
             f"| {title(ours)} | {own} | {' | '.join(apart)} |"
         )
     return rows
-
-
-def most(runs: Runs, stream: str, arms: list[str]) -> str | None:
-    """Of these arms that which ends best, of those with the most seeds."""
-    found = {arm: [final(run) for run in runs[stream, arm].values()] for arm in arms}
-    arm = max(found, key=lambda arm: (len(found[arm]), np.mean(found[arm] or 0)))
-    return arm if found[arm] else None
 
 
 def conclusions(runs: Runs) -> list[str]:

@@ -54,7 +54,7 @@ from .warm_up import NewChannels, WarmUp, innermost, new_rows
 log = logging.getLogger("rejuvenet")
 
 # In training, what hardly responds is freed earlier than in a file: measured in tutorials/streams.
-DEFAULT = Recipe.preserving(ratio="redundant", dormant=0.1)
+DEFAULT_RECIPE = Recipe.preserving(ratio="redundant", dormant=0.1)
 
 EVENTS, RECENT = 1000, 10  # of the history: events, and those with the sources of their channels
 
@@ -193,7 +193,7 @@ class Reorganizer:
         writer: Any = None,
         progress: bool = False,
     ) -> None:
-        self.recipe = recipe if recipe is not None else DEFAULT
+        self.recipe = recipe if recipe is not None else DEFAULT_RECIPE
         self.ratio, self.seed = ratio, seed
         self.steps: Steps | None = None
         if every_steps is not None:
