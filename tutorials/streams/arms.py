@@ -302,6 +302,13 @@ class Reorganized(Arm):
 
 
 @dataclass
+class ReorganizedNormalized(Reorganized):
+    """Ours in a network with layer normalization."""
+
+    layer_norm = True
+
+
+@dataclass
 class AtRandom(Reorganized):
     """As many units of every layer as the recipe frees, chosen at random, with the same refit.
 
@@ -489,6 +496,10 @@ ARMS: dict[str, tuple[str, Callable[..., Arm], dict[str, Any]]] = {
         'ours, `method="kmeans"`, 0.5, `optimizer="reset"`', Reorganized,
         {"recipe": replace(HALF, method="kmeans", **RESET)},
     ),
+    "ours-redundant-norm": (
+        'ours, `ratio="redundant"`, with LayerNorm', ReorganizedNormalized,
+        {"recipe": replace(HALF, ratio="redundant")},
+    ),
     "later-layers": ("later-layer forgetting", LaterLayers, {}),
     "random-redundant": (
         'random channels, as many of every layer as with `ratio="redundant"`', AtRandom,
@@ -515,7 +526,7 @@ TRIED: dict[str, list[dict[str, Any]]] = {
         {"strength": 3e-4},
         *({"dormant": share} for share in DORMANT),
     ],
-    "ours-redundant-reset": [{"dormant": share} for share in DORMANT],
+    "ours-redundant-reset": [{"strength": 3e-3}, *({"dormant": share} for share in DORMANT)],
 }
 
 

@@ -26,7 +26,10 @@ from study import TUNING, best, candidates  # noqa: E402
 from tasks import STREAMS  # noqa: E402
 
 # Which arm of ours a stream's choice is compared with.
-OURS = {"incremental": "ours-redundant", "random-labels": "ours-redundant-reset"}
+OURS = {
+    "incremental": "ours-redundant", "permuted": "ours-redundant-reset",
+    "random-labels": "ours-redundant-reset",
+}  # fmt: skip
 
 Run = dict[str, Any]
 Runs = dict[tuple[str, str], dict[int, Run]]
