@@ -41,6 +41,9 @@ REMEDIES = (
     "l2", "l2-init", "shrink-perturb", "redo", "cbp", "snr", "layer-norm", "later-layers",
 )  # fmt: skip
 
+# Those that draw single units again.
+RECYCLERS = ("redo", "cbp", "snr")
+
 # What the plot over time shows; all of them would hide each other.
 SHOWN = (
     "plain", "optimizer-reset", "l2-init", "cbp", "redo", "snr", "reset", "ours-0.5",
@@ -128,6 +131,19 @@ def table(runs: Runs, stream: str) -> list[str]:
     return rows
 
 
+def is_ours(arm: str) -> bool:
+    """Not what was drawn at random, which is a control."""
+    return arm.startswith("ours") and "random" not in arm
+
+
+def strongest(runs: Runs, stream: str, wanted: Callable[[str], bool]) -> str | None:
+    """Of the wanted arms that with the highest mean of those with the most seeds."""
+    finals = {
+        arm: [final(run) for run in runs[stream, arm].values()] for arm in NAMES if wanted(arm)
+    }
+    return leading(finals)
+
+
 def overview(runs: Runs, names: list[str]) -> list[str]:
     """A row a stream: plain training, a network made anew, the best remedy, the best of ours."""
     rows = [
@@ -136,13 +152,8 @@ def overview(runs: Runs, names: list[str]) -> list[str]:
         "| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for stream in names:
-        ours, theirs = (
-            leading({arm: [final(run) for run in runs[stream, arm].values()] for arm in arms})
-            for arms in (
-                [arm for arm in NAMES if arm.startswith("ours") and "random" not in arm],
-                [arm for arm in NAMES if arm.partition(",")[0] in REMEDIES],
-            )
-        )
+        ours = strongest(runs, stream, is_ours)
+        theirs = strongest(runs, stream, lambda arm: arm.partition(",")[0] in REMEDIES)
         if not ours or not theirs or not runs[stream, "plain"] or not runs[stream, "reset"]:
             continue
         others = ("plain", "reset", theirs)
@@ -232,6 +243,41 @@ def conclusions(runs: Runs) -> list[str]:
             f"{ahead('ours-0.8-steps', 'plain')} from plain training and "
             f"{ahead('ours-0.8-steps', 'ours-0.8-reset')} from the same share at the ends of hard "
             "tasks: give it these where they are known."
+        )
+    recycled = {
+        stream: (ours, theirs)
+        for stream in STREAMS
+        if (ours := strongest(runs, stream, is_ours))
+        and (theirs := strongest(runs, stream, lambda arm: arm.partition(",")[0] in RECYCLERS))
+    }
+    if recycled:
+        found.append(
+            "**Beside the others that recycle units** (ReDo, continual backprop, self-normalized "
+            "resets), the best of each stream's rows: "
+            + ", ".join(
+                f"{apart(stream, ours, theirs)} to {title(theirs)} on `{stream}`"
+                for stream, (ours, theirs) in recycled.items()
+            )
+            + "."
+        )
+    if runs["incremental", "ours-redundant-norm"] and runs["permuted", "l2-init,strength=0.003"]:
+        norm, decayed = "layer-norm,rate=0.001", "ours-redundant-reset,strength=0.003"
+        freed, idle = (
+            np.mean([
+                event["freed"] for run in runs["incremental", arm].values()
+                for event in run["events"]
+            ])
+            for arm in ("ours-redundant-norm", "ours-redundant")
+        )  # fmt: skip
+        found.append(
+            "**Beside normalization and regularization, once tuned**, it is not ahead of all: on "
+            "`incremental` a network with LayerNorm at ten times its published rate ends "
+            f"{apart('incremental', norm, 'ours-redundant')} from ours without. In it little is "
+            f"redundant (an event frees {freed:.0f}, and {idle:.0f} without), and ours changes its "
+            f"end by {apart('incremental', 'ours-redundant-norm', norm)}. On `permuted` a third of "
+            "the published strength brings L2-Init "
+            f"{apart('permuted', 'l2-init,strength=0.003', 'ours-redundant-reset')} ahead of ours, "
+            f"and {apart('permuted', 'l2-init,strength=0.003', decayed)} of ours with L2."
         )
     shares = [
         f"{apart(stream, variant(arm, {'dormant': share}), arm)} on `{stream}` ({share})"
