@@ -44,19 +44,22 @@ def tiny(study, n):
 @pytest.mark.filterwarnings("ignore:.*samples give")
 def test_every_arm_runs_and_frees_its_share(study, data, tmp_path):
     case = tiny(study, 2)
-    first = set()
+    first, freed = set(), {}
     for arm in study.arms.COMPARED:
         if arm.endswith("0.5") or arm in study.arms.SEARCHED:
             continue  # as with 0.8; see below
         result = study.run("noise", case, arm, 0, data)
         assert len(result["test"]) == len(result["train"]) == 2
         (event,) = result["events"]
-        share = FREED.get(arm, 0)
-        assert event["freed"] >= share if arm.startswith("ours") else event["freed"] == share, arm
+        freed[arm] = event["freed"]
         if arm != "tuned-decay":
             first.add((result["test"][0], result["train"][0]))
         study.save(result, tmp_path / f"noise-{arm}-0.json")
     assert len(first) == 1, "until their first event arms see the same weights and batches"
+    assert freed.pop("random-redundant") == freed["ours-redundant"] >= freed.pop("redo") > 0
+    for arm, n in freed.items():
+        share = FREED.get(arm, 0)
+        assert n >= share if arm.startswith("ours") else n == share, arm
 
     import table
 
@@ -72,7 +75,7 @@ def test_what_is_searched(study, data, tmp_path, monkeypatch):
     case, path = tiny(study, 2), tmp_path / "noise-ours.json"
     monkeypatch.setattr(search, "RUNGS", ((100,), (101, 102)))
     monkeypatch.setattr(search, "KEPT", (None, 2))
-    tried = [{"setting": setting, "accuracy": {}} for setting in search.ours()[:3]]
+    tried = [{"setting": setting, "accuracy": {}} for setting in search.ours(case)[:3]]
     tried[0]["accuracy"]["100"] = 0.9  # before the kill
     search.search(case, data, path, tried)
     found = json.loads(path.read_text())
@@ -92,13 +95,18 @@ def test_what_is_searched(study, data, tmp_path, monkeypatch):
 def test_spaces_of_the_search(study):
     import search
 
-    sizes = {name: len(space()) for name, space in search.SPACES.items()}
-    assert sizes == {"later-layers": 12, "shrink-perturb": 24, "ours": 100}
-    for space in search.SPACES.values():
-        made = [study.arms.built(setting) for setting in space()]
-        assert len({str(vars(arm)) for arm in made}) == len(made)
-    forgets_all_but_the_first = study.arms.built(search.later_layers()[-1])
-    assert forgets_all_but_the_first.layers == ("2.", "4.", "7.", "9.")
+    for name, layers in (("noise", "2479"), ("narrow-8", ("2", "4", "6", "9", "11"))):
+        case = study.cases.CASES[name]
+        sizes = {space: len(tried(case)) for space, tried in search.SPACES.items()}
+        last = 4 * (len(layers) - 1)
+        assert sizes == {"plain": 12, "later-layers": last, "shrink-perturb": 24, "ours": 100}
+        for tried in search.SPACES.values():
+            made = [study.arms.built(setting) for setting in tried(case)]
+            assert len({str(vars(arm)) for arm in made}) == len(made)
+        forgets_all_but_the_first = study.arms.built(search.later_layers(case)[-1])
+        assert forgets_all_but_the_first.layers == tuple(f"{layer}." for layer in layers)
+        weights = {key.split(".")[0] for key in case.network().state_dict()}
+        assert {f"{layer}." for layer in weights} == {"0.", *forgets_all_but_the_first.layers}
 
 
 def test_stages_of_the_cases(study, data):

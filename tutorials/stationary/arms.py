@@ -6,17 +6,18 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from cases import CASES, Case, Labelled
-from rejuvenet.adapters.torch import Reorganizer, WarmUp
+from rejuvenet.adapters.torch import Reorganizer, WarmUp, reorganize
 from rejuvenet.graph import Recipe
 from torch import nn
 
-DECAYS = (0.3, 1.0, 3.0, 10.0)
+DECAYS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 FOUND = Path(__file__).parent / "search"  # what search.py found: a file for each case and space
 
@@ -26,6 +27,7 @@ class Arm:
     """Plain training, with the same restarts as in every other arm."""
 
     decay: float = 0.0  # AdamW's weight decay; nan stands for the case's tuned one
+    rate: float = 1.0  # times the case's learning rate
 
     def weight_decay(self, case: Case) -> float:
         return case.tuned if math.isnan(self.decay) else self.decay
@@ -71,13 +73,15 @@ class Reorganized(Arm):
     """Channels are freed by a recipe in all hidden layers, and drawn again.
 
     For a share ``absent`` of the stage they stay out of the network (RePr); ``head`` draws the
-    layer of the scores again; ``graded`` takes the shares of the case in place of the recipe's.
+    layer of the scores again; ``graded`` takes the shares of the case in place of the recipe's;
+    ``chance`` draws at random which ones go, as many of every layer as the recipe would free.
     """
 
     recipe: Recipe = field(default_factory=Recipe.preserving)
     absent: float = 0.0
     head: bool = False
     graded: bool = False
+    chance: bool = False
 
     def event(
         self, case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled,
@@ -85,13 +89,18 @@ class Reorganized(Arm):
     ) -> int:  # fmt: skip
         warmup = WarmUp(steps=0, wait=round(self.absent * case.steps)) if self.absent else None
         recipe = replace(self.recipe, ratio=case.graded) if self.graded else self.recipe
-        reorganizer = Reorganizer(
-            model, optimizer, [data], layers="all", every=1, recipe=recipe, seed=seed,
-            warmup=warmup,
-        )  # fmt: skip
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "nothing was freed|.* samples give ")
-            report = reorganizer.step(0)
+            if self.chance:
+                told = reorganize(
+                    deepcopy(model), [data], layers="all", recipe=replace(recipe, seed=seed)
+                )
+                ratio = {group.group: 1 - group.new / group.channels for group in told.groups}
+                recipe = replace(recipe, ratio=ratio, method="random")
+            report = Reorganizer(
+                model, optimizer, [data], layers="all", every=1, recipe=recipe, seed=seed,
+                warmup=warmup,
+            ).step(0)  # fmt: skip
         if self.head:
             Fresh(layers="head").event(case, model, optimizer, data, seed)
         return sum(group.new for group in report.groups)
@@ -117,6 +126,14 @@ ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
     "random-graded": (
         "random channels, graded, new head", Reorganized, freeing(0.5, "random", **GRADED),
     ),
+    "random-redundant": (
+        "random channels, as many as are redundant", Reorganized,
+        freeing("redundant", chance=True),
+    ),
+    "redo": (
+        "ReDo, threshold 0.025", Reorganized,
+        {"recipe": Recipe.comparison("redo", ratio="redundant", optimizer="reset")},
+    ),
     "repr": (
         "RePr, 0.7, absent for half a stage", Reorganized,
         {"recipe": Recipe.comparison("repr", ratio=0.7, optimizer="reset"), "absent": 0.5},
@@ -130,6 +147,7 @@ ARMS: dict[str, tuple[str, type[Arm], dict[str, Any]]] = {
 
 # The best settings of a space of search.py, on the case at hand; and ours with channels at random.
 SEARCHED = {
+    "searched-plain": ("learning rate and weight decay (searched)", "plain"),
     "searched-shrink-perturb": ("shrink and perturb (searched)", "shrink-perturb"),
     "searched-later-layers": ("later-layer forgetting (searched)", "later-layers"),
     "searched-random": ("random channels as ours (searched)", "ours"),
@@ -167,6 +185,8 @@ def built(setting: dict[str, Any]) -> Arm:
     >>> built({"decay": 1.0, "layers": ["9."]}).decay
     1.0
     """
+    if setting.keys() <= {"decay", "rate"}:
+        return Arm(**setting)
     if "recipe" in setting:
         recipe = Recipe.preserving(optimizer="reset", **setting["recipe"])
         return Reorganized(**{**setting, "recipe": recipe})
@@ -175,8 +195,8 @@ def built(setting: dict[str, Any]) -> Arm:
 
 
 def settings(arm: Arm) -> Iterator[tuple[str, Any]]:
-    """What decides an arm beside its weight decay, ready for JSON."""
+    """What decides an arm beside its weight decay and rate, ready for JSON."""
     for name in arm.__dataclass_fields__:
         value = getattr(arm, name)
-        if name != "decay":
+        if name not in ("decay", "rate"):
             yield name, value.to_dict() if isinstance(value, Recipe) else value

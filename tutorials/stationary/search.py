@@ -38,9 +38,12 @@ Setting = dict[str, Any]
 RUNGS = ((100,), (101, 102), (103, 104))  # seeds
 KEPT = (None, 30, 10)  # settings that are trained with them; None: all
 SETTINGS = 100  # of ours, drawn at random
-DECAYS = (0.0, 0.3, 1.0, 3.0)
-# Where the plain network learns labels by heart; the spaces name its layers.
-MEMORIZED = ("noise", "growing", "memorizing")
+# Where the plain network learns labels by heart, and where a part of it idles.
+CASES = ("noise", "growing", "memorizing", "narrow-8")
+# Of a layer: what is kept of the first two, of the last one, and of those between.
+EARLY = (1.0, 0.9, 0.75, 0.5)
+BETWEEN = (0.9, 0.75, 0.5, 0.3, 0.15)
+LAST = (0.75, 0.5, 0.3, 0.2, 0.1, 0.05)
 
 
 def grid(**values: tuple[Any, ...]) -> list[Setting]:
@@ -52,28 +55,32 @@ def grid(**values: tuple[Any, ...]) -> list[Setting]:
     return [dict(zip(values, of, strict=True)) for of in itertools.product(*values.values())]
 
 
-def later_layers() -> list[Setting]:
-    layers = ("2.", "4.", "7.", "9.")
-    return grid(layers=(layers[2:], layers[1:], layers), decay=DECAYS)
+def plain(case: cases.Case) -> list[Setting]:
+    return grid(rate=(0.5, 1.0, 2.0), decay=case.decays)
 
 
-def shrink_perturb() -> list[Setting]:
-    return grid(keep=(0.2, 0.4, 0.6, 0.8), draw=(0.03, 0.1, 0.3), decay=DECAYS[::2])
+def later_layers(case: cases.Case) -> list[Setting]:
+    """From the last two layers to all but the first."""
+    layers = (*(name.rstrip("*") for name in case.graded), *case.head)
+    last = tuple(layers[-n:] for n in range(2, len(layers)))
+    return grid(layers=last, decay=case.decays)
 
 
-def ours() -> list[Setting]:
+def shrink_perturb(case: cases.Case) -> list[Setting]:
+    return grid(keep=(0.2, 0.4, 0.6, 0.8), draw=(0.03, 0.1, 0.3), decay=case.decays[::2])
+
+
+def ours(case: cases.Case) -> list[Setting]:
     """Shares of every layer, methods, what new channels are, weight decay and a new head."""
     draw = random.Random(0).choice
+    shares = (EARLY, EARLY, *[BETWEEN] * (len(case.graded) - 3), LAST)
     return [
         {
-            "decay": draw(DECAYS),
+            "decay": draw(case.decays),
             "head": draw((True, False)),
             "recipe": {
                 "ratio": {
-                    "0.*": draw((1.0, 0.9, 0.75, 0.5)),
-                    "2.*": draw((1.0, 0.9, 0.75, 0.5)),
-                    "4.*": draw((0.9, 0.75, 0.5, 0.3, 0.15)),
-                    "7.*": draw((0.75, 0.5, 0.3, 0.2, 0.1, 0.05)),
+                    layer: draw(kept) for layer, kept in zip(case.graded, shares, strict=True)
                 },
                 "method": draw(("sofm", "kmeans")),
                 "merge": draw(("mean", "medoid")),
@@ -86,8 +93,8 @@ def ours() -> list[Setting]:
     ]
 
 
-SPACES: dict[str, Callable[[], list[Setting]]] = {
-    "later-layers": later_layers, "shrink-perturb": shrink_perturb, "ours": ours,
+SPACES: dict[str, Callable[[cases.Case], list[Setting]]] = {
+    "plain": plain, "later-layers": later_layers, "shrink-perturb": shrink_perturb, "ours": ours,
 }  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def search(case: cases.Case, data: Any, path: Path, tried: list[dict[str, Any]])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
-    parser.add_argument("--cases", nargs="+", choices=MEMORIZED, default=MEMORIZED)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--output", type=Path, default=arms.FOUND)
     options = parser.parse_args()
@@ -132,10 +139,11 @@ def main() -> None:
         begun = path.with_suffix(".unfinished")
         if path.exists():
             continue
-        tried = [{"setting": setting, "accuracy": {}} for setting in SPACES[space]()]
+        case = cases.CASES[name]
+        tried = [{"setting": setting, "accuracy": {}} for setting in SPACES[space](case)]
         if begun.exists():
             tried = json.loads(begun.read_text())["tried"]
-        search(cases.CASES[name], data, path, tried)
+        search(case, data, path, tried)
 
 
 if __name__ == "__main__":

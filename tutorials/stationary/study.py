@@ -7,8 +7,8 @@ Run as (one core; runs that exist are not repeated, so it goes on after a kill):
 
 ``DIR`` holds ``cifar100/`` (mosaics, see ``tutorials/cifar100.py``).  Every arm of one seed starts
 from the same weights and sees the same batches for as many steps.  Weight decay was tuned by
-``--arms decay-0.3 decay-1 decay-3 decay-10 --seeds 100:101``; the settings of the arms that are
-*searched* come from ``search.py``.
+``--arms decay-0.03 decay-0.1 decay-0.3 decay-1 decay-3 decay-10 --seeds 100:103``; the settings of
+the arms that are *searched* come from ``search.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def run(name: str, case: cases.Case, arm_name: str, seed: int, data: Any) -> dic
 def trained(case: cases.Case, arm: arms.Arm, seed: int, data: Any) -> dict[str, Any]:
     """Accuracies of every stage, what the events did, and what decided it."""
     start, cpu = time.time(), time.process_time()
-    decay = arm.weight_decay(case)
+    case, decay = replace(case, rate=arm.rate * case.rate), arm.weight_decay(case)
     torch.manual_seed(seed)
     model = case.network()
     optimizer = torch.optim.AdamW(model.parameters(), case.rate, weight_decay=decay)
