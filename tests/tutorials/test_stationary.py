@@ -99,7 +99,9 @@ def test_spaces_of_the_search(study):
         case = study.cases.CASES[name]
         sizes = {space: len(tried(case)) for space, tried in search.SPACES.items()}
         last = 4 * (len(layers) - 1)
-        assert sizes == {"plain": 12, "later-layers": last, "shrink-perturb": 24, "ours": 100}
+        assert sizes == {
+            "plain": 12, "later-layers": last, "shrink-perturb": 24, "ours": 100, "redundant": 16,
+        }  # fmt: skip
         for tried in search.SPACES.values():
             made = [study.arms.built(setting) for setting in tried(case)]
             assert len({str(vars(arm)) for arm in made}) == len(made)

@@ -152,6 +152,7 @@ SEARCHED = {
     "searched-later-layers": ("later-layer forgetting (searched)", "later-layers"),
     "searched-random": ("random channels as ours (searched)", "ours"),
     "searched-ours": ("ours (searched)", "ours"),
+    "searched-ours-redundant": ('ours, "redundant" (searched)', "redundant"),
 }
 TITLES = {name: title for name, (title, *_) in {**ARMS, **SEARCHED}.items()}
 

@@ -93,8 +93,19 @@ def ours(case: cases.Case) -> list[Setting]:
     ]
 
 
+def redundant(case: cases.Case) -> list[Setting]:
+    """What is redundant goes: how little a channel must respond, what new ones are, and decay."""
+    return [
+        {"decay": decay, "recipe": {"ratio": "redundant", "dormant": dormant, "init": init}}
+        for decay in case.decays
+        for dormant in (0.025, 0.1)
+        for init in ("match", "kaiming")
+    ]
+
+
 SPACES: dict[str, Callable[[cases.Case], list[Setting]]] = {
     "plain": plain, "later-layers": later_layers, "shrink-perturb": shrink_perturb, "ours": ours,
+    "redundant": redundant,
 }  # fmt: skip
 
 

@@ -49,7 +49,8 @@ SEARCHED_BESIDE = ("searched-later-layers", "searched-random")
 REVIVED = "ours-redundant"
 REVIVED_BESIDE = ("redo", "random-redundant", "searched-plain")
 OURS = [arm for arm in COMPARED if "ours" in arm]
-CONTROLS = [arm for arm in COMPARED if arm not in OURS]
+# ReDo is no control: it revives what idles, as ours does, without the map.
+CONTROLS = [arm for arm in COMPARED if arm not in OURS and arm != "redo"]
 
 
 def read(folder: Path) -> Runs:
