@@ -50,6 +50,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.inside(x) + self.past(x))
+
+
 def narrow(width: int) -> nn.Sequential:
     """Four convolutions and a hidden linear layer, each of ``width`` channels.
 
