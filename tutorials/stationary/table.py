@@ -342,7 +342,8 @@ def conclusions(runs: Runs, names: list[str]) -> list[str]:
         "help.",
         "- Limits: a small network, short stages and images of 16 x 16, since this was measured on "
         "a small part of one processor core. What is not searched runs at one setting, and its "
-        "weight decay is tuned on one seed, where the last table has runs of a grid.",
+        "weight decay is tuned on three seeds (the ResNet's on one), where the last table has runs "
+        "of a grid.",
     ]
 
 
