@@ -39,6 +39,7 @@ EVENTS = {
     "redo": [1], "reset": [0, 1], "ours-0.5": [0], "ours-0.8": [0], "ours-redundant": [0],
     "ours-kmeans": [0], "ours-random": [0], "ours-0.5-round": [1], "optimizer-reset": [0],
     "ours-0.5-reset": [0], "later-layers": [0], "random-redundant": [0],
+    "ours-redundant-norm": [0],
 }  # fmt: skip
 
 
@@ -55,7 +56,8 @@ def test_every_arm_runs_on_tasks_that_alternate(study):
         assert result["easy"] == [False, True, False]
         assert result["final"] == pytest.approx((result["online"][0] + result["online"][2]) / 2)
         json.dumps(result)
-        if result["settings"]["rate"] == 1e-3 and arm in ("plain", *EVENTS):
+        normalized = arm.endswith("-norm")  # another network
+        if result["settings"]["rate"] == 1e-3 and arm in ("plain", *EVENTS) and not normalized:
             first.add(result["online"][0])
     assert len(first) == 1, "until their first event arms see the same weights and batches"
 
