@@ -9,7 +9,7 @@ from typing import Any
 from .measure.cost import Cost
 from .measure.verdict import Verdict
 from .plan.capacity import Capacity
-from .plan.plan import GroupPlan, Plan
+from .plan.plan import GroupPlan, Plan, skipped_lines
 
 
 @dataclass
@@ -222,7 +222,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [str(report) for report in self.groups]
-        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += skipped_lines(self.skipped)
         if self.unread:
             names = ", ".join(map(repr, self.unread))
             lines.append(f"not used by the pass that was traced, and not changed along: {names}")

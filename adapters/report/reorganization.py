@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...graph.plan.plan import by_reason
 from .activations import Panel, add_activations
 from .before_after import FASTER, accuracy_card, add_comparison, cost_cards, gain
 from .network.section import add_network
@@ -104,7 +105,9 @@ def add_groups(page: Page, report: Mapping[str, Any], kind: str = "Reorganized")
     if report["groups"]:
         page.table("What was done", *report_rows(report["groups"]), said)
     if report["skipped"]:
-        page.table("Left as they were", ["group", "because"], report["skipped"].items())
+        reasons = by_reason(report["skipped"]).items()
+        rows = [(reason, ", ".join(names)) for reason, names in reasons]
+        page.table("Left as they were", ["because", "groups"], rows)
 
 
 def add_pictures(page: Page, pictures: Pictures, groups: Groups = ()) -> None:

@@ -219,7 +219,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [str(plan) for plan in self.groups]
-        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += skipped_lines(self.skipped)
         return "\n".join(lines) or "nothing to do"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -283,6 +283,23 @@ class Plan:
         except Exception as error:  # values of any other type than they should have
             reason = " ".join(str(error).split())
             raise ValueError(f"expected a complete plan, got {name!r}: {reason}") from error
+
+
+def by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    """The groups that were skipped for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    return names
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
+    """One line for each reason: the groups that were skipped for it, three of many by name."""
+    lines = []
+    for reason, names in by_reason(skipped).items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"skipped {', '.join(names[:3])}{more}: {reason}")
+    return lines
 
 
 def _pack(plan: GroupPlan, key: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

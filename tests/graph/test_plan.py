@@ -365,6 +365,16 @@ def test_refit_refusals(network):
     np.testing.assert_array_equal(silent.B, plan.B)
 
 
+def test_groups_skipped_for_one_reason_are_told_in_one_line(network):
+    skipped = {name: "reaches an output" for name in ("stem", "a", "b", "c", "d")}
+    skipped["e"] = "takes part in a table"
+    plan = Plan([reorganize(network)], skipped=skipped)
+    for told in (str(plan), str(Report.of(plan))):
+        assert "skipped stem, a, b and 2 more: reaches an output\n" in told
+        assert "skipped e: takes part in a table" in told
+    assert Report.of(plan).to_dict()["skipped"] == skipped
+
+
 def test_reports_say_what_the_plan_did(network):
     plan = Plan([reorganize(network)], skipped={"stem": "reaches an output"})
     report = replace(Report.of(plan), output_change=0.01, seconds=1.5)
