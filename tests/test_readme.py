@@ -106,3 +106,20 @@ def test_intervals_are_those_of_their_pages():
     found = re.findall(r"\d+\.\d ± \d+\.\d", README)
     assert found
     assert all(f"+{figure} " in pages or f"-{figure} " in pages for figure in found)
+
+
+def rows(text, opening):
+    """The first cell of each row of the table with that opening, and the others without marks."""
+    table = text[text.index(opening) :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in table]
+    return {first: others for first, *others in cells}
+
+
+def test_streams_are_those_of_their_page():
+    page = rows((ROOT / "tutorials/streams/README.md").read_text(), "| stream | plain, % | made")
+    shown = rows(README, "| stream |")
+    assert len(shown) == 5
+    for name, (plain, other, best, ours, ahead) in shown.items():
+        (found,) = [others for title, others in page.items() if title.startswith(f"{name}:")]
+        assert found[2].startswith(other)
+        assert [found[i] for i in (0, 3, 5, 8)] == [plain, best, ours, ahead]
