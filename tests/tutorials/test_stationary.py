@@ -170,6 +170,28 @@ def test_the_page_is_that_of_the_committed_runs(study, tmp_path):
     assert (tmp_path / "README.md").read_text() == written, "run tutorials/stationary/table.py"
 
 
+def test_what_counts_as_reached(study):
+    """Every control by two points, on ten seeds, with an interval that excludes zero."""
+    import table
+
+    def ended(gain, spread=0.0, seeds=10, control="plain"):
+        found = {
+            ("noise", control): {s: {"accuracy": 0.3 + spread * (-1) ** s} for s in range(seeds)},
+            ("noise", "ours-redundant"): {s: {"accuracy": 0.3 + gain} for s in range(seeds)},
+        }
+        return table.defaultdict(dict, found)
+
+    assert table.reached(ended(0.021), "noise")
+    assert not table.reached(ended(0.019), "noise")
+    assert not table.reached(ended(0.021, spread=0.03), "noise")
+    assert not table.reached(ended(0.03, seeds=9), "noise")
+    for control in table.CONTROLS:
+        assert not table.reached(ended(0.03) | ended(0.01, control=control), "noise")
+    assert "Reached in no case" in table.aimed(ended(0.019), ["noise"])
+    assert "on the seeds from 10 on alone" in table.aimed(ended(0.03, seeds=20), ["noise"])
+    assert "from 10 on" not in table.aimed(ended(0.03, seeds=19), ["noise"])
+
+
 def test_runs_that_exist_are_not_repeated(study, data, tmp_path, monkeypatch, capsys):
     tiny = {"noise": dataclasses.replace(study.cases.CASES["noise"], steps=2)}
     monkeypatch.setattr(study.cases, "CASES", tiny)
