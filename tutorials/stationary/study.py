@@ -99,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
     parser.add_argument("--cases", nargs="+", choices=cases.CASES, default=list(cases.CASES))
-    parser.add_argument("--arms", nargs="+", choices=arms.TITLES, default=arms.COMPARED)
+    arms_of = {"choices": arms.TITLES, "metavar": "ARM", "help": " ".join(arms.TITLES)}
+    parser.add_argument("--arms", nargs="+", default=arms.COMPARED, **arms_of)
     parser.add_argument("--seeds", default="0:2", help="first and end, as in range()")
     parser.add_argument("--output", type=Path, default=RUNS)
     options = parser.parse_args()

@@ -191,7 +191,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data")
     parser.add_argument("--streams", nargs="+", choices=tasks.STREAMS, default=["5+1", "permuted"])
-    parser.add_argument("--arms", nargs="+", choices=arms.NAMES, default=list(arms.ARMS))
+    arms_of = {"choices": arms.NAMES, "metavar": "ARM", "help": " ".join(arms.NAMES)}
+    parser.add_argument("--arms", nargs="+", default=list(arms.ARMS), **arms_of)
     parser.add_argument(
         "--tune", action="store_true", help="choose the settings of the arms on other seeds first"
     )
