@@ -224,7 +224,8 @@ def protected_channels(
     groups : sequence of ChannelGroup
         All groups of the model.
     protected : mapping of str to sequence of int
-        By names or patterns of groups, layers or weights.
+        By names or patterns of groups, layers or weights.  The name of a group means it alone; a
+        group of whole sets of channels is meant by its own name only.
 
     Raises
     ------
@@ -234,7 +235,8 @@ def protected_channels(
     found: dict[str, set[int]] = {}
     for name, channels in protected.items():
         given = np.asarray(channels)
-        for group in named_groups(groups, name):
+        named = [group for group in groups if group.name == name]
+        for group in named or [g for g in named_groups(groups, name) if g.unit != "set"]:
             numbers = given.size == 0 or given.dtype.kind in "iu"
             if given.ndim != 1 or not numbers or not np.isin(given, range(group.channels)).all():
                 raise ValueError(

@@ -22,6 +22,10 @@ NETWORKS = {
     "LayerNorm": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(48, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 90)
     ),
+    # Its sets of channels are a group of their own, of the same weight.
+    "GroupNorm": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(48, 12), nn.GroupNorm(3, 12), nn.ReLU(), nn.Linear(12, 90)
+    ),
 }
 
 
