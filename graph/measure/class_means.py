@@ -216,7 +216,8 @@ def class_counts(labels: np.ndarray, n: int, classes: int, more: float) -> np.nd
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"expected integer labels of shape ({n},) or class weights of shape ({n}, C), got "
-            f"{labels.dtype} of shape {labels.shape}: number the classes from 0 on"
+            f"{labels.dtype} of shape {labels.shape}: number the classes from 0 on, and of targets "
+            "that are no classes leave them out"
         )
     low, high = (int(labels.min()), int(labels.max())) if n else (0, -1)
     if low < 0 or high >= classes + more:

@@ -152,7 +152,7 @@ def test_what_is_judged_by_has_as_many_samples_of_every_class():
     assert numbers.unique().numel() > 10
     steps = Steps(8, 2, 0)
     for width in range(1, 9):  # pictures of several sizes: every fourth batch, the last one too
-        steps.add(torch.zeros(1, 1, width), torch.zeros(1))
+        steps.add(torch.zeros(1, 1, width), torch.zeros(1, dtype=torch.int64))
     assert [batch.inputs.shape[-1] for batch in steps.batches(lambda own: [own])] == [4, 8]
 
 
@@ -217,6 +217,15 @@ def test_the_same_event_as_by_hand():
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("targets", [torch.rand(32), torch.zeros(32, 4, 4, dtype=torch.int64)])
+def test_targets_that_are_no_classes_are_refused_at_once(targets):
+    _, _, reorganizer = make()
+    x, _ = batch(0)
+    with pytest.raises(ValueError, match="of other targets leave them out"):
+        reorganizer.step(x, targets)
+    assert reorganizer.steps.count == 0
 
 
 def test_states_of_the_other_kind_and_damaged_ones_are_refused():

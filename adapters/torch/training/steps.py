@@ -84,13 +84,25 @@ class Steps:
         self.young: dict[str, dict[int, int]] = {}
 
     def add(self, inputs: Any, labels: Any) -> bool:
-        """One more step, and its batch; whether an event is due."""
-        self.count += 1
+        """One more step, and its batch; whether an event is due.
+
+        Raises
+        ------
+        ValueError
+            The labels are neither class indices nor class weights.
+        """
         inputs = tuple(inputs) if isinstance(inputs, list) else inputs
         inputs = tree_map(lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, inputs)
         labels = None if labels is None else as_numbers(labels)
         if labels is not None and labels.shape[1:] == (1,) and not labels.is_floating_point():
             labels = labels[:, 0]  # a column of class indices
+        if labels is not None and labels.numel() and labels.ndim != 2 and not is_index(labels):
+            raise ValueError(
+                "expected labels that are class indices of shape (n,) or class weights of shape "
+                f"(n, C), got {labels.dtype} of shape {tuple(labels.shape)}: of other targets "
+                "leave them out"
+            )
+        self.count += 1
         seen = Seen(inputs, labels)
         fit = max(1, MAX_BYTES // max(1, seen.nbytes))
         n = seen.samples
