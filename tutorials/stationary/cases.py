@@ -36,22 +36,6 @@ def plain() -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-class Block(nn.Module):
-    """Two convolutions with BatchNorm, and what goes past them."""
-
-    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
-        super().__init__()
-        self.inside = nn.Sequential(
-            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
-            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out),
-        )  # fmt: skip
-        past = [nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)]
-        self.past = nn.Sequential(*(past if stride > 1 else []))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.inside(x) + self.past(x))
-
-
 def narrow(width: int) -> nn.Sequential:
     """Four convolutions and a hidden linear layer, each of ``width`` channels.
 
@@ -72,7 +56,8 @@ def resnet() -> nn.Sequential:
         "stem": nn.Sequential(
             nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
         ),
-        "one": Block(16, 16, 1), "two": Block(16, 32, 2), "three": Block(32, 64, 2),
+        "one": cifar100.BasicBlock(16, 16, 1), "two": cifar100.BasicBlock(16, 32, 2),
+        "three": cifar100.BasicBlock(32, 64, 2),
         "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(64, CLASSES),
     }  # fmt: skip
     return nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
@@ -175,7 +160,7 @@ CASES = {
     "noise-resnet": Case(
         "40 % of the labels at random, 50 images a class, a small ResNet",
         functools.partial(same, per_class=50, noise=0.4),
-        tuned=0.3,
+        tuned=3.0,
         network=resnet,
         later=("two.", "three.", "head."),
         head=("head.",),
