@@ -36,29 +36,14 @@ def plain() -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
-class Block(nn.Module):
-    """Two convolutions with BatchNorm, and what goes past them."""
-
-    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
-        super().__init__()
-        self.inside = nn.Sequential(
-            nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
-            nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out),
-        )  # fmt: skip
-        past = [nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)]
-        self.past = nn.Sequential(*(past if stride > 1 else []))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.inside(x) + self.past(x))
-
-
 def resnet() -> nn.Sequential:
     """A ResNet-8: three blocks of 16, 32 and 64 channels."""
     parts: dict[str, nn.Module] = {
         "stem": nn.Sequential(
             nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
         ),
-        "one": Block(16, 16, 1), "two": Block(16, 32, 2), "three": Block(32, 64, 2),
+        "one": cifar100.BasicBlock(16, 16, 1), "two": cifar100.BasicBlock(16, 32, 2),
+        "three": cifar100.BasicBlock(32, 64, 2),
         "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "head": nn.Linear(64, CLASSES),
     }  # fmt: skip
     return nn.Sequential(OrderedDict(parts)).to(memory_format=torch.channels_last)
