@@ -142,7 +142,7 @@ CASES = {
     "noise-resnet": Case(
         "40 % of the labels at random, 50 images a class, a small ResNet",
         functools.partial(same, per_class=50, noise=0.4),
-        tuned=0.3,
+        tuned=3.0,
         network=resnet,
         later=("two.", "three.", "head."),
         head=("head.",),
