@@ -33,9 +33,7 @@ from ..find.channels import ChannelGroup, Tap, Unfit
 from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
-from .moments import squared_norms
 from .new_channels import fan_in
-from .surgery import transform
 
 Watched = list[tuple[str, Callable[[Any], None]]]
 
@@ -86,15 +84,16 @@ class SecondMoments:
     def residual(self, plan: GroupPlan) -> float:
         """``r(B)`` of the exchangeable channels: 0 is perfect, 1 is what silence would give."""
         assert plan.B is not None
-        return self.missed(plan.B, plan.movable)
+        S = plan.movable
+        return self.missed(plan.B[np.ix_(S, S)], S, S)
 
-    def missed(self, B: np.ndarray, channels: np.ndarray) -> float:
-        """``r(B)`` of some channels."""
-        total = np.trace(self.X[np.ix_(channels, channels)])
+    def missed(self, b: np.ndarray, kept: np.ndarray, S: np.ndarray) -> float:
+        """``r(B)`` of the channels ``S``, whose columns of ``B`` are ``b`` at ``kept``, else 0."""
+        total = np.trace(self.X[np.ix_(S, S)])
         if total <= 0.0:
             return 0.0
-        b = B[:, channels]
-        rest = total - 2.0 * np.sum(self.C[channels].T * b) + np.sum(b * (self.G @ b))
+        C, G = self.C[np.ix_(S, kept)], self.G[np.ix_(kept, kept)]
+        rest = total - 2.0 * np.sum(C.T * b) + np.sum(b * (G @ b))
         return float(max(rest, 0.0) / total)
 
 
@@ -211,38 +210,46 @@ def refit(
         solved = _solutions(fitted, B0[block], kept, S)
         tried = []
         for ridge in RIDGES if judged is not None else LARGER:
-            found = np.zeros_like(B)
-            found[block] = solved(ridge)
-            if bound is None or bound.allows(found, kept):
+            found = solved(ridge)
+            if bound is None or bound.allows(found, S):
                 tried.append(found)
                 if judged is None:
                     break
-        tried.append(B0)
-        best = tried[0] if judged is None else min(tried, key=partial(judged.missed, channels=S))
-        B[block] = best[block]
+        tried.append(B0[block])
+        if judged is None:
+            B[block] = tried[0]
+        else:
+            B[block] = min(tried, key=partial(judged.missed, kept=kept, S=S))
     return replace(plan, B=B, outgoing="least_squares")
 
 
 class _Bound:
-    """How large the outgoing weights of a channel may become."""
+    """How large the outgoing weights of a channel may become.
+
+    Where ``V``, shape (channels, ...), are all the weights that read a group, the squared norms
+    of ``B V`` are the diagonal of ``B (V V^T) B^T``.
+    """
 
     def __init__(self, plan: GroupPlan, weights: Mapping[str, np.ndarray]) -> None:
-        self._reading = tuple(m for m in plan.members if m.kind == "consumer")
-        self._plan, self._weights = replace(plan, members=self._reading), weights
+        reading = [m for m in plan.members if m.kind == "consumer"]
+        self._products = np.zeros((plan.channels, plan.channels))
+        for m in reading:
+            V = m.channels(np.asarray(weights[m.weight])).astype(np.float64)
+            V = V.reshape(plan.channels, -1)
+            self._products += V @ V.T
         self._limit = LARGEST**2 * sum(
-            2.0 * weights[m.weight].size / len(m.positions) / fan_in(m) for m in self._reading
+            2.0 * weights[m.weight].size / len(m.positions) / fan_in(m) for m in reading
         )
         assert plan.B is not None
-        over = np.maximum(self._norms(plan.B), self._limit)
+        over = np.maximum(self._norms(plan.B, np.arange(plan.channels)), self._limit)
         self.prior = np.sqrt(self._limit / over)[:, None] * plan.B
 
-    def allows(self, B: np.ndarray, kept: np.ndarray) -> bool:
-        return bool(self._norms(B)[kept].max(initial=0.0) <= self._limit)
+    def allows(self, rows: np.ndarray, S: np.ndarray) -> bool:
+        """Of rows of ``B`` that read the channels ``S``, shape (rows, len(S))."""
+        return bool(self._norms(rows, S).max(initial=0.0) <= self._limit)
 
-    def _norms(self, B: np.ndarray) -> np.ndarray:
-        """Squared norms of the outgoing weights, shape (channels,)."""
-        changed = transform(replace(self._plan, B=B), self._weights, state="linear")
-        return squared_norms(list(self._reading), changed)
+    def _norms(self, rows: np.ndarray, S: np.ndarray) -> np.ndarray:
+        return np.sum(rows @ self._products[np.ix_(S, S)] * rows, axis=1)
 
 
 def _solutions(
