@@ -21,6 +21,7 @@ A plan from few samples thus falls back to its own ``B_0``, the limit of a large
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from ..network import Team
 from ..one_thread import on_one_thread
 from ..plan.plan import GroupPlan
 from .new_channels import fan_in
+from .surgery import product
 
 Watched = list[tuple[str, Callable[[Any], None]]]
 
@@ -43,6 +45,7 @@ LARGER = tuple(10.0**k for k in range(-3, 4))  # where nothing is held out: the 
 # (:mod:`.balance`), relative to the norm that they have when they are drawn (He et al. 2015).
 LARGEST = 5.0
 HELD_OUT = 5  # one of so many samples
+ROUNDING = 1e-10  # of second moments, relative to the largest
 
 
 def held_out(first: int, n: int) -> np.ndarray:
@@ -77,9 +80,9 @@ class SecondMoments:
 
     def merged(self, plan: GroupPlan) -> SecondMoments:
         """With ``x' = A x``, as if nothing before the group changed."""
-        A = plan.A
-        assert A is not None
-        return SecondMoments(self.X, self.X @ A.T, A @ self.X @ A.T, self.samples)
+        assert plan.A is not None
+        C = product(plan.A, self.X).T  # X is symmetric
+        return SecondMoments(self.X, C, product(plan.A, C), self.samples)
 
     def residual(self, plan: GroupPlan) -> float:
         """``r(B)`` of the exchangeable channels: 0 is perfect, 1 is what silence would give."""
@@ -204,22 +207,22 @@ def refit(
     B0 = plan.B if bound is None else bound.prior
     B = B0.copy()
     judged = held if held is not None and held.samples else None
+    missing = fitted.C.T - product(B0.T, fitted.G).T
+    wrong = np.abs(missing).max(axis=0) > ROUNDING * np.abs(fitted.C).max()
     for S in plan.sets:
         kept = np.setdiff1d(S, plan.new)
-        block = np.ix_(kept, S)
-        solved = _solutions(fitted, B0[block], kept, S)
-        tried = []
-        for ridge in RIDGES if judged is not None else LARGER:
-            found = solved(ridge)
-            if bound is None or bound.allows(found, S):
-                tried.append(found)
-                if judged is None:
-                    break
-        tried.append(B0[block])
-        if judged is None:
-            B[block] = tried[0]
-        else:
-            B[block] = min(tried, key=partial(judged.missed, kept=kept, S=S))
+        made_up = S[wrong[S]]  # the others are read as they were, whatever the ridge
+        if not made_up.size:
+            continue
+        block = np.ix_(kept, made_up)
+        prior = B0[block]
+        solved = _solutions(fitted.G[np.ix_(kept, kept)], missing[block], prior)
+        tried = itertools.chain(map(solved, RIDGES if judged is not None else LARGER), [prior])
+        if judged is not None:
+            tried = iter(sorted(tried, key=partial(judged.missed, kept=kept, S=made_up)))
+        B[block] = next(
+            b for b in tried if b is prior or bound is None or bound.allows(b, kept, made_up)
+        )
     return replace(plan, B=B, outgoing="least_squares")
 
 
@@ -241,25 +244,30 @@ class _Bound:
             2.0 * weights[m.weight].size / len(m.positions) / fan_in(m) for m in reading
         )
         assert plan.B is not None
-        over = np.maximum(self._norms(plan.B, np.arange(plan.channels)), self._limit)
-        self.prior = np.sqrt(self._limit / over)[:, None] * plan.B
+        read = product(plan.B, self._products)
+        norms = np.sum(read * plan.B, axis=1)
+        scale = np.sqrt(self._limit / np.maximum(norms, self._limit))[:, None]
+        self.prior, self._read, self._norms = scale * plan.B, scale * read, scale[:, 0] ** 2 * norms
 
-    def allows(self, rows: np.ndarray, S: np.ndarray) -> bool:
-        """Of rows of ``B`` that read the channels ``S``, shape (rows, len(S))."""
-        return bool(self._norms(rows, S).max(initial=0.0) <= self._limit)
-
-    def _norms(self, rows: np.ndarray, S: np.ndarray) -> np.ndarray:
-        return np.sum(rows @ self._products[np.ix_(S, S)] * rows, axis=1)
+    def allows(self, b: np.ndarray, kept: np.ndarray, S: np.ndarray) -> bool:
+        """Whether ``b`` may take the place of the rows ``kept`` and columns ``S`` of the prior."""
+        d = b - self.prior[np.ix_(kept, S)]
+        norms = self._norms[kept] + np.sum(
+            (2.0 * self._read[np.ix_(kept, S)] + d @ self._products[np.ix_(S, S)]) * d, axis=1
+        )
+        return bool(norms.max(initial=0.0) <= self._limit)
 
 
 def _solutions(
-    sums: SecondMoments, prior: np.ndarray, kept: np.ndarray, S: np.ndarray
+    G: np.ndarray, missing: np.ndarray, prior: np.ndarray
 ) -> Callable[[float], np.ndarray]:
-    """The rows of ``B`` of the survivors of one set, for every ridge."""
-    G = sums.G[np.ix_(kept, kept)]
-    scale = np.trace(G) / max(1, len(kept))
+    """The rows of ``B`` of the survivors of one set, for every ridge.
+
+    ``prior + (G + s I)^-1 (C^T - G prior)``, which is the solution above.
+    """
+    scale = np.trace(G) / max(1, len(G))
     values, vectors = np.linalg.eigh(G)
-    change = vectors.T @ (sums.C[np.ix_(S, kept)].T - G @ prior)
+    change = vectors.T @ missing
 
     def solved(ridge: float) -> np.ndarray:
         if not scale > 0.0:  # silent survivors: there is nothing to fit

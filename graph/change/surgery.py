@@ -312,7 +312,7 @@ def _linear(plan: GroupPlan, member: Member, state: State, X: np.ndarray) -> np.
     read = np.flatnonzero(np.any(matrix[changed] != 0.0, axis=0))
     block = matrix[np.ix_(changed, read)]
     result = X.copy()
-    result[changed] = _product(block, X[read]) if block.size else 0.0
+    result[changed] = product(block, X[read]) if block.size else 0.0
     return result
 
 
@@ -331,7 +331,7 @@ def _matrix(plan: GroupPlan, member: Member, state: State) -> np.ndarray:
     return matrix
 
 
-def _product(matrix: np.ndarray, X: np.ndarray) -> np.ndarray:
+def product(matrix: np.ndarray, X: np.ndarray) -> np.ndarray:
     """``matrix @ X`` along the first axis.
 
     A hard assignment has one entry a column: then a sparse product saves nearly all the work
