@@ -67,7 +67,8 @@ def balanced(batches: list[Any], n: int) -> list[Any]:
 
 def is_index(labels: Any) -> TypeGuard[torch.Tensor]:
     """Whether these are class indices, one for each sample."""
-    return isinstance(labels, torch.Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    index = isinstance(labels, torch.Tensor) and labels.ndim == 1
+    return index and not labels.is_floating_point() and labels.dtype != torch.bool
 
 
 def _columns(

@@ -119,6 +119,34 @@ def test_momentum_becomes_that_of_the_merged_network(duplicated_network, torch_b
         assert not state[torch.as_tensor(plan.new)].any()
 
 
+@pytest.mark.parametrize("how", ["reset", "merge"])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_a_history_of_all_parameters_begins_anew(trained_network, torch_batches, how, search):
+    """LBFGS took its steps by gradients of the network before, and diverged."""
+    model, (x, y) = trained_network, torch_batches[0]
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=4, line_search_fn=search)
+
+    def loss():
+        optimizer.zero_grad()
+        found = nn.functional.cross_entropy(model(x), y)
+        found.backward()
+        return found
+
+    model.eval()
+    for _ in range(3):
+        optimizer.step(loss)
+    recipe = Recipe.preserving(ratio=0.3, optimizer=how)
+    reorganize(model, torch_batches, ["8"], recipe, optimizer)
+    begun, twin = loss().item(), copy.deepcopy(model)
+    optimizer.step(loss)
+    assert loss().item() < begun
+    fresh = torch.optim.LBFGS(twin.parameters(), 0.1, max_iter=4, line_search_fn=search)
+    model, optimizer = twin, fresh
+    optimizer.step(loss)
+    for one, other in zip(trained_network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_continues_with_every_optimizer(trained_network, torch_batches, name):
     optimizer = OPTIMIZERS[name](trained_network.parameters())

@@ -403,6 +403,85 @@ def test_updates_of_new_channels_are_scaled(trained_network, torch_batches, name
     assert reorganizer.state_dict()["new_channels"] is None
     reorganizer.release()
     assert not inner._optimizer_step_pre_hooks
+    with pytest.raises(TypeError, match="expected warmup to be a WarmUp, got 50"):
+        Reorganizer(model, inner, torch_batches, warmup=50)
+
+
+def small(frozen=False):
+    """Two convolutions and a linear layer, half of whose channels have just begun."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(128, 4),
+    )  # fmt: skip
+    x, y = torch.randn(64, 1, 8, 8), torch.arange(64) % 4
+    model[0].requires_grad_(not frozen)
+    return model, x, y
+
+
+def stepped(optimizer, model, x, y):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*do not learn")
+def test_the_scale_is_that_of_the_groups_that_the_optimizer_has_by_now():
+    """Parameters added later, and groups that a loaded state has put in their place."""
+    model, x, y = small(frozen=True)
+    optimizer = torch.optim.SGD(model[2:].parameters(), 0.1)
+    warmup = WarmUp(steps=5, wait=100)
+    reorganizer = Reorganizer(
+        model, optimizer, [(x, y)], layers="all", ratio=0.5, every=1, warmup=warmup
+    )
+    report = reorganizer.step(0)
+    new = {group.group: group.new.tolist() for group in report.plan.groups}
+    model[0].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    before = copy.deepcopy(model.state_dict())
+    stepped(optimizer, model, x, y)
+    for name, axis, group in (("0.weight", 0, "0.weight"), ("2.weight", 1, "0.weight")):
+        now, then = (state[name].movedim(axis, 0) for state in (model.state_dict(), before))
+        assert torch.equal(now[new[group]], then[new[group]]), name
+        assert not torch.equal(now, then)
+
+    model, x, y = small()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    warmup = WarmUp(steps=0, factor="initial", hold=10)
+    reorganizer = Reorganizer(
+        model, optimizer, [(x, y)], layers="all", ratio=0.5, every=1, warmup=warmup
+    )
+    new = reorganizer.step(0).plan.groups[0].new.tolist()
+    state = optimizer.state_dict()
+    state["param_groups"][0] |= {"lr": 0.01, "initial_lr": 0.1}
+    optimizer.load_state_dict(state)
+    before = model[0].weight.detach().clone()
+    stepped(optimizer, model, x, y)
+    expected = before - 0.1 * model[0].weight.grad  # ten times the rate
+    torch.testing.assert_close(model[0].weight[new], expected[new])
+
+
+def test_each_optimizer_counts_its_own_steps():
+    model, x, y = small()
+    resting = torch.optim.SGD(model[0].parameters(), 0.1)
+    steady = torch.optim.SGD(model[2:].parameters(), 0.1)
+    reorganizer = Reorganizer(
+        model, [resting, steady], [(x, y)], layers="all", ratio=0.5, every=1,
+        warmup=WarmUp(steps=0, wait=2),
+    )  # fmt: skip
+    new = {g.group: g.new.tolist() for g in reorganizer.step(0).plan.groups}["2.weight"]
+    moved = []
+    for _ in range(3):
+        before = model[5].weight.detach().clone()
+        stepped(steady, model, x, y)
+        change = (model[5].weight - before).unflatten(1, (8, -1))
+        moved.append(bool(change[:, new].any()))
+    assert moved == [False, False, True]
+    state = reorganizer.state_dict()["new_channels"]
+    assert state["steps"] == [0, 3]
+    one = Reorganizer(model, steady, [(x, y)], layers="all", warmup=WarmUp(steps=1))
+    with pytest.raises(ValueError, match="got 2"):
+        one.load_state_dict(reorganizer.state_dict())
 
 
 def test_new_channels_learn_at_the_first_rate_of_the_training(trained_network, torch_batches):

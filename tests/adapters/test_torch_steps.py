@@ -219,13 +219,32 @@ def test_wrong_settings_are_refused(options, message):
         make(**options)
 
 
-@pytest.mark.parametrize("targets", [torch.rand(32), torch.zeros(32, 4, 4, dtype=torch.int64)])
-def test_targets_that_are_no_classes_are_refused_at_once(targets):
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (torch.rand(32), "of other targets leave them out"),
+        (torch.zeros(32, 4, 4, dtype=torch.int64), "of other targets leave them out"),
+        (torch.ones(32, dtype=torch.bool), "of other targets leave them out"),
+        (torch.full((32,), -100), "at least 0, got -100: leave out samples"),
+        (torch.full((32, 2), -0.5), "at least 0, got -0.5: leave out samples"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused_at_once(targets, said):
     _, _, reorganizer = make()
     x, _ = batch(0)
-    with pytest.raises(ValueError, match="of other targets leave them out"):
+    with pytest.raises(ValueError, match=said):
         reorganizer.step(x, targets)
-    assert reorganizer.steps.count == 0
+    assert reorganizer.steps.count == len(reorganizer.steps.kept) == 0
+
+
+@pytest.mark.parametrize("first", ["with labels", "without"])
+def test_labels_come_with_every_batch_or_with_none(first):
+    _, _, reorganizer = make()
+    x, y = batch(0)
+    both = [y, None] if first == "with labels" else [None, y]
+    reorganizer.step(x, both[0])
+    with pytest.raises(ValueError, match="with every batch or with none"):
+        reorganizer.step(x, both[1])
 
 
 def test_states_of_the_other_kind_and_damaged_ones_are_refused():

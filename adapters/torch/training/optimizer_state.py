@@ -48,6 +48,9 @@ KINDS: dict[str, Kind] = {
 }
 # Where counts begin: with moments of zero and many steps, Adam's next steps would be too large.
 ANEW = {"step": 0.0, "mu_product": 1.0}
+# LBFGS keeps the steps and gradients of all parameters at once, under the first of them; it begins
+# anew where it counts none.
+HISTORY = "n_iter"
 WRAPPED = ("base_optimizer", "optimizer", "_optimizer")
 NEAR = 0.5  # distance of an average of weights from the weights, relative to their norm
 
@@ -93,7 +96,8 @@ def change_state(
     plan : GroupPlan
     how : {"merge", "reset", "keep"}
         Change along with the weights; begin anew, steps counted from 0; or leave (a permutation is
-        always followed).
+        always followed).  A history of all parameters at once (LBFGS) cannot change along, and
+        begins anew.
     before : mapping of str to ndarray, or None
         The weights before the plan; None for those before the edit.
 
@@ -123,8 +127,14 @@ def change_state(
     change = StateChange(plan, before, edit.read(plan.weights))
     memory = {t.untyped_storage().data_ptr() for t in edit.tensors.values()}
     for holder, states in optimizer_states(optimizer):
+        for own in states.values():
+            if HISTORY in own:
+                edit.put(own, HISTORY, 0)
+                changed += 1
         for name, parameter in parameters.items():
             own = states.get(parameter) or {}
+            if HISTORY in own:
+                continue
             for key, value in own.items():
                 if how == "reset" and plan.kind != "arrange" and key in ANEW:
                     edit.put(own, key, ANEW[key])

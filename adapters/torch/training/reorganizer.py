@@ -229,6 +229,8 @@ class Reorganizer:
         }  # fmt: skip
         self.warmup = warmup
         if warmup is not None:
+            if not isinstance(warmup, WarmUp):
+                raise TypeError(f"expected warmup to be a WarmUp, got {warmup!r}")
             innermost(optimizer)  # raises where there is no hook
         self.traced: TracedModel = (
             trace_first(self.model, self.batches)

@@ -102,7 +102,8 @@ def _check_frozen(frozen: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 def _check_new_channels(new: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     given = isinstance(new, Mapping) and new.keys() == {"steps", "rows"}
     _expect(given, "new_channels", "steps and rows", new)
-    _expect(_is_count(new["steps"]), "steps", "a number of steps", new["steps"])
+    counts = isinstance(new["steps"], list) and all(map(_is_count, new["steps"]))
+    _expect(counts, "steps", "a number of steps for each optimizer", new["steps"])
     _expect(isinstance(new["rows"], list), "rows", "a list", new["rows"])
     for row in new["rows"]:
         given = isinstance(row, Mapping) and row.keys() == {"weight", "view", "axes", "rows"}

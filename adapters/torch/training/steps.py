@@ -89,27 +89,35 @@ class Steps:
         Raises
         ------
         ValueError
-            The labels are neither class indices nor class weights.
+            The labels are neither class indices nor class weights, or come with some batches only.
         """
         inputs = tuple(inputs) if isinstance(inputs, list) else inputs
         inputs = tree_map(lambda x: torch.as_tensor(x) if isinstance(x, np.ndarray) else x, inputs)
         labels = None if labels is None else as_numbers(labels)
         if labels is not None and labels.shape[1:] == (1,) and not labels.is_floating_point():
             labels = labels[:, 0]  # a column of class indices
-        if labels is not None and labels.numel() and labels.ndim != 2 and not is_index(labels):
+        seen = Seen(inputs, labels)
+        self._check_kind(labels)
+        fit = max(1, MAX_BYTES // max(1, seen.nbytes))
+        n = seen.samples
+        wanted = min(-(-KEPT * self.recent // max(1, n)), fit)  # of ``every`` batches
+        if n and (self.count + 1) * wanted % self.every < wanted:
+            self._keep(seen)
+        self.count += 1
+        return self.count % self.every == 0
+
+    def _check_kind(self, labels: torch.Tensor | None) -> None:
+        """Refuse at once what no event could judge by."""
+        if self.kept and (labels is None) != (self.kept[-1].labels is None):
+            raise ValueError("expected labels with every batch or with none: some had them")
+        if labels is None or not labels.numel():
+            return
+        if labels.ndim != 2 and not is_index(labels):
             raise ValueError(
                 "expected labels that are class indices of shape (n,) or class weights of shape "
                 f"(n, C), got {labels.dtype} of shape {tuple(labels.shape)}: of other targets "
                 "leave them out"
             )
-        self.count += 1
-        seen = Seen(inputs, labels)
-        fit = max(1, MAX_BYTES // max(1, seen.nbytes))
-        n = seen.samples
-        wanted = min(-(-KEPT * self.recent // max(1, n)), fit)  # of ``every`` batches
-        if n and self.count * wanted % self.every < wanted:
-            self._keep(seen)
-        return self.count % self.every == 0
 
     def batches(self, gather: Callable[[Any], list[Any]]) -> list[Seen]:
         """What is judged by: ``recent`` of the samples kept, as many of every class as there are.
@@ -157,7 +165,12 @@ class Steps:
         self.kept = deque(Seen(*batch) for batch in state["kept"])
 
     def _keep(self, seen: Seen) -> None:
-        n, most = seen.samples, KEPT * self.recent
+        n, most, labels = seen.samples, KEPT * self.recent, seen.labels
+        if labels is not None and labels.numel() and (least := labels.amin().item()) < 0:
+            raise ValueError(
+                f"expected class indices or class weights of at least 0, got {least:g}: leave out "
+                "samples that are of no class, and other targets altogether"
+            )
 
         def own(x: Any) -> Any:
             """A copy: loaders and users may fill the same memory again."""

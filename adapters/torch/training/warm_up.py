@@ -21,7 +21,7 @@ the usual 0.9 and 0.999, after 12 steps.  A rise of some dozen steps prevents th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,8 +124,8 @@ class NewChannels:
         Of the model.
     rows : sequence of dict
         From :func:`new_rows`, or from :meth:`state_dict`.
-    steps : int
-        Optimizer steps since their birth.
+    steps : sequence of int, optional
+        Steps of each of these optimizers since their birth.
     """
 
     def __init__(
@@ -134,23 +134,26 @@ class NewChannels:
         optimizer: Any,
         tensors: Mapping[str, torch.Tensor],
         rows: Iterable[Mapping[str, Any]],
-        steps: int = 0,
+        steps: Sequence[int] | None = None,
     ) -> None:
-        self.warm_up, self.steps = warm_up, steps
+        making = innermost(optimizer)
+        self.warm_up, self.steps = warm_up, [0] * len(making) if steps is None else list(steps)
+        if len(self.steps) != len(making):
+            raise ValueError(
+                f"expected the steps of {len(making)} optimizers that new channels have seen, got "
+                f"{len(self.steps)}"
+            )
         self._rows = [_Rows(**row) for row in rows]
-        places = [(tensors[name], self._places(name, tensors[name])) for name in self._names()]
+        self._places = [(tensors[n], self._elements(n, tensors[n])) for n in self._names()]
         self._handles: list[Any] = []
-        self._counting: Any = None
-        for inner in innermost(optimizer):
-            groups = {id(p): group for group in inner.param_groups for p in group["params"]}
-            own = [(p, where, groups[id(p)]) for p, where in places if id(p) in groups]
-            if own and not self.warm:
-                self._hook(inner, own)
+        for number, inner in enumerate(making):
+            if self.steps[number] < warm_up.length:
+                self._hook(number, inner)
 
     @property
     def warm(self) -> bool:
         """Whether nothing is scaled any more."""
-        return self.steps >= self.warm_up.length
+        return min(self.steps) >= self.warm_up.length
 
     def remove(self) -> None:
         """Take the hooks back."""
@@ -160,12 +163,12 @@ class NewChannels:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return {"steps": self.steps, "rows": [dict(vars(row)) for row in self._rows]}
+        return {"steps": list(self.steps), "rows": [dict(vars(row)) for row in self._rows]}
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(row.weight for row in self._rows))
 
-    def _places(self, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _elements(self, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Indices of all elements of a weight that belong to new channels, each once."""
         elements = np.unique(np.concatenate([r.elements for r in self._rows if r.weight == name]))
         return tuple(
@@ -173,24 +176,25 @@ class NewChannels:
             for index in np.unravel_index(elements, tensor.shape)
         )
 
-    def _hook(self, optimizer: Any, own: list[tuple[Any, Any, Any]]) -> None:
-        counts = self._counting is None  # the first optimizer counts the steps of all
-        if counts:
-            self._counting = optimizer
-        before: list[torch.Tensor] = []
+    def _hook(self, number: int, optimizer: Any) -> None:
+        """Scale the steps of one optimizer, whatever it holds by then."""
+        before: list[tuple[Any, Any, Any, torch.Tensor]] = []
 
         def remember(*_: Any) -> None:
-            if not self.warm:
-                before[:] = [p.detach()[where].clone() for p, where, _ in own]
+            if self.steps[number] < self.warm_up.length:
+                groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+                before[:] = [
+                    (p, where, groups[id(p)], p.detach()[where].clone())
+                    for p, where in self._places if id(p) in groups
+                ]  # fmt: skip
 
         def scale(*_: Any) -> None:
-            if self.warm:
-                return
             with torch.no_grad():
-                for old, (p, where, group) in zip(before, own, strict=True):
-                    p[where] = torch.lerp(old, p[where], self.warm_up.scale(self.steps, group))
+                for p, where, group, old in before:
+                    s = self.warm_up.scale(self.steps[number], group)
+                    p[where] = torch.lerp(old, p[where], s)
             before.clear()
-            self.steps += counts
+            self.steps[number] += 1
 
         self._handles += [
             optimizer.register_step_pre_hook(remember),
