@@ -440,7 +440,9 @@ class _Run:
             if group.group in self.refits.residual:
                 group.missed = math.sqrt(self.refits.residual[group.group])
         report.passes = math.ceil(self.runs.passes - 1e-6)
-        if self.after:
+        if self.after and self.outputs.unlike:
+            report.unverified = "some have another shape now, as many rows as were found"
+        elif self.after:
             report.output_change, report.agreement = self.outputs.relative, self.outputs.agreement
             report.largest_change, report.held_out = self.outputs.largest, self.outputs.held_out
         return report

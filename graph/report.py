@@ -199,7 +199,7 @@ class Report:
         if self.agreement is not None:
             line += f"; {self.agreement:.1%} of the decisions stayed"
         if not self.held_out:
-            return f"{line} (on the samples that the refit used: none was held out)"
+            return f"{line} (samples that the refit used among them)"
         return f"{line} (on {self.held_out} sample{'s' * (self.held_out > 1)} that no refit used)"
 
     def saved(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ...graph.measure.cost import Cost, cost
+from ...graph.measure.output_change import difference
 from ..images.accuracy import Gain, wilson
 from ..images.batch_inputs import count
 from ..images.image_data import Batches, output_indices, unlike_outputs
@@ -163,12 +164,11 @@ class _Sums:
         if a.shape != b.shape:
             self.unlike += 1
             return
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(a.astype(np.float64) - b)
+        gap = np.abs(difference(a, b))
         self.largest = float(np.maximum(self.largest, gap.max(initial=0.0)))
         self.total += float(gap.sum())
         self.squares += float(np.vdot(gap, gap))
-        self.norm += float(np.sum(a.astype(np.float64) ** 2))
+        self.norm += float(np.sum(np.square(a[np.isfinite(a)], dtype=np.float64)))
         self.count += gap.size
 
     def __add__(self, other: _Sums) -> _Sums:

@@ -22,7 +22,7 @@ A plan from few samples thus falls back to its own ``B_0``, the limit of a large
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -217,7 +217,8 @@ def refit(
         block = np.ix_(kept, made_up)
         prior = B0[block]
         solved = _solutions(fitted.G[np.ix_(kept, kept)], missing[block], prior)
-        tried = itertools.chain(map(solved, RIDGES if judged is not None else LARGER), [prior])
+        ridges = RIDGES if judged is not None else LARGER
+        tried: Iterator[np.ndarray] = itertools.chain(map(solved, ridges), [prior])
         if judged is not None:
             tried = iter(sorted(tried, key=partial(judged.missed, kept=kept, S=made_up)))
         B[block] = next(

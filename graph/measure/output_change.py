@@ -2,7 +2,9 @@
 
 With ``f`` the outputs before and ``f'`` after:
 
-- relative change: root mean square of ``f' - f`` over that of ``f``;
+- relative change: root mean square of ``f' - f`` over that of ``f``, of the output that changed
+  most.  Values that the first sample has as well and that stayed (a mask of -1e9) are left out, as
+  are infinite ones and NaN that stayed;
 - largest change: the largest ``|f' - f|`` of one element, in units of the outputs;
 - agreement: the share of positions whose largest output is the same as before (of samples, for a
   classifier; of pixels, for a segmentation), where outputs are ``(samples, classes, ...)``.
@@ -31,16 +33,19 @@ class OutputChange:
         Whether several samples were seen, and all had the same outputs up to rounding.
     held_out : int
         Samples that the figures are of, no refit having used them; 0 where they are of all.
+    unlike : bool
+        Whether an output had another shape than before (as many boxes as were found), so that the
+        figures leave it out; the relative change is infinite then.
     """
 
     def __init__(self) -> None:
         self._before: list[list[np.ndarray]] = []
         self._bytes = 0
         self._next = 0
-        self.held_out = 0
-        # Rows: samples that were fitted, samples that were held out.  Columns: squares of the
-        # outputs, of the change, decisions that stayed, all decisions.
-        self._sums = np.zeros((2, 4))
+        self.held_out, self.unlike = 0, False
+        # For each output: rows of samples that were fitted, samples that were held out; columns of
+        # squares of the outputs, of the change, decisions that stayed, all decisions.
+        self._sums = np.zeros((0, 2, 4))
         self._largest = [0.0, 0.0]  # by the same rows
         self._first: list[np.ndarray] = []  # sample, of every output
         self._n = 0
@@ -58,8 +63,8 @@ class OutputChange:
 
     def again(self) -> None:
         """Begin a comparison."""
-        self._next, self._largest, self.held_out = 0, [0.0, 0.0], 0
-        self._sums[:] = 0.0
+        self._next, self._largest, self.held_out, self.unlike = 0, [0.0, 0.0], 0, False
+        self._sums = np.zeros((len(self._before[0]) if self._before else 0, 2, 4))
 
     def after(self, outputs: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
         """Compare with the outputs of the batch in this place; ``out`` marks held-out samples."""
@@ -67,27 +72,41 @@ class OutputChange:
         if number >= len(self._before):
             return
         told_apart = False
-        for old, new in zip(self._before[number], outputs, strict=True):
-            if not old.size or old.shape != new.shape:  # as many boxes as were found
+        for place, (old, new) in enumerate(zip(self._before[number], outputs, strict=True)):
+            if old.shape != new.shape:
+                self.unlike = True
+            if not old.size or old.shape != new.shape:
                 continue
             apart = out is not None and old.ndim > 0 and len(old) == len(out)
             told_apart |= apart
-            difference = np.asarray(new.astype(np.float64) - old)
+            change, known = difference(old, new), self._told(place, old, new)
             for row, chosen in ((0, ~out), (1, out)) if apart else ((0, ...),):  # type: ignore[operator]
-                f, change = old[chosen], difference[chosen]
-                self._largest[row] = max(self._largest[row], float(np.abs(change).max(initial=0.0)))
+                d, f = change[chosen], np.where(known, old, 0.0)[chosen]
+                self._largest[row] = max(self._largest[row], float(np.abs(d).max(initial=0.0)))
                 same = decisions = 0
                 if old.ndim > 1 and old.shape[1] > 1:
-                    stayed = f.argmax(1) == new[chosen].argmax(1)
+                    stayed = old[chosen].argmax(1) == new[chosen].argmax(1)
                     same, decisions = int(stayed.sum()), stayed.size
                 squares = float(np.sum(np.square(f, dtype=np.float64)))
-                self._sums[row] += squares, float(np.sum(change * change)), same, decisions
+                self._sums[place, row] += squares, float(np.sum(d * d)), same, decisions
         if out is not None and told_apart:
             self.held_out += int(out.sum())
 
+    def _told(self, place: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Which values say how large an output is."""
+        told = np.isfinite(old)
+        first = self._first[place] if place < len(self._first) else old[:0]
+        if old.ndim and first.shape[1:] == old.shape[1:] and len(first):
+            told &= (old != first) | (new != old)
+        return told
+
     def share(self, team: Team) -> None:
         """Figures over all processes."""
-        (self._sums,) = team.sum_arrays(self._sums)
+        everyone = team.gather(self._sums)
+        self._sums = np.zeros((max(map(len, everyone)), 2, 4))
+        for own in everyone:
+            self._sums[: len(own)] += own
+        self.unlike = any(team.gather(self.unlike))
         self._largest = [max(row) for row in zip(*team.gather(self._largest), strict=True)]
         self.held_out = sum(team.gather(self.held_out))
         self._differ = any(team.gather(self._differ))
@@ -99,7 +118,7 @@ class OutputChange:
     @property
     def _row(self) -> int:
         """Of the held-out samples, where there are any."""
-        return int(self._sums[1].any())
+        return int(self._sums[:, 1].any())
 
     @property
     def largest(self) -> float:
@@ -109,21 +128,34 @@ class OutputChange:
     @property
     def agreement(self) -> float | None:
         """Share of decisions that stay; None where the outputs are no decisions."""
-        *_, same, decisions = self._sums[self._row]
+        *_, same, decisions = self._sums[:, self._row].sum(0)
         return float(same / decisions) if decisions else None
 
     @property
     def relative(self) -> float:
         """Root mean square of the change over that of the outputs."""
-        squares, change, *_ = self._sums[self._row]
-        if squares == 0.0:
-            return 0.0 if change == 0.0 else math.inf
-        return float(math.sqrt(change / squares))
+        squares, change = self._sums[:, self._row, :2].T
+        if self.unlike or (change[squares == 0.0] > 0.0).any():
+            return math.inf
+        return float(np.sqrt(change / np.where(squares, squares, 1.0)).max(initial=0.0))
+
+
+def difference(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """``new - old`` in float64: 0 where both are NaN or equal, infinite where one is no number.
+
+    >>> difference(np.array([1.0, -np.inf, np.nan, 1.0]), np.array([1.5, -np.inf, np.nan, np.nan]))
+    array([0.5, 0. , 0. , inf])
+    """
+    stayed = (old == new) | ((old != old) & (new != new))
+    with np.errstate(invalid="ignore"):
+        change = np.asarray(new.astype(np.float64) - old)
+    return np.where(stayed, 0.0, np.where(np.isnan(change), math.inf, change))
 
 
 def _repeats(first: np.ndarray, values: np.ndarray) -> bool:
     """Whether all samples have the outputs of the first one, up to rounding."""
     if values.shape[1:] != first.shape[1:] or not first.size:
         return False
-    scale = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
+    varied = np.isfinite(first) & (values != first).any(axis=0, keepdims=True)
+    scale = float(np.abs(first[varied]).max(initial=0.0))
     return bool(np.allclose(values, first, rtol=0.0, atol=1e-6 * scale, equal_nan=True))

@@ -6,6 +6,9 @@ did as well: inputs may be whole numbers, or be made such)::
 
     change = max |f' - f| / max |f|          noise = max |f~ - f| / max |f|
 
+``max |f|`` is of the values that moved with the inputs, or have changed: others (a mask of -1e9) do
+not say how large an output is.
+
 A permutation only changes the order of sums, so its change is of the size of the noise.  It is
 within the noise if ``change <= max(least, floors * noise)`` holds for every output.
 """
@@ -145,11 +148,15 @@ def judge(
     finite = [bool(np.isfinite(x).any()) for x in before]
     if not any(finite):
         return None
-    changes = [relative_change(x, y) for x, y in zip(before, after, strict=True)]
-    noises = [0.0] * len(changes)
+    changes, noises = ([0.0] * len(before) for _ in range(2))
+    moved: list[np.ndarray] = []
     for response in shaken:
-        found = (relative_change(x, y) for x, y in zip(before, response, strict=True))
-        noises = [max(pair) for pair in zip(noises, found, strict=True)]
+        moved = moved or [_moved(x, y) for x, y in zip(before, response, strict=True)]
+        for i, (x, y) in enumerate(zip(before, response, strict=True)):
+            changes[i] = relative_change(x, after[i], moved[i])
+            same = x.shape == y.shape
+            found = relative_change(x[moved[i]], y[moved[i]]) if same else float("inf")
+            noises[i] = max(noises[i], found)
         if all(map(limits.allow, changes, noises)):
             break
     allowed = [max(limits.least, limits.floors * noise) for noise in noises]
@@ -159,10 +166,25 @@ def judge(
     return Verdict(changes[worst], noises[worst], within, limits.shake)
 
 
-def relative_change(before: np.ndarray, after: np.ndarray) -> float:
+def _moved(before: np.ndarray, shaken: np.ndarray) -> np.ndarray:
+    """The finite values that moved with the inputs, or all where none did."""
+    moved = np.isfinite(before)
+    if before.shape == shaken.shape and (moved & (before != shaken)).any():
+        moved &= before != shaken
+    return moved
+
+
+def relative_change(
+    before: np.ndarray, after: np.ndarray, moved: np.ndarray | None = None
+) -> float:
     """Largest change over the largest value; values that are equal, NaN too, have not changed.
 
+    Of values that are not ``moved`` only those that changed say how large an output is.
+
     >>> relative_change(np.array([np.nan, 2.0, 4.0]), np.array([np.nan, 2.0, 3.0]))
+    0.25
+    >>> x, y = np.array([-1e9, 2.0, 4.0]), np.array([-1e9, 2.0, 3.0])
+    >>> relative_change(x, y, moved=np.array([False, True, True]))
     0.25
     """
     if before.shape != after.shape:
@@ -172,7 +194,10 @@ def relative_change(before: np.ndarray, after: np.ndarray) -> float:
     if not differ.any():
         return 0.0
     change = np.abs(after[differ] - before[differ]).max()
-    scale = np.abs(before[np.isfinite(before)]).max(initial=0.0)
+    counts = np.isfinite(before)
+    if moved is not None:
+        counts &= moved | differ
+    scale = np.abs(before[counts]).max(initial=0.0)
     return float(change / scale) if np.isfinite(change) and scale else float("inf")
 
 
@@ -184,4 +209,5 @@ def shaken_array(x: np.ndarray, shake: float, rng: np.random.Generator) -> np.nd
     """
     if x.dtype.kind in "iubOUS":
         return x
-    return np.asarray(x * (1 + shake * rng.standard_normal(x.shape)), x.dtype)
+    with np.errstate(over="ignore"):  # the largest number of its type
+        return np.asarray(x * (1 + shake * rng.standard_normal(x.shape)), x.dtype)

@@ -45,6 +45,14 @@ def test_same_file_is_the_same(tmp_path, data):
     assert result.images == 4
 
 
+def test_what_is_infinite_in_both_files_is_the_same(tmp_path, data):
+    weight = np.eye(4)
+    weight[:, 3] = -np.inf  # -inf, and 0 * -inf
+    model = linear(tmp_path / "a.onnx", weight)
+    result = compare(model, model, Batches(data))
+    assert result.max_difference == result.mean_difference == result.relative_difference == 0.0
+
+
 def test_known_difference(tmp_path, data):
     weight = np.eye(4)
     changed = weight.copy()

@@ -178,3 +178,76 @@ def test_a_module_that_rounds_its_inputs():
 class Rounded(nn.Module):
     def forward(self, x):
         return torch.round(x)
+
+
+def scored(tmp_path, tail, arrays=(), outputs=("y",)):
+    """A convolution that is multiplied by how many channels it has, then scores and a tail."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": rng.normal(size=(8, 3, 3, 3)), "b": rng.normal(size=(8, 8, 1, 1)),
+        "c": rng.normal(size=(5, 8)), **dict(arrays),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]),
+        node("Conv", ["r", "b"], ["q"]), node("Relu", ["q"], ["s"]),
+        node("GlobalAveragePool", ["s"], ["p"]), node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "c"], ["y0"], transB=1), *tail,
+    ]  # fmt: skip
+    graph = onnx.helper.make_graph(
+        nodes, "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in outputs],
+        [
+            onnx.numpy_helper.from_array(
+                np.asarray(v, np.int64 if np.asarray(v).dtype.kind == "i" else np.float32), name
+            )
+            for name, v in weights.items()
+        ],
+    )  # fmt: skip
+    path = tmp_path / "m.onnx"
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+    x = rng.normal(size=(60, 3, 8, 8)).astype("f")
+    return onnx_adapter.load(path), [(x, np.arange(60) % 5)]
+
+
+MASKED = [node("Add", ["y0", "mask"], ["y"])]
+
+
+@pytest.mark.filterwarnings("error", "ignore:nothing was changed")
+@pytest.mark.parametrize("mask", [0.0, -1e9, np.finfo(np.float32).min, -np.inf])
+def test_a_mask_in_the_outputs_hides_no_change(mask, tmp_path):
+    """Shares of a masked constant: a change of the scores by half was 1e-8 of it."""
+    model, data = scored(tmp_path, MASKED, {"mask": [0, 0, 0, 0, mask]})
+    _, report = onnx_adapter.shrink(model, data, ratio=0.3)
+    assert 0.01 < report.output_change < 1
+    assert 0 < report.largest_change < 100
+    _, report = onnx_adapter.shrink(model, data, ratio=0.3, max_change=1e-4)
+    assert not report.groups
+    counted = [
+        node("Shape", ["r"], ["shape"]), node("Gather", ["shape", "one"], ["count"]),
+        node("Cast", ["count"], ["factor"], to=1), node("Mul", ["y0", "factor"], ["y1"]),
+        node("Add", ["y1", "mask"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"mask": [0, 0, 0, 0, mask], "one": 1}
+    model, data = scored(tmp_path, counted, arrays)
+    with pytest.raises(ValueError, match="outputs change where its channels are removed"):
+        onnx_adapter.shrink(model, data, "a", ratio=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:nothing was changed")
+def test_as_many_rows_as_are_found_are_not_compared(tmp_path):
+    """Boxes of a detector: another number of them was no change at all."""
+    tail = [
+        node("Identity", ["y0"], ["y"]), node("Greater", ["y0", "level"], ["over"]),
+        node("NonZero", ["over"], ["found"]), node("Transpose", ["found"], ["places"]),
+        node("Cast", ["places"], ["rows"], to=1),
+    ]  # fmt: skip
+    model, data = scored(tmp_path, tail, {"level": 0.5}, outputs=("y", "rows"))
+    _, report = onnx_adapter.shrink(model, data, ratio=0.3)
+    assert report.output_change is None
+    assert "not compared: some have another shape now" in str(report)
+    _, report = onnx_adapter.shrink(model, data, ratio=0.3, max_change=0.01)
+    assert not report.groups
+    assert "beyond the budget" in str(report)
