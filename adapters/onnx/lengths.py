@@ -126,6 +126,11 @@ class Lengths:
                 ends = array.shape[len(array.shape) - len(inner) :]
                 found = [1 if n == 1 else m for n, m in zip(inner, ends, strict=True)]
                 self.need(maker, 0, np.full(found, array.flat[0]))
+        elif operator(maker) == "Slice" and np.all(array == array.flat[0]):
+            assert maker.inputs[0] is not None
+            cut = zip(self.before(maker.inputs[0]), self.before(value), array.shape, strict=True)
+            found = [m if n == old else n for n, old, m in cut]
+            self.need(maker, 0, np.full(found, array.flat[0]))
         # Else it is computed, from shapes as a rule: whether it comes out right is seen by a run.
 
     def _constants(self, node: ir.Node) -> None:

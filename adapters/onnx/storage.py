@@ -125,6 +125,7 @@ def read(path: str | os.PathLike[str]) -> tuple[ir.Model, Stored]:
         if not message.graph.output or not (message.graph.input or message.graph.node):
             raise Refused(f"{path} is not a complete ONNX model: it has no graph with outputs")
         _check_names(message, path)
+        _check_types(message, path)
         return unpacked(message, opened(message, path), path)
     except Refused:
         raise
@@ -215,6 +216,20 @@ def _check_names(message: onnx.ModelProto, path: Path) -> None:
         if tensor.name in seen:
             raise Refused(f"{path} holds two initializers with the name {tensor.name[:100]!r}")
         seen.add(tensor.name)
+
+
+def _check_types(message: onnx.ModelProto, path: Path) -> None:
+    """What goes in and out are tensors, or sequences of tensors."""
+    for value in (*message.graph.input, *message.graph.output):
+        kind, held = value.type.WhichOneof("value"), value.type
+        while kind in ("sequence_type", "optional_type"):
+            held = getattr(held, kind).elem_type
+            kind = held.WhichOneof("value")
+        if kind == "map_type":
+            raise Refused(
+                f"{path} has {value.name[:100]!r}, which holds maps, as ZipMap makes them for "
+                "probabilities; expected tensors: convert the model again without (zipmap=False)"
+            )
 
 
 def _bring_in(

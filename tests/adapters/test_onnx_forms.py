@@ -377,3 +377,26 @@ def test_opset(opset, tmp_path):
     assert set(proof.changed) == names
     assert proof.parameters > 200
     assert list(proof.frozen.values()) == ["reaches an output of the model"]
+
+
+def test_outputs_that_are_maps_are_named(tmp_path):
+    """As converters of classifiers write probabilities; such a file was called incomplete."""
+    h = onnx.helper
+    maps = h.make_map_type_proto(
+        onnx.TensorProto.INT64, h.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    )
+    graph = h.make_graph(
+        [
+            h.make_node("MatMul", ["x", "w"], ["y"]),
+            h.make_node("ZipMap", ["y"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+        ],
+        "g",
+        [h.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])],
+        [h.make_value_info("z", h.make_sequence_type_proto(maps))],
+        [onnx.numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
+    )
+    opsets = [h.make_opsetid("", 17), h.make_opsetid("ai.onnx.ml", 3)]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(h.make_model(graph, opset_imports=opsets).SerializeToString())
+    with pytest.raises(ValueError, match="'z', which holds maps, as ZipMap makes them"):
+        load(path)

@@ -169,6 +169,29 @@ def test_a_smaller_file_is_the_silent_one(name, tmp_path):
     assert [n.output for n in before.graph.node] == [n.output for n in after.graph.node]
 
 
+@pytest.mark.parametrize("form", ["script", "dynamo"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_first_state_of_a_recurrent_layer_becomes_as_short(form, layers, tmp_path):
+    """Zeros that are expanded to the batch, and cut out for every layer."""
+    torch.manual_seed(0)
+    path, x = tmp_path / "m.onnx", torch.randn(2, 9, 4)
+    own = {"r": nn.LSTM(4, 8, layers, batch_first=True), "f": nn.Linear(8, 5)}
+    model = Net(lambda m, x: m.f(m.r(x)[0].amax(1)), **own).eval()
+    if form == "dynamo":
+        dynamic = {"dynamic_shapes": ({0: torch.export.Dim("n", min=1, max=64)},)}
+        torch.onnx.export(model, (x,), path, dynamo=True, external_data=False, **dynamic)
+    else:
+        dynamic = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}}
+        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=17, **dynamic)
+    smaller, report = shrink_file(path, recipe=RANDOM)
+    assert [group.removed for group in report.groups] == [4] * layers
+    names = [group.group for group in report.groups]
+    silent, _ = reorganize_file(path, layers=names, recipe=shrinking(RANDOM))
+    feeds = dict.fromkeys(load(path).example_inputs, torch.randn(3, 9, 4).numpy())
+    (before,), (after,) = (answers(m, feeds) for m in (silent, smaller))
+    assert relative_change(before, after) < 1e-5
+
+
 def answers(model, feeds):
     runner = Runner(model)
     return runner.compared(runner(feeds))
