@@ -235,6 +235,11 @@ def _teacher(
     runner = ImageModel(str(path), loaded)
     made = runner(images)
     names = mine = list(own)
+    if not any(values.dtype.kind == "f" for values in own.values()):
+        raise ValueError(
+            f"The model's outputs ({', '.join(mine)}) are whole numbers, which cannot come nearer "
+            "to a teacher's step by step: give a file that ends in scores."
+        )
     if not all(name in made for name in names):
         if len(made) < len(names):
             raise ValueError(

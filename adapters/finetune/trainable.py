@@ -274,6 +274,8 @@ def _adapt(module: fx.GraphModule, statistics: set[str]) -> list[str]:
     for number, node in enumerate(list(module.graph.nodes)):
         if node.op != "call_function" or node.meta.get("onnx_op_type") != "BatchNormalization":
             continue
+        if len(node.args) < 7:  # a part of what one with several outputs makes
+            continue
         _, scale, _, mean, variance, epsilon, training = node.args
         mine = [str(part.target) for part in (mean, variance) if part.op == "get_attr"]
         learned = isinstance(getattr(module, str(scale.target), None), nn.Parameter)

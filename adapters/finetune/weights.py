@@ -80,6 +80,7 @@ def weights_of(graph: ir.Graph, fixed: frozenset[str]) -> Weights:
             single.add(name)
     learned: set[ir.Value] = set()
     found: dict[str, None] = {}
+    statistics: set[str] = set()  # what is also one of these is none that is learned
     for node in graph:
         read = [value for value in node.inputs if value is not None]
         if operator(node) == "Constant":
@@ -94,13 +95,15 @@ def weights_of(graph: ir.Graph, fixed: frozenset[str]) -> Weights:
         for place, source in enumerate(node.inputs):
             names = roots.get(source, []) if source is not None else []
             table = operator(node) in TABLES and place == 0
+            if operator(node) == "BatchNormalization" and place in (3, 4):
+                statistics |= set(names)
             if place in places or table:
                 found |= dict.fromkeys(names)
             elif meets and operator(node) in MEETING:  # a single number is part of a formula
                 found |= dict.fromkeys(name for name in names if name not in single)
         if places or meets or operator(node) in TABLES:
             learned.update(node.outputs)
-    return Weights(list(found), _statistics(graph))
+    return Weights([name for name in found if name not in statistics], _statistics(graph))
 
 
 def _statistics(graph: ir.Graph) -> set[str]:

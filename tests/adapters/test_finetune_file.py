@@ -235,6 +235,58 @@ def test_normalization_that_was_folded_comes_back_for_training(tmp_path):
             finetune_file(model(tmp_path / "b.onnx", **bad), output, data(), renormalize=True)
 
 
+def changed(path, change):
+    """The small network after a change of its message."""
+    message = onnx.load(model(path))
+    change(message.graph)
+    onnx.save(message, path)
+    return path
+
+
+def test_what_is_also_a_statistic_is_not_trained(tmp_path):
+    """Exporters make one array of equal ones, as in a network that was just made."""
+    def one_for_both(graph):
+        graph.node[2].input[4] = "bn.scale"
+
+    given, output = changed(tmp_path / "in.onnx", one_for_both), tmp_path / "out.onnx"
+    result = finetune_file(given, output, data(), settings=SETTINGS)
+    assert result.trained.epochs[-1].held_out_loss < result.trained.epochs[0].held_out_loss
+    before, after = arrays(given), arrays(output)
+    assert np.array_equal(before["bn.scale"], after["bn.scale"])
+    assert not np.array_equal(before["conv/w.1"], after["conv/w.1"])
+
+
+def test_normalization_by_the_batch_is_trained(tmp_path):
+    def by_the_batch(graph):
+        graph.node[2].attribute.append(helper.make_attribute("training_mode", 1))
+        graph.node[2].output.extend(["mean now", "var now"])
+
+    given = changed(tmp_path / "in.onnx", by_the_batch)
+    first, *_, last = finetune_file(
+        given, tmp_path / "out.onnx", data(), settings=SETTINGS
+    ).trained.epochs
+    assert last.held_out_loss < first.held_out_loss
+
+
+def test_outputs_that_teach_nothing_are_named(tmp_path):
+    def classes_only(graph):
+        graph.node.append(helper.make_node("ArgMax", ["y"], ["class"], axis=1))
+        graph.output[0].CopyFrom(
+            helper.make_tensor_value_info("class", TensorProto.INT64, ["n", 1])
+        )
+
+    def logarithm(graph):
+        graph.node[-1].output[0] = "before"
+        graph.node.append(helper.make_node("Log", ["before"], ["y"]))
+
+    given, output = changed(tmp_path / "in.onnx", classes_only), tmp_path / "no.onnx"
+    with pytest.raises(ValueError, match=r"outputs \(class\) are whole numbers"):
+        finetune_file(given, output, data(), teacher=given, settings=SETTINGS)
+    given = changed(tmp_path / "in.onnx", logarithm)
+    with pytest.raises(ValueError, match="as it is is not finite"):
+        finetune_file(given, output, data(), settings=SETTINGS)
+
+
 def test_what_cannot_be_trained_is_one_sentence(tmp_path, monkeypatch):
     given, output = model(tmp_path / "in.onnx"), tmp_path / "out.onnx"
     named = ArrayFile.of(data().data.x, np.array(["cat", "dog"] * 24))
