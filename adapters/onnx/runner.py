@@ -36,6 +36,7 @@ class Feeds:
         self.types = {str(value.name): _dtype(value) for value in inputs}
         firsts = {str(value.name): value.shape[0] for value in inputs if value.shape}
         self.fixed = {k: n for k, n in firsts.items() if isinstance(n, int) and n > 0}
+        self._free = next((name for name in firsts if name not in self.fixed), None)
 
     def feeds(self, inputs: Any) -> dict[str, np.ndarray]:
         """Arrays by the names and in the types of the inputs."""
@@ -56,12 +57,24 @@ class Feeds:
         return {k: x[rows] if x.ndim and len(x) == n else x for k, x in feeds.items()}
 
     def runs(self, feeds: dict[str, np.ndarray]) -> Iterator[Part]:
-        """What each run takes: as many samples as a model with a fixed batch size says."""
+        """What each run takes: as many samples as a model with a fixed batch size says.
+
+        Raises
+        ------
+        ValueError
+            One input says how many it takes, and another one takes any number.
+        """
         first = next((name for name in feeds if name in self.fixed), None)
         if first is None or len(feeds[first]) in (0, self.fixed[first]):
             yield Part(feeds)
             return
         n, size = len(feeds[first]), self.fixed[first]
+        if self._free in feeds:
+            raise ValueError(
+                f"the model takes {size} in front of {first!r} and any number in front of "
+                f"{self._free!r}, so that these {n} cannot be rows of the same samples: make "
+                f"{first!r} a constant of the model, or give batches of {size}"
+            )
         batched = {k for k, x in feeds.items() if self.fixed.get(k) == size and len(x) == n}
         for fill, count in filled(n, size):
             yield Part({k: x[fill] if k in batched else x for k, x in feeds.items()}, count, size)

@@ -251,3 +251,23 @@ def test_tensors_in_typed_fields_are_written(tmp_path):
     constant = written.graph.node[0].attribute[0].t
     assert constant.name == "inner"
     np.testing.assert_array_equal(numpy_helper.to_array(constant), w2[:, order])
+
+
+def test_one_input_that_counts_beside_one_that_does_not(tmp_path):
+    """A scale of one number for all: every sample was run as often as there are samples."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Mul", ["h", "g"], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3]),
+            helper.make_tensor_value_info("g", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "w")],
+    )
+    message = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(message, tmp_path / "m.onnx")
+    runner, x = Runner(load(tmp_path / "m.onnx")), np.ones((5, 3), np.float32)
+    assert (runner({"x": x, "g": np.full(1, 2.0)})["y"] == 6).all()
+    with pytest.raises(ValueError, match="takes 1 in front of 'g' and any number in front of 'x'"):
+        runner({"x": x, "g": np.full(5, 2.0)})
