@@ -154,7 +154,7 @@ def test_shrink_writes_a_smaller_file(place):
     ("command", "n", "warned", "printed"),
     [
         ("reorganize", 300, "samples all the same?", "on 61 samples that no refit used"),
-        ("shrink", 1, "1 sample gives 16 values", "on the samples that the refit used"),
+        ("shrink", 1, "1 sample gives 16 values", "samples that the refit used among them"),
     ],
 )
 def test_images_that_tell_nothing_are_said(place, command, n, warned, printed):
