@@ -343,6 +343,12 @@ class _Watcher(Calls):
         alike: bool,
     ):
         graph, tensors = traced.graph, traced.tensors
+        gone = [name for name in graph.weights.values() if name not in tensors]
+        if gone:
+            raise RuntimeError(
+                f"the model has no {gone[0]!r} any more, which it had when it was traced (weight "
+                "norm replaces weights); trace the model again"
+            )
         super().__init__(state, {name: tensors[name] for name in graph.weights.values()})
         self.calls, self.shapes, self.taps, self.alike = traced.calls, graph.shapes, taps, alike
         self.filled = traced.filled

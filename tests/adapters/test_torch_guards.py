@@ -61,6 +61,17 @@ def test_parametrized_weights_are_refused_by_name(kind, where):
     assert all(torch.isfinite(value).all() for value in model(batches[0][0]))
 
 
+def test_weights_that_are_replaced_after_the_trace_are_named():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    batches = [(torch.randn(30, 6), torch.arange(30) % 3)]
+    reorganizer = Reorganizer(model, None, batches, layers="all", ratio=0.5, every=1)
+    parametrizations.weight_norm(model[0])
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match=r"no '0\.weight' any more.*trace the model again"):
+        reorganizer.step(0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm"])
 def test_parametrized_weights_can_be_arranged(kind):
     torch.manual_seed(0)
