@@ -118,9 +118,10 @@ def reorganize(
     classes, pseudo_classes, max_bytes, protected
         As in :func:`rejuvenet.adapters.torch.reorganize`.
     max_change : float, optional
-        A budget for the relative change of the outputs.  While it is overdrawn, the half of the
-        groups that miss most of what their consumers read is put back; two more runs each time,
-        four with a refit of products, and one at the end where scale was moved.
+        A budget for the relative change of the output that changes most, which another shape
+        overdraws.  While it is overdrawn, the half of the groups that miss most of what their
+        consumers read is put back; two more runs each time, four with a refit of products, and one
+        at the end where scale was moved.
     remove : bool
         Remove the places that become free instead; a group that cannot lose channels stays as it
         was, with the reason.

@@ -87,7 +87,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 MaxChange = Annotated[
     float | None,
     typer.Option(
-        help="Leave groups as they were until the outputs change by at most this share, on "
+        help="Leave groups as they were until no output changes by more than this share, on "
         "images that no refit has used."
     ),
 ]
