@@ -213,13 +213,15 @@ def _shown(value: object) -> str:
 
 def print_report(report: Any) -> None:
     """A :class:`.Report` as a table, and what it says of the rest in lines."""
+    from ...graph.plan.plan import by_reason, shortened
     from ..report.reorganization import report_rows
 
     arranged = bool(report.groups) and report.groups[0].kind == "arrange"
     title = "Arranged" if arranged else "Reorganized" if report.cost is None else "Shrunk"
     out.print(Listing(title, *report_rows([line.to_dict() for line in report.groups])))
-    for name, reason in report.skipped.items():
-        say_plainly(f"Left as it was: {name}: {reason}")
+    for reason, names in by_reason(report.skipped).items():
+        left = "Left as it was" if len(names) == 1 else "Left as they were"
+        say_plainly(f"{left}: {shortened(names)}: {reason}")
     for name in report.unread:
         say_plainly(f"Not used by the pass that was traced, and not changed along: {name}")
     if saved := report.saved():

@@ -372,8 +372,8 @@ class Training:
             seen += count(images)
         if epoch.number == 0 and not math.isfinite(total):
             raise ValueError(
-                "The loss of the model as it is is not finite on the images that are held out, so "
-                "that nothing can be learned from it: its outputs hold NaN or infinity."
+                "Before any training the loss is not finite on the images that are held out, so "
+                "that nothing can be learned: the model's outputs hold NaN or infinity."
             )
         share = right / seen if self.labelled else None
         return replace(epoch, held_out_loss=total / seen, held_out_accuracy=share)

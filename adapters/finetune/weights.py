@@ -80,7 +80,7 @@ def weights_of(graph: ir.Graph, fixed: frozenset[str]) -> Weights:
             single.add(name)
     learned: set[ir.Value] = set()
     found: dict[str, None] = {}
-    statistics: set[str] = set()  # what is also one of these is none that is learned
+    statistics: set[str] = set()  # read by a normalization as such, and so not learned
     for node in graph:
         read = [value for value in node.inputs if value is not None]
         if operator(node) == "Constant":

@@ -46,7 +46,7 @@ class OutputChange:
         # For each output: rows of samples that were fitted, samples that were held out; columns of
         # squares of the outputs, of the change, decisions that stayed, all decisions.
         self._sums = np.zeros((0, 2, 4))
-        self._largest = [0.0, 0.0]  # by the same rows
+        self._largest = np.zeros((0, 2))  # for each output, by the same rows
         self._first: list[np.ndarray] = []  # sample, of every output
         self._n = 0
         self._differ = False
@@ -63,8 +63,9 @@ class OutputChange:
 
     def again(self) -> None:
         """Begin a comparison."""
-        self._next, self._largest, self.held_out, self.unlike = 0, [0.0, 0.0], 0, False
-        self._sums = np.zeros((len(self._before[0]) if self._before else 0, 2, 4))
+        self._next, self.held_out, self.unlike = 0, 0, False
+        n = len(self._before[0]) if self._before else 0
+        self._sums, self._largest = np.zeros((n, 2, 4)), np.zeros((n, 2))
 
     def after(self, outputs: Sequence[np.ndarray], out: np.ndarray | None = None) -> None:
         """Compare with the outputs of the batch in this place; ``out`` marks held-out samples."""
@@ -82,7 +83,8 @@ class OutputChange:
             change, known = difference(old, new), self._told(place, old, new)
             for row, chosen in ((0, ~out), (1, out)) if apart else ((0, ...),):  # type: ignore[operator]
                 d, f = change[chosen], np.where(known, old, 0.0)[chosen]
-                self._largest[row] = max(self._largest[row], float(np.abs(d).max(initial=0.0)))
+                most = max(self._largest[place, row], np.abs(d).max(initial=0.0))
+                self._largest[place, row] = most
                 same = decisions = 0
                 if old.ndim > 1 and old.shape[1] > 1:
                     stayed = old[chosen].argmax(1) == new[chosen].argmax(1)
@@ -102,12 +104,13 @@ class OutputChange:
 
     def share(self, team: Team) -> None:
         """Figures over all processes."""
-        everyone = team.gather(self._sums)
-        self._sums = np.zeros((max(map(len, everyone)), 2, 4))
-        for own in everyone:
-            self._sums[: len(own)] += own
+        everyone = team.gather((self._sums, self._largest))  # some may have seen no batch
+        n = max(len(sums) for sums, _ in everyone)
+        self._sums, self._largest = np.zeros((n, 2, 4)), np.zeros((n, 2))
+        for sums, largest in everyone:
+            self._sums[: len(sums)] += sums
+            self._largest[: len(sums)] = np.maximum(self._largest[: len(sums)], largest)
         self.unlike = any(team.gather(self.unlike))
-        self._largest = [max(row) for row in zip(*team.gather(self._largest), strict=True)]
         self.held_out = sum(team.gather(self.held_out))
         self._differ = any(team.gather(self._differ))
 
@@ -116,25 +119,25 @@ class OutputChange:
         return self._n > 1 and not self._differ
 
     @property
-    def _row(self) -> int:
-        """Of the held-out samples, where there are any."""
-        return int(self._sums[:, 1].any())
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each output the row of held-out samples, where it has any."""
+        return np.arange(len(self._sums)), self._sums[:, 1].any(axis=1).astype(int)
 
     @property
     def largest(self) -> float:
         """Largest absolute change of one element."""
-        return self._largest[self._row]
+        return float(self._largest[self._rows].max(initial=0.0))
 
     @property
     def agreement(self) -> float | None:
         """Share of decisions that stay; None where the outputs are no decisions."""
-        *_, same, decisions = self._sums[:, self._row].sum(0)
+        *_, same, decisions = self._sums[self._rows].sum(0)
         return float(same / decisions) if decisions else None
 
     @property
     def relative(self) -> float:
         """Root mean square of the change over that of the outputs."""
-        squares, change = self._sums[:, self._row, :2].T
+        squares, change = self._sums[self._rows][:, :2].T
         if self.unlike or (change[squares == 0.0] > 0.0).any():
             return math.inf
         return float(np.sqrt(change / np.where(squares, squares, 1.0)).max(initial=0.0))

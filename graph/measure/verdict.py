@@ -148,7 +148,8 @@ def judge(
     finite = [bool(np.isfinite(x).any()) for x in before]
     if not any(finite):
         return None
-    changes, noises = ([0.0] * len(before) for _ in range(2))
+    changes = [relative_change(x, y) for x, y in zip(before, after, strict=True)]
+    noises = [0.0] * len(changes)
     moved: list[np.ndarray] = []
     for response in shaken:
         moved = moved or [_moved(x, y) for x, y in zip(before, response, strict=True)]

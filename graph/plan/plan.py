@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -293,13 +293,19 @@ def by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     return names
 
 
+def shortened(names: Sequence[str]) -> str:
+    """Names in a line, three of many.
+
+    >>> shortened(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
 def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
-    """One line for each reason: the groups that were skipped for it, three of many by name."""
-    lines = []
-    for reason, names in by_reason(skipped).items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"skipped {', '.join(names[:3])}{more}: {reason}")
-    return lines
+    """One line for each reason: the groups that were skipped for it."""
+    return [f"skipped {shortened(names)}: {why}" for why, names in by_reason(skipped).items()]
 
 
 def _pack(plan: GroupPlan, key: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

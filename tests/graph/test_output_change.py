@@ -77,3 +77,15 @@ def test_figures_are_of_held_out_samples():
     change = compared([SCORES], [after], out=out)
     assert change.held_out == 3
     assert change.relative == pytest.approx(0.2)
+
+
+def test_an_output_without_samples_counts_beside_one_with_them():
+    out = np.array([False, True] * 3)
+    whole = RNG.normal(size=(3, 5))
+    change = OutputChange()
+    change.before([SCORES, whole])
+    change.again()
+    change.after([SCORES, whole * 1.3], out)
+    change.share(ALONE)
+    assert change.relative == pytest.approx(0.3)
+    assert change.largest == pytest.approx(0.3 * np.abs(whole).max())

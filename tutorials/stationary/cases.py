@@ -2,7 +2,7 @@
 
 CIFAR-100 restricted to its first 20 classes, images averaged down to 16 x 16; the 2,000 test images
 of these classes are never trained on.  Every stage is 75 steps of AdamW on batches of 128 (200 in
-one case), with a new optimizer and a rate that falls along a cosine.  The network has no
+two cases), with a new optimizer and a rate that falls along a cosine.  The network has no
 normalization, but for that of one case.
 """
 

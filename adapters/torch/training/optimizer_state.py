@@ -23,7 +23,7 @@ of other shapes (factored moments) and quantized ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +128,7 @@ def change_state(
     memory = {t.untyped_storage().data_ptr() for t in edit.tensors.values()}
     for holder, states in optimizer_states(optimizer):
         for own in states.values():
-            if HISTORY in own:
+            if isinstance(own, MutableMapping) and HISTORY in own:
                 edit.put(own, HISTORY, 0)
                 changed += 1
         for name, parameter in parameters.items():
